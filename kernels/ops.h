@@ -43,7 +43,8 @@ typedef struct tt_weight {
     int64_t rows, cols;
     tt_dev data;   /* [rows, tt_row_bytes(type, cols)], borrowed: lives as long as the model */
     tt_dev packed; /* the device's own prepared form (CPU: plain BF16 [rows, cols]), made on first use and owned by the
-                      lane that made it; 0 = none. Only ops touch it. */
+                      lane that made it, which clears it when destroyed: weights outlive the lanes that used them.
+                      0 = none. Only ops touch it. */
 } tt_weight;
 
 /* Rows [row0, row0 + n_rows) of a step belong to one sequence, at consecutive positions from pos0. Key position p of the
@@ -303,7 +304,9 @@ typedef struct tt_ops {
     tt_code (*lane_create)(const struct tt_ops *ops, const tt_lane_options *opt, tt_lane **ret_lane,
                            tt_err *reterr);
     void (*lane_destroy)(tt_lane **lane); /* NULL and *lane == NULL are legal; frees packed weights */
-    tt_code (*lane_sync)(tt_lane *lane, tt_err *reterr); /* waits; returns the sticky failure, TT_E_DEVICE or TT_E_NOMEM */
+    /* Waits; returns the first failure since the last call. TT_E_NOMEM (outputs since then are undefined, the lane is good
+     * again) is forgotten by the call; TT_E_DEVICE stays. */
+    tt_code (*lane_sync)(tt_lane *lane, tt_err *reterr);
     tt_code (*alloc)(tt_lane *lane, size_t n_bytes, tt_dev *ret_addr, tt_err *reterr); /* 64-byte aligned */
     void (*free)(tt_lane *lane, tt_dev addr); /* 0 is legal */
     void (*upload)(tt_lane *lane, tt_dev dst, const void *src, size_t n_bytes); /* src may be reused on return */
@@ -355,7 +358,7 @@ enum tt_isa {
 unsigned tt_isa_detect(void);
 /* "ref", "avx2", "avx512", "avx512bf16", "auto" to a mask; -1 for any other name. "avx512" holds avx2 too, and so on. */
 int tt_isa_parse(const char *name);
-/* Fills *ret_ops for the CPU with the sets in mask & tt_isa_detect(). */
+/* Fills *ret_ops for the CPU with the sets in mask & tt_isa_detect(), up to the first that is missing. */
 void tt_ops_get(tt_ops *ret_ops, unsigned mask);
 
 #endif

@@ -1,0 +1,217 @@
+/* lane.c - see lane.h. Memory of the CPU tables is plain host memory, calls are synchronous. */
+#include "kernels/lane.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#define MAX_THREADS 256
+
+static void *alloc_aligned(tt_lane *lane, size_t n_bytes)
+{
+    if (n_bytes > SIZE_MAX - TT_LANE_ALIGN) {
+        return NULL;
+    }
+    if (lane->n_allocs_left >= 0 && lane->n_allocs_left-- == 0) {
+        lane->n_allocs_left = 0;
+        return NULL;
+    }
+    size_t n = n_bytes == 0 ? TT_LANE_ALIGN : (n_bytes + TT_LANE_ALIGN - 1) & ~(size_t)(TT_LANE_ALIGN - 1);
+    return aligned_alloc(TT_LANE_ALIGN, n);
+}
+
+void tt_lane_fail(tt_lane *lane, tt_code code, const char *what)
+{
+    if (lane->err.code == TT_OK) {
+        tt_fail(&lane->err, code, "%s", what);
+    }
+}
+
+/* Old contents are not kept, so the old memory goes first: the peak is the larger of the two. */
+static bool grow(tt_lane *lane, tt_lane_buf *buf, size_t n_bytes)
+{
+    if (buf->p != NULL && buf->n_bytes >= n_bytes) {
+        return true;
+    }
+    free(buf->p);
+    *buf = (tt_lane_buf){.p = alloc_aligned(lane, n_bytes)};
+    if (buf->p == NULL) {
+        tt_lane_fail(lane, TT_E_NOMEM, "out of memory for the scratch buffers of an operation");
+        return false;
+    }
+    buf->n_bytes = n_bytes;
+    return true;
+}
+
+void *tt_lane_scratch(tt_lane *lane, int slot, size_t n_bytes)
+{
+    assert(slot >= 0 && slot < TT_LANE_SLOTS);
+    if (lane->err.code != TT_OK || !grow(lane, &lane->scratch[slot], n_bytes)) {
+        return NULL;
+    }
+    return lane->scratch[slot].p;
+}
+
+bool tt_lane_reserve_threads(tt_lane *lane, size_t n_bytes)
+{
+    if (lane->err.code != TT_OK) {
+        return false;
+    }
+    for (int i = 0; i < lane->n_threads; i++) {
+        if (!grow(lane, &lane->thread[i], n_bytes)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+tt_dev tt_lane_pack(tt_lane *lane, tt_weight *w, size_t n_bytes)
+{
+    assert(w->packed == 0);
+    if (n_bytes > lane->packed_limit_bytes - lane->packed_bytes) {
+        return 0;
+    }
+    if (lane->n_packed == lane->cap_packed) {
+        size_t cap = lane->cap_packed == 0 ? 64 : 2 * lane->cap_packed;
+        tt_weight **grown = realloc(lane->packed, cap * sizeof *grown);
+        if (grown == NULL) {
+            return 0;
+        }
+        lane->packed = grown;
+        lane->cap_packed = cap;
+    }
+    void *p = alloc_aligned(lane, n_bytes);
+    if (p == NULL) {
+        return 0;
+    }
+    lane->packed[lane->n_packed++] = w;
+    lane->packed_bytes += n_bytes;
+    w->packed = tt_addr(p);
+    return w->packed;
+}
+
+static void lane_destroy(tt_lane **lane)
+{
+    if (lane == NULL || *lane == NULL) {
+        return;
+    }
+    tt_lane *l = *lane;
+    *lane = NULL;
+    if (l->gemm_destroy != NULL) {
+        l->gemm_destroy(l->gemm);
+    }
+    for (size_t i = 0; i < l->n_packed; i++) {
+        free(tt_ptr(l->packed[i]->packed));
+        l->packed[i]->packed = 0;
+    }
+    free(l->packed);
+    for (int i = 0; i < TT_LANE_SLOTS; i++) {
+        free(l->scratch[i].p);
+    }
+    for (int i = 0; l->thread != NULL && i < l->n_threads; i++) {
+        free(l->thread[i].p);
+    }
+    free(l->thread);
+    free(l);
+}
+
+static tt_code lane_create(const tt_ops *ops, const tt_lane_options *opt, tt_lane **ret_lane, tt_err *reterr)
+{
+    int n = opt->n_threads < 1 ? 1 : opt->n_threads > MAX_THREADS ? MAX_THREADS : opt->n_threads;
+    tt_lane *lane = calloc(1, sizeof *lane);
+    if (lane != NULL) {
+        lane->thread = calloc((size_t)n, sizeof *lane->thread);
+    }
+    if (lane == NULL || lane->thread == NULL) {
+        lane_destroy(&lane);
+        return tt_fail(reterr, TT_E_NOMEM, "out of memory for a lane of %d threads", n);
+    }
+    lane->ops = ops;
+    lane->n_threads = n;
+    lane->packed_limit_bytes = opt->packed_limit_bytes;
+    lane->n_allocs_left = -1;
+    *ret_lane = lane;
+    return TT_OK;
+}
+
+static tt_code lane_sync(tt_lane *lane, tt_err *reterr)
+{
+    tt_err err = lane->err;
+    if (err.code == TT_OK) {
+        return TT_OK;
+    }
+    if (err.code != TT_E_DEVICE) {
+        lane->err = (tt_err){0};
+    }
+    return tt_fail(reterr, err.code, "%s", err.msg);
+}
+
+static tt_code lane_alloc(tt_lane *lane, size_t n_bytes, tt_dev *ret_addr, tt_err *reterr)
+{
+    void *p = alloc_aligned(lane, n_bytes);
+    if (p == NULL) {
+        return tt_fail(reterr, TT_E_NOMEM, "out of memory for a buffer of %zu bytes", n_bytes);
+    }
+    *ret_addr = tt_addr(p);
+    return TT_OK;
+}
+
+static void lane_free(tt_lane *lane, tt_dev addr)
+{
+    (void)lane;
+    free(tt_ptr(addr));
+}
+
+static void lane_upload(tt_lane *lane, tt_dev dst, const void *src, size_t n_bytes)
+{
+    (void)lane;
+    if (n_bytes > 0) {
+        memcpy(tt_ptr(dst), src, n_bytes);
+    }
+}
+
+static void lane_download(tt_lane *lane, void *dst, tt_dev src, size_t n_bytes)
+{
+    (void)lane;
+    if (n_bytes > 0) {
+        memcpy(dst, tt_ptr(src), n_bytes);
+    }
+}
+
+static void lane_copy(tt_lane *lane, tt_dev dst, tt_dev src, size_t n_bytes)
+{
+    (void)lane;
+    if (n_bytes > 0) {
+        memmove(tt_ptr(dst), tt_ptr(src), n_bytes);
+    }
+}
+
+static void lane_zero(tt_lane *lane, tt_dev dst, size_t n_bytes)
+{
+    (void)lane;
+    if (n_bytes > 0) {
+        memset(tt_ptr(dst), 0, n_bytes);
+    }
+}
+
+static tt_code lane_weight_load(tt_lane *lane, tt_weight *w, const void *file_bytes, tt_err *reterr)
+{
+    (void)lane;
+    (void)reterr;
+    w->data = tt_addr(file_bytes);
+    w->packed = 0;
+    return TT_OK;
+}
+
+void tt_ops_init_lane(tt_ops *ops)
+{
+    ops->lane_create = lane_create;
+    ops->lane_destroy = lane_destroy;
+    ops->lane_sync = lane_sync;
+    ops->alloc = lane_alloc;
+    ops->free = lane_free;
+    ops->upload = lane_upload;
+    ops->download = lane_download;
+    ops->copy = lane_copy;
+    ops->zero = lane_zero;
+    ops->weight_load = lane_weight_load;
+}
