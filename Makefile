@@ -1,0 +1,73 @@
+# A thin front over meson and ninja for people who have just cloned this. Everything it does is a script in tools/ or a
+# meson target; with the libraries installed, `meson setup build && ninja -C build` works alone.
+BUILD ?= build
+JOBS  ?=
+PORT  ?= 8080
+HOST  ?= 127.0.0.1
+MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
+DEFAULT_MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
+PY     = build/venv/bin/python
+
+.PHONY: all help setup setup-deep venv test-venv model model-gemma build demo run test test-deep bench fuzz lint clean
+
+all: build
+
+help:
+	@echo 'make demo       set up, build, fetch the model, show one long document being read, adapted to and answered'
+	@echo 'make run        the same set-up, then serve on $(HOST):$(PORT) until Ctrl-C (MODEL=PATH for your own)'
+	@echo 'make test       every test but the slow ones'
+	@echo 'make test-deep  sanitizers, the second model, ten seconds of each fuzz target'
+	@echo 'make bench      speed on this machine, as a table and as build/bench.json'
+	@echo 'make fuzz       fuzz until stopped (FUZZ_SECONDS=N a target, TARGET=name for one)'
+	@echo 'make lint       layers, sizes, format'
+	@echo 'make clean      remove what was built (models/ stays)'
+
+# apt installs only what is missing, and only then needs root.
+setup:
+	@sh tools/setup.sh
+
+setup-deep:
+	@sh tools/setup.sh deep
+
+venv: setup
+	@sh tools/venv.sh
+
+test-venv: setup
+	@sh tools/venv.sh tests/requirements.txt
+
+$(BUILD)/build.ninja: | setup
+	meson setup $(BUILD)
+
+build: setup $(BUILD)/build.ninja
+	@ninja -C $(BUILD) $(if $(JOBS),-j$(JOBS))
+
+model: venv
+	@$(PY) tools/fetch_model.py smollm2
+
+model-gemma: venv
+	@$(PY) tools/fetch_model.py gemma3
+
+# The user's own MODEL is used as it is; the default one is fetched.
+demo: build $(if $(filter $(DEFAULT_MODEL),$(MODEL)),model)
+	@python3 tools/demo.py --binary $(BUILD)/server/qttt --model '$(MODEL)'
+
+run: build $(if $(filter $(DEFAULT_MODEL),$(MODEL)),model)
+	@sh tools/run.sh $(BUILD)/server/qttt '$(MODEL)' '$(HOST)' '$(PORT)'
+
+test: build test-venv model
+	@python3 tools/run_tests.py fast --build $(BUILD)
+
+test-deep: setup-deep build test-venv model model-gemma
+	@python3 tools/run_tests.py deep --build $(BUILD)
+
+bench: build model
+	@$(BUILD)/server/qttt bench --model '$(MODEL)' --json $(BUILD)/bench.json
+
+fuzz: setup-deep venv
+	@sh tools/fuzz.sh '$(FUZZ_SECONDS)' '$(TARGET)'
+
+lint: test-venv $(BUILD)/build.ninja
+	@python3 tools/run_tests.py lint --build $(BUILD)
+
+clean:
+	rm -rf build build-*

@@ -1,0 +1,41 @@
+#!/bin/sh
+# fuzz.sh [SECONDS [TARGET]] - builds the libFuzzer targets with clang and runs each over its corpus; SECONDS 0 or empty
+# means until Ctrl-C, which for more than one target is only the first. New inputs stay in build-fuzz/corpus/, a crash in
+# build-fuzz/crashes/; to keep an input for good, copy it to tests/fuzz/corpus/TARGET/.
+set -eu
+cd "$(dirname "$0")/.."
+seconds=${1:-0}
+[ -n "$seconds" ] || seconds=0
+wanted=${2:-}
+build=build-fuzz
+
+[ -f $build/build.ninja ] || CC=clang meson setup $build -Dfuzz=true -Db_sanitize=address,undefined \
+    -Db_lundef=false -Dbuildtype=debugoptimized -Dc_args=-fsanitize=fuzzer-no-link >/dev/null
+ninja -C $build ${JOBS:+-j$JOBS} >$build/ninja.log 2>&1 || { tail -n 30 $build/ninja.log; exit 1; }
+mkdir -p $build/crashes
+
+passed=0 failed=0
+for target in "$build"/tests/fuzz/fuzz_*; do
+    [ -f "$target" ] && [ -x "$target" ] || continue
+    name=$(basename "$target")
+    name=${name#fuzz_}
+    [ -z "$wanted" ] || [ "$wanted" = "$name" ] || continue
+    mkdir -p "$build/corpus/$name"
+    set -- "$build/corpus/$name"
+    [ -d "tests/fuzz/corpus/$name" ] && set -- "$@" "tests/fuzz/corpus/$name"
+    if UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 nice "$target" -max_total_time="$seconds" -timeout=10 \
+        -rss_limit_mb=2048 -artifact_prefix="$build/crashes/$name-" "$@" >"$build/$name.log" 2>&1; then
+        echo "fuzz $name: ok ($(sed -n 's/^Done \([0-9]*\) runs.*/\1/p' "$build/$name.log") runs)"
+        passed=$((passed + 1))
+    else
+        tail -n 40 "$build/$name.log"
+        echo "fuzz $name: FAILED"
+        failed=$((failed + 1))
+    fi
+done
+if [ $((passed + failed)) -eq 0 ]; then
+    echo "fuzz: no such target"
+    failed=1
+fi
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""Runs the meson suites of `make test`, `make test-deep` and `make lint` and adds up what their programs counted.
+
+Standard library only. The last line is `N passed, N failed`; every skip is printed with its reason before it. A program
+that counts nothing itself is one test; one that fails without saying how many failed is one failure.
+"""
+import argparse
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# What the programs print at their end: cmocka, pytest, and our own (the same words as this script's last line).
+CMOCKA = re.compile(r"^\[  (PASSED|FAILED|SKIPPED) +\] (\d+) test\(s\)", re.M)
+PYTEST = re.compile(r"^=*\s*((?:\d+ (?:passed|failed|skipped|error|errors|deselected|xfailed|xpassed|warnings?)(?:, )?)+)"
+                    r" in [\d.]+s", re.M)
+OWN = re.compile(r"^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$", re.M)
+SKIP_LINE = re.compile(r"^(?:SKIPPED \[\d+\] .*|\[  SKIPPED \] .*|skip(?:ped)?: .*)$", re.M | re.I)
+
+# Every sanitizer's report must end the program, or the test that caused it would pass. libgomp and oneDNN are not
+# instrumented, so ThreadSanitizer sees one kernel thread only; races between kernel threads are the job of the
+# bitwise one-against-n-threads tests in checkops.
+SANITIZERS = {
+    "asan": {
+        "sanitize": "address,undefined",
+        "env": {
+            "ASAN_OPTIONS": "abort_on_error=0:detect_stack_use_after_return=1:strict_string_checks=1",
+            "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+        },
+    },
+    "tsan": {
+        "sanitize": "thread",
+        "env": {
+            "TSAN_OPTIONS": f"halt_on_error=1:second_deadlock_stack=1:suppressions={ROOT}/tests/tools/tsan.supp",
+            "OMP_NUM_THREADS": "1",
+        },
+    },
+}
+
+
+class Counts:
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+        self.reasons = []
+
+    def add_record(self, record):
+        """One line of meson's testlog.json."""
+        text = (record.get("stdout") or "") + "\n" + (record.get("stderr") or "")
+        passed, failed, skipped = count_in(text)
+        result = record["result"]
+        if result == "SKIP":
+            lines = [line for line in text.splitlines() if line.strip()]
+            self.reasons.append(f"{record['name']}: {lines[-1].strip() if lines else 'no reason printed'}")
+            passed, failed, skipped = 0, 0, max(skipped, 1)
+        elif result not in ("OK", "EXPECTEDFAIL"):
+            failed = max(failed, 1)
+        elif passed + failed + skipped == 0:
+            passed = 1
+        if result != "SKIP":
+            self.reasons += [f"{record['name']}: {m.group(0)}" for m in SKIP_LINE.finditer(text)
+                             if not CMOCKA.match(m.group(0))]
+        self.passed += passed
+        self.failed += failed
+        self.skipped += skipped
+
+
+def count_in(text):
+    """(passed, failed, skipped) as the program printed them; zeros when it printed none."""
+    counts = {"PASSED": 0, "FAILED": 0, "SKIPPED": 0}
+    for m in CMOCKA.finditer(text):
+        counts[m.group(1)] += int(m.group(2))
+    if m := PYTEST.search(text):
+        for n, word in re.findall(r"(\d+) (\w+)", m.group(1)):
+            key = {"passed": "PASSED", "failed": "FAILED", "error": "FAILED", "errors": "FAILED",
+                   "skipped": "SKIPPED", "xfailed": "SKIPPED", "xpassed": "FAILED"}.get(word)
+            if key:
+                counts[key] += int(n)
+    if all_own := list(OWN.finditer(text)):
+        m = all_own[-1]
+        counts["PASSED"] += int(m.group(1))
+        counts["FAILED"] += int(m.group(2))
+        counts["SKIPPED"] += int(m.group(3) or 0)
+    return counts["PASSED"], counts["FAILED"], counts["SKIPPED"]
+
+
+def step(title):
+    print(f"\n== {title}", flush=True)
+
+
+def run(command, env=None):
+    return subprocess.run([str(c) for c in command], cwd=ROOT, env={**os.environ, **(env or {})}).returncode
+
+
+def meson_test(counts, build, logbase, suites, env=None):
+    """Runs suites of one build folder; a build that produced no log counts as one failure."""
+    log = ROOT / build / "meson-logs" / f"{logbase}.json"
+    log.unlink(missing_ok=True)
+    jobs = ["--num-processes", os.environ["JOBS"]] if os.environ.get("JOBS") else []
+    run(["meson", "test", "-C", build, "--no-rebuild", "--print-errorlogs", "--logbase", logbase, *jobs, *suites], env)
+    records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    if not records:
+        print(f"{build}: meson ran no test of {' '.join(suites)}")
+        counts.failed += 1
+    for record in records:
+        counts.add_record(record)
+
+
+def configure(build, options, env):
+    """meson setup once, ninja always. Returns False when either fails."""
+    if not (ROOT / build / "build.ninja").exists() and run(["meson", "setup", build, *options], env) != 0:
+        return False
+    jobs = [f"-j{os.environ['JOBS']}"] if os.environ.get("JOBS") else []
+    return run(["ninja", "-C", build, *jobs]) == 0
+
+
+def fast(counts, args):
+    step("unit, checkops, golden, fuzz replay, lint, api")
+    meson_test(counts, args.build, "test-fast", ["--no-suite", "deep"])
+
+
+def lint(counts, args):
+    meson_test(counts, args.build, "test-lint", ["--suite", "lint"])
+
+
+def sanitized(counts, name):
+    """Unit and api tests (and the replay of fuzz corpora) in a clang build with sanitizers."""
+    what = SANITIZERS[name]
+    build = f"build-{name}"
+    step(f"{what['sanitize']} sanitizer: unit, fuzz replay, api")
+    options = [f"-Db_sanitize={what['sanitize']}", "-Db_lundef=false", "-Dbuildtype=debugoptimized"]
+    if not configure(build, options, {"CC": "clang"}):
+        print(f"{build}: did not build")
+        counts.failed += 1
+        return
+    # Limits on time in the tests are multiplied: instrumented code is several times slower.
+    env = {**what["env"], "QTTT_TIME_FACTOR": "8"}
+    # --no-suite wins: long real-model suites (golden, checkops) run in the fast build only.
+    meson_test(counts, build, f"test-{name}",
+               ["--timeout-multiplier", "4", "--suite", "unit", "--suite", "api", "--suite", "fuzz",
+                "--no-suite", "deep", "--no-suite", "slow"], env)
+
+
+def fuzz(counts, seconds):
+    step(f"fuzz targets, {seconds} s each")
+    r = subprocess.run(["sh", "tools/fuzz.sh", str(seconds), ""], cwd=ROOT, capture_output=True, text=True)
+    sys.stdout.write(r.stdout + r.stderr)
+    passed, failed, skipped = count_in(r.stdout)
+    counts.passed += passed
+    counts.failed += failed if r.returncode == 0 else max(failed, 1)
+    counts.skipped += skipped
+
+
+def deep(counts, args):
+    step("the second model and other slow suites")
+    meson_test(counts, args.build, "test-deep", ["--suite", "deep"])
+    for name in SANITIZERS:
+        sanitized(counts, name)
+    fuzz(counts, 10)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["fast", "deep", "lint"])
+    parser.add_argument("--build", default="build")
+    args = parser.parse_args()
+    counts, start = Counts(), time.monotonic()
+    {"fast": fast, "deep": deep, "lint": lint}[args.what](counts, args)
+    step(f"summary ({time.monotonic() - start:.0f} s)")
+    for reason in counts.reasons:
+        print(f"skipped - {reason}")
+    if counts.skipped:
+        print(f"{counts.skipped} skipped, for the reasons above")
+    print(f"{counts.passed} passed, {counts.failed} failed")
+    sys.exit(1 if counts.failed or not counts.passed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+#!/bin/sh
+# setup.sh - installs with apt what the build (or, with "deep", the sanitizer and fuzzing builds) needs and this machine
+# lacks. Says what it does; does nothing and needs no root when nothing is missing. Never touches CUDA.
+set -eu
+
+packages='gcc libc6-dev meson ninja-build pkg-config git ca-certificates python3 python3-venv
+libuv1-dev libmicrohttpd-dev libjansson-dev libcyaml-dev libdnnl-dev libpcre2-dev libxxhash-dev libcmocka-dev'
+deep_packages='clang libclang-rt-14-dev libomp-dev llvm'
+[ "${1:-}" = deep ] && packages="$packages $deep_packages"
+
+if ! command -v dpkg-query >/dev/null 2>&1 || ! command -v apt-get >/dev/null 2>&1; then
+    # Not a Debian: name what a build would stumble over and leave the installing to the user.
+    missing=
+    for tool in cc meson ninja pkg-config python3; do
+        command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"
+    done
+    [ -z "$missing" ] || {
+        echo "setup: no apt here; please install:$missing and the libraries named in meson.build" >&2
+        exit 1
+    }
+    exit 0
+fi
+
+missing=
+for p in $packages; do
+    case $(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true) in
+    installed) ;;
+    *) missing="$missing $p" ;;
+    esac
+done
+[ -n "$missing" ] || exit 0
+
+as_root=
+if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null 2>&1 || {
+        echo "setup: needs root (or sudo) once, for: apt-get install$missing" >&2
+        exit 1
+    }
+    as_root=sudo
+fi
+echo "setup: apt-get install$missing"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+quietly() {
+    "$@" >"$log" 2>&1 || {
+        tail -n 20 "$log" >&2
+        echo "setup: '$*' failed" >&2
+        exit 1
+    }
+}
+quietly $as_root apt-get update
+# shellcheck disable=SC2086 # a list of words
+quietly $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing
+echo 'setup: done'
