@@ -41,7 +41,8 @@ uint16_t tt_f32_to_f16(float f)
     if (u >= 0x477FF000u) { /* 65520 and above rounds to infinity */
         return (uint16_t)(sign | 0x7C00u);
     }
-    if (u >= 0x38800000u) { /* normal: 2^-14 and above; a carry out of the mantissa lands in the exponent */
+    if (u >= 0x38800000u) { /* normal: 2^-14 and above; a carry out of the mantissa lands in the
+                               exponent */
         uint32_t r = u - 0x38000000u;
         return (uint16_t)(sign | (r + 0xFFFu + ((r >> 13) & 1u)) >> 13);
     }

@@ -21,8 +21,8 @@ enum {
 };
 #define CPUID7_EBX_AVX512VL (1u << 31)
 
-/* XCR0, the register states that the operating system saves. Assembler, because the intrinsic would need the whole
- * file compiled for machines that have XSAVE. */
+/* XCR0, the register states that the operating system saves. Assembler, because the intrinsic would
+ * need the whole file compiled for machines that have XSAVE. */
 static unsigned read_xcr0(void)
 {
     unsigned lo, hi;
@@ -43,18 +43,19 @@ unsigned tt_isa_detect(void)
         return 0;
     }
     unsigned xcr0 = read_xcr0();
-    if (!has(xcr0, XCR0_AVX) || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !has(b, CPUID7_EBX_AVX2)) {
+    if (!has(xcr0, XCR0_AVX) || !__get_cpuid_count(7, 0, &a, &b, &c, &d) ||
+        !has(b, CPUID7_EBX_AVX2)) {
         return 0;
     }
     unsigned max_leaf = a;
     unsigned isa = TT_ISA_AVX2;
-    if (!has(xcr0, XCR0_AVX512) ||
-        !has(b, CPUID7_EBX_AVX512F | CPUID7_EBX_AVX512DQ | CPUID7_EBX_AVX512BW | CPUID7_EBX_AVX512VL)) {
+    if (!has(xcr0, XCR0_AVX512) || !has(b, CPUID7_EBX_AVX512F | CPUID7_EBX_AVX512DQ |
+                                               CPUID7_EBX_AVX512BW | CPUID7_EBX_AVX512VL)) {
         return isa;
     }
     isa |= TT_ISA_AVX512;
-    if (!has(c, CPUID7_ECX_AVX512VNNI) || max_leaf < 1 || !__get_cpuid_count(7, 1, &a, &b, &c, &d) ||
-        !has(a, CPUID71_EAX_AVX512BF16)) {
+    if (!has(c, CPUID7_ECX_AVX512VNNI) || max_leaf < 1 ||
+        !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !has(a, CPUID71_EAX_AVX512BF16)) {
         return isa;
     }
     return isa | TT_ISA_AVX512BF16;

@@ -15,7 +15,8 @@ static void *alloc_aligned(tt_lane *lane, size_t n_bytes)
         lane->n_allocs_left = 0;
         return NULL;
     }
-    size_t n = n_bytes == 0 ? TT_LANE_ALIGN : (n_bytes + TT_LANE_ALIGN - 1) & ~(size_t)(TT_LANE_ALIGN - 1);
+    size_t n =
+        n_bytes == 0 ? TT_LANE_ALIGN : (n_bytes + TT_LANE_ALIGN - 1) & ~(size_t)(TT_LANE_ALIGN - 1);
     return aligned_alloc(TT_LANE_ALIGN, n);
 }
 
@@ -114,7 +115,8 @@ static void lane_destroy(tt_lane **lane)
     free(l);
 }
 
-static tt_code lane_create(const tt_ops *ops, const tt_lane_options *opt, tt_lane **ret_lane, tt_err *reterr)
+static tt_code lane_create(const tt_ops *ops, const tt_lane_options *opt, tt_lane **ret_lane,
+                           tt_err *reterr)
 {
     int n = opt->n_threads < 1 ? 1 : opt->n_threads > MAX_THREADS ? MAX_THREADS : opt->n_threads;
     tt_lane *lane = calloc(1, sizeof *lane);

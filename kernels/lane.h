@@ -1,6 +1,7 @@
-/* lane.h - the lane of the CPU tables: thread count, scratch memory, prepared weights and the sticky failure.
- * Thread: one at a time. Nothing here is called from inside a parallel region but tt_lane_thread_buf(): an op reserves its
- * scratch first and gives up (returns) when that fails; the failure comes out of lane_sync(). */
+/* lane.h - the lane of the CPU tables: thread count, scratch memory, prepared weights and the
+ * sticky failure. Thread: one at a time. Nothing here is called from inside a parallel region but
+ * tt_lane_thread_buf(): an op reserves its scratch first and gives up (returns) when that fails;
+ * the failure comes out of lane_sync(). */
 #ifndef TT_LANE_H
 #define TT_LANE_H
 
@@ -29,7 +30,8 @@ struct tt_lane {
     void *gemm; /* state of the matrix library, owned; freed by gemm_destroy(gemm) */
     void (*gemm_destroy)(void *gemm);
 
-    int64_t n_allocs_left; /* for tests: allocations that may succeed before all fail; < 0 = no limit */
+    int64_t
+        n_allocs_left; /* for tests: allocations that may succeed before all fail; < 0 = no limit */
 };
 
 static inline void *tt_ptr(tt_dev d)
@@ -48,21 +50,24 @@ void tt_ops_init_lane(tt_ops *ops);
 /* Sets the sticky failure; the first one wins. */
 void tt_lane_fail(tt_lane *lane, tt_code code, const char *what);
 
-/* Shared scratch: at least n_bytes in `slot`, 64-byte aligned, contents undefined, valid until the next call for the slot.
- * NULL = sticky TT_E_NOMEM (also while an earlier failure is pending): the op returns without touching its outputs. */
+/* Shared scratch: at least n_bytes in `slot`, 64-byte aligned, contents undefined, valid until the
+ * next call for the slot. NULL = sticky TT_E_NOMEM (also while an earlier failure is pending): the
+ * op returns without touching its outputs. */
 void *tt_lane_scratch(tt_lane *lane, int slot, size_t n_bytes);
 
 /* Makes every thread's own buffer at least n_bytes; false = sticky TT_E_NOMEM. */
 bool tt_lane_reserve_threads(tt_lane *lane, size_t n_bytes);
 
-/* The buffer of thread omp_get_thread_num(); valid inside and outside regions after a successful reserve. */
+/* The buffer of thread omp_get_thread_num(); valid inside and outside regions after a successful
+ * reserve. */
 static inline void *tt_lane_thread_buf(const tt_lane *lane, int thread)
 {
     return lane->thread[thread].p;
 }
 
-/* Memory for w's prepared form within the lane's limit: sets w->packed and returns it, or returns 0 when the limit or the
- * machine is out (no failure: the op goes the unprepared way). w outlives the lane, which clears w->packed when destroyed. */
+/* Memory for w's prepared form within the lane's limit: sets w->packed and returns it, or returns 0
+ * when the limit or the machine is out (no failure: the op goes the unprepared way). w outlives the
+ * lane, which clears w->packed when destroyed. */
 tt_dev tt_lane_pack(tt_lane *lane, tt_weight *w, size_t n_bytes);
 
 #endif

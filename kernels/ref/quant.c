@@ -1,8 +1,7 @@
 /* quant.c - (de)quantisation of one row; see quant.h. Thread: pure functions.
  *
- * Block layouts (little endian, d and m are IEEE halves, element i of a block of 32 is qs[i] & 15 for i < 16 and
- * qs[i - 16] >> 4 above, bit i of qh is the fifth bit):
- *   Q8_0  d qs[32]              x = d * int8
+ * Block layouts (little endian, d and m are IEEE halves, element i of a block of 32 is qs[i] & 15
+ * for i < 16 and qs[i - 16] >> 4 above, bit i of qh is the fifth bit): Q8_0  d qs[32] x = d * int8
  *   Q4_0  d qs[16]              x = d * (q - 8)
  *   Q4_1  d m qs[16]            x = d * q + m
  *   Q5_0  d qh[4] qs[16]        x = d * (q - 16)
@@ -70,8 +69,9 @@ static void dequant_legacy(const uint8_t *b, float *y, bool with_min, bool with_
     }
 }
 
-/* Pair j of the eight 6-bit (scale, min) pairs in 12 bytes: the first four lie plainly in bytes 0..3 and 4..7; the others'
- * low four bits share bytes 8..11 and their high two bits are the top bits of the first eight bytes. */
+/* Pair j of the eight 6-bit (scale, min) pairs in 12 bytes: the first four lie plainly in bytes
+ * 0..3 and 4..7; the others' low four bits share bytes 8..11 and their high two bits are the top
+ * bits of the first eight bytes. */
 static void unpack_scale_min(const uint8_t *s, int j, int *scale, int *min)
 {
     if (j < 4) {
@@ -83,7 +83,8 @@ static void unpack_scale_min(const uint8_t *s, int j, int *scale, int *min)
     }
 }
 
-/* Group g of 32: the low nibbles of 32 bytes for even g, their high nibbles for odd g. Q5_K: bit g of qh[i] on top. */
+/* Group g of 32: the low nibbles of 32 bytes for even g, their high nibbles for odd g. Q5_K: bit g
+ * of qh[i] on top. */
 static void dequant_q45_k(const uint8_t *b, float *y, bool with_high)
 {
     float d = load_f16(b), dmin = load_f16(b + 2);
@@ -105,7 +106,8 @@ static void dequant_q45_k(const uint8_t *b, float *y, bool with_high)
     }
 }
 
-/* Two halves of 128; in each, quarter k of 32 takes nibble k / 2 of ql[32 * (k % 2) ..] and bits 2k, 2k + 1 of qh. */
+/* Two halves of 128; in each, quarter k of 32 takes nibble k / 2 of ql[32 * (k % 2) ..] and bits
+ * 2k, 2k + 1 of qh. */
 static void dequant_q6_k(const uint8_t *b, float *y)
 {
     const uint8_t *scales = b + 192;
@@ -200,8 +202,9 @@ static void quant_q8_0(const float *x, uint8_t *b)
     }
 }
 
-/* The scale is taken as it was stored, in half precision, so each element gets the nearest representable value. Without a
- * min, the element of largest magnitude gets the code at the range's negative end. */
+/* The scale is taken as it was stored, in half precision, so each element gets the nearest
+ * representable value. Without a min, the element of largest magnitude gets the code at the range's
+ * negative end. */
 static void quant_legacy(const float *x, uint8_t *b, bool with_min, bool with_high)
 {
     int top = with_high ? 31 : 15, centre = with_min ? 0 : (top + 1) / 2;
@@ -223,7 +226,8 @@ static void quant_legacy(const float *x, uint8_t *b, bool with_min, bool with_hi
     uint32_t qh = 0;
     memset(qs, 0, 16);
     for (int i = 0; i < 32; i++) {
-        uint32_t q = d == 0 ? (uint32_t)centre : (uint32_t)round_clamp((x[i] - m) / d + centre, 0, top);
+        uint32_t q =
+            d == 0 ? (uint32_t)centre : (uint32_t)round_clamp((x[i] - m) / d + centre, 0, top);
         qs[i % 16] |= (uint8_t)((q & 15u) << (i < 16 ? 0 : 4));
         qh |= (q >> 4) << i;
     }
