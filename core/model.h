@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/tensor_list.h"
 #include "core/vocab.h"
 #include "kernels/dtype.h"
 #include "kernels/err.h"
@@ -74,6 +75,8 @@ typedef struct tt_model {
     tt_str bos_text, eos_text; /* spellings for the template, "" when none */
     uint64_t n_params, weight_bytes;
     char quant[16]; /* the commonest matrix type by bytes, for people: "Q4_1" */
+    const tt_file_tensor *tensors; /* [n_tensors], everything the file holds, in its order */
+    int32_t n_tensors;
     struct tt_model_files *files; /* owned: maps and buffers behind the pointers above */
 } tt_model;
 
