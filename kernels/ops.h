@@ -164,14 +164,15 @@ typedef enum tt_rope_kind {
 /* Constants of RoPE and of the q/k norms in one layer. angle = position * inv_freq[i]; (cos, sin) * mscale. */
 typedef struct tt_rope {
     tt_rope_kind kind;
-    int32_t rot_dim;  /* elements of a head that are rotated; <= head_dim, even */
+    int32_t rot_dim;  /* elements of a head that are rotated; <= head_dim, even; the others pass, without mscale */
     tt_dev inv_freq;  /* f32 [rot_dim / 2], scaling (linear, llama3, YaRN) already applied */
     float mscale;     /* YaRN's attention factor; else 1 */
 } tt_rope;
 
 /* Bias, per-head RMSNorm, RoPE, and the write of K and V into the pages. Per row r:
  *   q = rope(norm?(q + bq)), k likewise, v = v + bv; then, if kv_slot[r] >= 0, k and v are rounded to the pages' type and
- *   stored at slot kv_slot[r] = page * 64 + offset. Rows with slot -1 have no k and v.
+ *   stored at slot kv_slot[r] = page * 64 + offset. Rows with slot -1 have no k and v: theirs are not read. What the
+ *   k and v buffers hold afterwards is undefined.
  * q_pre (or 0) receives q + bq before norm and RoPE, for the backward pass. */
 typedef struct tt_qk_rope_args {
     tt_dev q;         /* in/out [R, NQ] */
@@ -200,7 +201,7 @@ typedef struct tt_q_rope_bwd_args {
 
 typedef struct tt_attention_args {
     tt_dev q;   /* [R, NQ], after RoPE */
-    tt_dev out; /* out [R, NQ] */
+    tt_dev out; /* out [R, NQ]; rows of no segment are left alone, also in lse and in the backward's dq */
     tt_dev lse; /* out [R, n_heads] or 0: log-sum-exp of the scaled scores, natural logarithm */
     tt_dev segs;       /* tt_seg [n_segs] in device memory */
     const tt_seg *segs_host; /* the same, for launch shapes */
@@ -247,9 +248,10 @@ typedef struct tt_gather_args {
  * head_fwd over all blocks in rising order, then head_finish, then head_bwd over all blocks.
  *   state f32 [R, 4]: running maximum, sum of exp, target's logit, unused; core zeroes nothing: head_fwd with col0 == 0
  *   initialises it.
+ *   The sum is relative to the maximum as stored.
  *   head_finish: row_loss[R] = (m + log s) - logit_target, 0 for rows with target -1;
  *   head_bwd: dx[R, H] (+)= row_weight[r] * (softmax - onehot)[col0 : col0 + n_cols] W[col0 : .., :], dx overwritten when
- *   col0 == 0. Logits are recomputed. */
+ *   col0 == 0. Logits are recomputed. Rows with target -1 add nothing, whatever their weight: their dx is 0. */
 typedef struct tt_head_args {
     tt_dev x;          /* [R, H], after the final norm */
     tt_weight *w;      /* [V, H] */
@@ -277,10 +279,15 @@ typedef struct tt_optim_tensor {
     int64_t n;
 } tt_optim_tensor;
 
+/* With p = d + w before the step, g clipped, t = step, as torch has it:
+ *   AdamW  m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
+ *          d -= lr wd p + lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+ *   SGD    d -= lr (g + wd p) */
 typedef enum tt_optim_kind { TT_ADAMW, TT_SGD } tt_optim_kind;
 
 typedef struct tt_optim_args {
-    tt_dev state; /* tt_train_state; optim_begin fills grad_sq, loss, finite from the tensors' g and the row losses */
+    tt_dev state; /* tt_train_state, zeroed by the caller before step 1; optim_begin fills grad_sq, loss, finite from the
+                     tensors' g (before clipping) and the row losses, and leaves n_dropped */
     const tt_optim_tensor *t; /* host [n_tensors] */
     int32_t n_tensors;
     tt_dev row_loss, row_weight; /* f32 [n_rows] */
