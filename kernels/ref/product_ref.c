@@ -6,6 +6,9 @@
 
 #include "kernels/quant.h"
 
+#define BLOCK_ROWS                                                                                 \
+    8                 /* rows of W that one task multiplies: a panel is read once for all of them  \
+                       */
 #define CHUNK_ROWS 64 /* rows of W that are dequantised at a time for a transposed product */
 #define TILE_COLS                                                                                  \
     64 /* columns of its sums that one task updates: 8 rows of them stay in the first-level cache  \
@@ -42,10 +45,12 @@ static void weight_row(const tt_weight *w, int64_t o, float *tmp, double *row)
     }
 }
 
+/* The pragma makes the vectors run over the panel's rows, that is over independent sums. */
 static void dot_panel(const double *row, const double *panel, int64_t cols, double *sum)
 {
     double s[TT_REF_PANEL] = {0};
     for (int64_t c = 0; c < cols; c++) {
+#pragma omp simd
         for (int i = 0; i < TT_REF_PANEL; i++) {
             s[i] += row[c] * panel[c * TT_REF_PANEL + i];
         }
@@ -58,19 +63,26 @@ void tt_ref_product(tt_lane *lane, const tt_weight *w, int64_t row0, int64_t n, 
 {
     assert(row0 >= 0 && row0 + n <= w->rows);
     int64_t cols = w->cols, padded = tt_ref_panel_rows(n_rows);
-    if (!tt_lane_reserve_threads(lane, (size_t)(cols + padded) * sizeof(double) +
-                                           (size_t)cols * sizeof(float))) {
+    size_t n_doubles = (size_t)(BLOCK_ROWS * (cols + padded));
+    if (!tt_lane_reserve_threads(lane, n_doubles * sizeof(double) + (size_t)cols * sizeof(float))) {
         return;
     }
-#pragma omp parallel for num_threads(lane->n_threads) schedule(dynamic, 8)
-    for (int64_t o = 0; o < n; o++) {
+#pragma omp parallel for num_threads(lane->n_threads) schedule(dynamic, 1)
+    for (int64_t o0 = 0; o0 < n; o0 += BLOCK_ROWS) {
+        int64_t len = n - o0 < BLOCK_ROWS ? n - o0 : BLOCK_ROWS;
         double *row = tt_lane_thread_buf(lane, omp_get_thread_num());
-        double *sum = row + cols;
-        weight_row(w, row0 + o, (float *)(sum + padded), row);
-        for (int64_t r = 0; r < padded; r += TT_REF_PANEL) {
-            dot_panel(row, x + r * cols, cols, sum + r);
+        double *sum = row + BLOCK_ROWS * cols;
+        for (int64_t o = 0; o < len; o++) {
+            weight_row(w, row0 + o0 + o, (float *)(row + n_doubles), row + o * cols);
         }
-        store(ctx, o, sum, n_rows);
+        for (int64_t r = 0; r < padded; r += TT_REF_PANEL) {
+            for (int64_t o = 0; o < len; o++) {
+                dot_panel(row + o * cols, x + r * cols, cols, sum + o * padded + r);
+            }
+        }
+        for (int64_t o = 0; o < len; o++) {
+            store(ctx, o0 + o, sum + o * padded, n_rows);
+        }
     }
 }
 
