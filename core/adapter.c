@@ -1,0 +1,131 @@
+/* adapter.c - see adapter.h. */
+#include "core/adapter.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+static uint64_t next_id = 1; /* engine thread only */
+
+void tt_adapter_sizes(const tt_model *m, tt_adapter_kind kind, int32_t rank, int64_t ret_n[2])
+{
+    int64_t nq = (int64_t)m->n_heads * m->head_dim;
+    ret_n[0] = kind == TT_ADAPTER_FULL ? nq * m->hidden : (int64_t)rank * m->hidden;
+    ret_n[1] = kind == TT_ADAPTER_FULL ? 0 : nq * rank;
+}
+
+static bool wants_layer(const uint8_t *set, int32_t layer)
+{
+    bool any = false;
+    for (int i = 0; set != NULL && i < 32; i++) {
+        any = any || set[i] != 0;
+    }
+    return !any || (layer < 256 && (set[layer / 8] >> (layer % 8) & 1) != 0);
+}
+
+tt_code tt_adapter_create(tt_device *d, const tt_adapter_shape *shape, tt_adapter **ret_adapter,
+                          tt_err *reterr)
+{
+    const tt_model *m = d->model;
+    tt_adapter *a = calloc(1, sizeof *a);
+    tt_adapter_layer *layers = calloc((size_t)m->n_layers, sizeof *layers);
+    if (a == NULL || layers == NULL) {
+        free(a);
+        free(layers);
+        return tt_fail(reterr, TT_E_NOMEM, "no memory for an adapter");
+    }
+    *a = (tt_adapter){.id = next_id++, .refs = 1, .n_layers = m->n_layers, .layers = layers};
+    int64_t n[2];
+    tt_adapter_sizes(m, shape->kind, shape->rank, n);
+    size_t es = (size_t)tt_dtypes[shape->type].block_bytes;
+    size_t part[2] = {((size_t)n[0] * es + 63) & ~(size_t)63, ((size_t)n[1] * es + 63) & ~(size_t)63};
+    for (int32_t i = 0; i < m->n_layers; i++) {
+        a->bytes += wants_layer(shape->layers, i) ? part[0] + part[1] : 0;
+    }
+    tt_code rc = d->ops.alloc(d->lane, a->bytes, &a->block, reterr);
+    if (rc != TT_OK) {
+        tt_adapter_unref(d, &a);
+        return rc;
+    }
+    d->ops.zero(d->lane, a->block, a->bytes);
+    tt_dev at = a->block;
+    for (int32_t i = 0; i < m->n_layers; i++) {
+        if (!wants_layer(shape->layers, i)) {
+            continue;
+        }
+        bool full = shape->kind == TT_ADAPTER_FULL;
+        layers[i] = (tt_adapter_layer){
+            .kind = shape->kind,
+            .type = shape->type,
+            .d = full ? at : 0,
+            .a = full ? 0 : at,
+            .b = full ? 0 : at + part[0],
+            .rank = full ? 0 : shape->rank,
+            .scale = full ? 1.0f : shape->scale,
+        };
+        at += part[0] + part[1];
+    }
+    *ret_adapter = a;
+    return TT_OK;
+}
+
+/* The bit set of the layers that an adapter has. */
+static void layer_set(const tt_adapter *a, uint8_t set[32])
+{
+    for (int32_t i = 0; i < a->n_layers && i < 256; i++) {
+        set[i / 8] |= (uint8_t)(tt_adapter_has(a, i) << (i % 8));
+    }
+}
+
+tt_code tt_adapter_round(tt_device *d, const tt_adapter *src, tt_adapter **ret_adapter, tt_err *reterr)
+{
+    const tt_adapter_layer *first = NULL;
+    for (int32_t i = 0; i < src->n_layers && first == NULL; i++) {
+        first = tt_adapter_has(src, i) ? &src->layers[i] : NULL;
+    }
+    assert(first != NULL && first->type == TT_F32);
+    uint8_t set[32] = {0};
+    layer_set(src, set);
+    tt_adapter_shape shape = {.kind = first->kind,
+                              .type = TT_BF16,
+                              .rank = first->rank,
+                              .scale = first->scale,
+                              .layers = set};
+    tt_adapter *a = NULL;
+    tt_code rc = tt_adapter_create(d, &shape, &a, reterr);
+    if (rc != TT_OK) {
+        return rc;
+    }
+    int64_t n[2];
+    tt_adapter_sizes(d->model, first->kind, first->rank, n);
+    for (int32_t i = 0; i < src->n_layers; i++) {
+        const tt_adapter_layer *s = &src->layers[i], *t = &a->layers[i];
+        if (!tt_adapter_has(src, i)) {
+            continue;
+        }
+        if (s->kind == TT_ADAPTER_FULL) {
+            d->ops.to_bf16(d->lane, s->d, t->d, n[0]);
+        } else {
+            d->ops.to_bf16(d->lane, s->a, t->a, n[0]);
+            d->ops.to_bf16(d->lane, s->b, t->b, n[1]);
+        }
+    }
+    *ret_adapter = a;
+    return TT_OK;
+}
+
+void tt_adapter_ref(tt_adapter *a)
+{
+    a->refs++;
+}
+
+void tt_adapter_unref(tt_device *d, tt_adapter **adapter)
+{
+    tt_adapter *a = *adapter;
+    *adapter = NULL;
+    if (a == NULL || --a->refs > 0) {
+        return;
+    }
+    d->ops.free(d->lane, a->block);
+    free(a->layers);
+    free(a);
+}

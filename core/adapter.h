@@ -1,0 +1,40 @@
+/* adapter.h - one published adapter of the query projections: immutable, reference-counted. Thread: engine only. */
+#ifndef TT_ADAPTER_H
+#define TT_ADAPTER_H
+
+#include "core/device.h"
+
+typedef struct tt_adapter {
+    uint64_t id;              /* unique in this process; 0 is the base and never an adapter's */
+    int32_t refs, n_layers;
+    size_t bytes;             /* device memory of its tensors */
+    tt_dev block;             /* owned: all tensors */
+    tt_adapter_layer *layers; /* owned [n_layers]; a layer without tensors (d == 0 and a == 0) is not adapted */
+} tt_adapter;
+
+static inline bool tt_adapter_has(const tt_adapter *a, int32_t layer)
+{
+    return a != NULL && (a->layers[layer].d != 0 || a->layers[layer].a != 0);
+}
+
+typedef struct tt_adapter_shape {
+    tt_adapter_kind kind;
+    tt_dtype type;         /* TT_F32 while it is trained, TT_BF16 when published */
+    int32_t rank;          /* LoRA */
+    float scale;           /* LoRA: alpha / rank */
+    const uint8_t *layers; /* bit set; all zero = every layer */
+} tt_adapter_shape;
+
+/* Zeroed tensors of the given shape, refs == 1. */
+tt_code tt_adapter_create(tt_device *d, const tt_adapter_shape *shape, tt_adapter **ret_adapter,
+                          tt_err *reterr);
+/* The same tensors rounded to BF16: what is published. */
+tt_code tt_adapter_round(tt_device *d, const tt_adapter *src, tt_adapter **ret_adapter, tt_err *reterr);
+void tt_adapter_ref(tt_adapter *a);
+/* NULL and *a == NULL are legal. */
+void tt_adapter_unref(tt_device *d, tt_adapter **a);
+
+/* Elements of each tensor of a layer: FULL {NQ * H, 0}, LoRA {rank * H, NQ * rank}. */
+void tt_adapter_sizes(const tt_model *m, tt_adapter_kind kind, int32_t rank, int64_t ret_n[2]);
+
+#endif
