@@ -54,7 +54,7 @@ int tt_engine_threads(const tt_engine *e);
  * fit into the K/V pool even when it is empty). */
 tt_code tt_engine_submit(tt_engine *e, tt_job *job, tt_err *reterr);
 
-/* Fills in what a request left to "auto" (defaults of docs/qttt.md): zero means default for every numeric field. */
+/* See job.h; the values are those of docs/qttt.md. */
 void tt_qttt_defaults(tt_qttt_params *p);
 void tt_qttt_resolve(tt_qttt_params *p);
 

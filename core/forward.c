@@ -87,7 +87,7 @@ static void carve_saved(carve *c, const tt_model *m, int64_t n, bool train, tt_s
     v->ffn_out = l->ffn_post_norm.host != NULL ? take(c, n, m->hidden) : 0;
 }
 
-/* Lays the workspace of n rows out from c->base; s may be a zeroed dummy with only `saved` set. */
+/* Lays the workspace of n rows out from c->base; s may be a zeroed dummy with only `saved` set ([1] unless training). */
 static void carve_work(carve *c, const tt_model *m, int64_t n, bool train, tt_step *s)
 {
     int64_t nq = (int64_t)m->n_heads * m->head_dim, nk = (int64_t)m->n_kv_heads * m->head_dim;
@@ -109,9 +109,6 @@ static void carve_work(carve *c, const tt_model *m, int64_t n, bool train, tt_st
     }
     for (int32_t i = 0; i < (train ? m->n_layers : 1); i++) {
         carve_saved(c, m, n, train, &s->saved[i]);
-    }
-    for (int32_t i = 1; !train && i < m->n_layers; i++) {
-        s->saved[i] = s->saved[0];
     }
 }
 
@@ -307,6 +304,9 @@ tt_code tt_step_begin(tt_step *s, const tt_segment *segs, int32_t n_segs, const 
     }
     c = (carve){.base = s->work};
     carve_work(&c, m, s->n_rows, train, s);
+    for (int32_t i = 1; !train && i < m->n_layers; i++) {
+        s->saved[i] = s->saved[0];
+    }
     size_t n_logits = (size_t)s->n_last * (size_t)m->n_vocab * sizeof(float);
     rc = grow_dev(s->d, &s->logits_dev, &s->logits_cap, n_logits, reterr);
     if (rc == TT_OK) {

@@ -30,14 +30,15 @@ typedef struct tt_sampling {
 typedef enum tt_qttt_mode { TT_QTTT_OFF, TT_QTTT_ON } tt_qttt_mode;
 typedef enum tt_objective { TT_NEXT_TOKEN, TT_RECALL } tt_objective;
 
-/* Hyperparameters with every "auto" resolved by tt_qttt_resolve(). */
+/* Hyperparameters. tt_qttt_defaults() leaves all to be chosen; tt_qttt_resolve() replaces what is "auto": negative steps,
+ * learning_rate, weight_decay and grad_clip (0 is legal there), and zero of every other number. */
 typedef struct tt_qttt_params {
     tt_qttt_mode mode;
     bool lora, sgd, guard;
     tt_objective objective;
     int32_t steps, span_tokens, rank;
     float lora_alpha;
-    double learning_rate; /* <= 0: auto */
+    double learning_rate; /* < 0: auto */
     float weight_decay, grad_clip, beta1, beta2, adam_eps;
     uint64_t seed;
     uint8_t layers[32]; /* bit set of trained layers; all zero = all */

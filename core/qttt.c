@@ -44,12 +44,11 @@ uint64_t tt_context_hash(const int32_t *ids, int32_t n)
 
 void tt_qttt_defaults(tt_qttt_params *p)
 {
-    *p = (tt_qttt_params){.guard = true};
-    tt_qttt_resolve(p);
-    p->learning_rate = 0;
+    *p = (tt_qttt_params){
+        .guard = true, .steps = -1, .learning_rate = -1, .weight_decay = -1, .grad_clip = -1};
 }
 
-/* The values of docs/qttt.md section 1. weight_decay and grad_clip may be 0 on purpose, so only negative ones mean default. */
+/* The values of docs/qttt.md section 1. */
 void tt_qttt_resolve(tt_qttt_params *p)
 {
     p->steps = p->steps < 0 ? 32 : p->steps;
