@@ -40,7 +40,8 @@ typedef struct tt_vocab {
     const tt_str *merges; /* [n_merges] "left right", or NULL */
     int32_t bos, eos, eot, unk, pad; /* -1 = none */
     bool add_bos, add_eos;
-    bool add_space_prefix; /* SPM: a space before the text */
+    bool add_space_prefix; /* SPM: a space before the text and after each added token (GGUF's absent key = true) */
+    bool space_prefix_once; /* SPM: before the text alone (a tokenizer.json may say so) */
     bool remove_extra_whitespaces;
 } tt_vocab;
 

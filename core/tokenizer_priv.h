@@ -1,0 +1,62 @@
+/* tokenizer_priv.h - what tokenizer.c shares with tokenizer_bpe.c, tokenizer_spm.c and detok.c; for nobody else.
+ * Thread: a tokenizer is immutable; a tt_encoding belongs to one call. */
+#ifndef TT_TOKENIZER_PRIV_H
+#define TT_TOKENIZER_PRIV_H
+
+#include "core/presplit.h"
+#include "core/token_map.h"
+#include "core/token_merge.h"
+#include "core/tokenizer.h"
+
+struct tt_tokenizer {
+    const tt_vocab *vocab; /* borrowed */
+    uint8_t *types;        /* [n_tokens] the file's, mended: see effective_types() */
+    bool *is_eog;          /* [n_tokens] */
+    tt_token_map map;      /* by the vocabulary's own spelling */
+    tt_token_trie added;   /* control, unknown and user-defined tokens as they stand in text */
+    char *bytes;           /* what each token prints, one after the other */
+    uint32_t *bytes_at;    /* [n_tokens + 1] */
+    tt_pair_map pairs;     /* merges by rank; without slots when the merges follow from scores */
+
+    tt_presplit *split;    /* BPE */
+    int32_t byte_ids[256]; /* BPE: token of the byte's letter; SPM: the byte token; -1 = none */
+
+    uint32_t *score_ranks; /* [n_tokens] SPM: 0 = highest score, NO_RANK = never the result of a merge */
+    uint64_t *joins;       /* SPM: bit set of code points that some token has right before a space */
+    tt_token_trie words;   /* unigram: the normal tokens */
+    float unk_score;       /* unigram */
+};
+
+/* The state of one encode call. */
+typedef struct tt_encoding {
+    const tt_tokenizer *tok;
+    int32_t *ids;
+    size_t n, cap;
+    bool may_be_unk;    /* an unk token that is a control token may stand for what the vocabulary cannot spell */
+    bool first_segment; /* nothing of the text has been encoded yet */
+    bool last_is_unk;   /* SPM: neighbouring unks are one */
+    tt_merge_space merge;
+} tt_encoding;
+
+/* False: out of memory. */
+bool tt_encoding_push(tt_encoding *e, int32_t id);
+
+/* Each fills its part of a zeroed tokenizer whose vocab, types and map are set; tt_tokenizer_destroy frees all parts. */
+tt_code tt_bpe_init(tt_tokenizer *tok, tt_err *reterr);
+tt_code tt_spm_init(tt_tokenizer *tok, tt_err *reterr);
+/* "left right" merges of the vocabulary into tok->pairs. A merge whose parts or whole are no tokens can never apply and is
+ * left out. TT_E_MODEL: a merge without a space. */
+tt_code tt_pairs_init(tt_tokenizer *tok, tt_err *reterr);
+
+/* Appends the ids of plain text (no added tokens in it); any bytes. TT_E_NOMEM, TT_E_INTERNAL. */
+tt_code tt_bpe_encode(tt_encoding *e, const char *text, size_t n, tt_err *reterr);
+tt_code tt_spm_encode(tt_encoding *e, const char *text, size_t n, tt_err *reterr);
+
+/* What a token prints, at most tokens[id].n bytes: writes to out, returns the bytes written. */
+size_t tt_bpe_token_bytes(const tt_tokenizer *tok, int32_t id, char *out);
+size_t tt_spm_token_bytes(const tt_tokenizer *tok, int32_t id, char *out);
+
+/* The value of a byte token "<0xHH>", or -1. */
+int tt_spm_byte_value(const tt_tokenizer *tok, int32_t id);
+
+#endif
