@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -38,6 +40,25 @@ tt_code tt_file_map_open(const char *path, tt_file_map *ret_map, tt_err *reterr)
     }
     tt_code rc = map_fd(fd, ret_map, reterr);
     close(fd); /* the map keeps the file */
+    return rc;
+}
+
+tt_code tt_file_map_open_in(const char *folder, const char *name, tt_file_map *ret_map,
+                            bool *ret_exists, tt_err *reterr)
+{
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof path, "%s/%s", folder, name);
+    if (n < 0 || (size_t)n >= sizeof path) {
+        return tt_fail(reterr, TT_E_IO, "the path is too long");
+    }
+    if (access(path, F_OK) != 0 && errno == ENOENT) {
+        *ret_exists = false;
+        return TT_OK;
+    }
+    tt_code rc = tt_file_map_open(path, ret_map, reterr);
+    if (rc == TT_OK) {
+        *ret_exists = true;
+    }
     return rc;
 }
 

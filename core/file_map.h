@@ -7,6 +7,7 @@
 #ifndef TT_FILE_MAP_H
 #define TT_FILE_MAP_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "kernels/err.h"
@@ -18,6 +19,9 @@ typedef struct tt_file_map {
 
 /* TT_E_IO: cannot open, or not a regular file; TT_E_MODEL: empty; TT_E_NOMEM. */
 tt_code tt_file_map_open(const char *path, tt_file_map *ret_map, tt_err *reterr);
+/* The file of that plain name in a folder. *ret_exists false (and TT_OK): there is none. */
+tt_code tt_file_map_open_in(const char *folder, const char *name, tt_file_map *ret_map,
+                            bool *ret_exists, tt_err *reterr);
 /* Legal on a zeroed map and twice. */
 void tt_file_map_close(tt_file_map *map);
 

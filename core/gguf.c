@@ -11,6 +11,7 @@
 
 #define MAX_VALUES 65536
 #define MAX_KEY 65535
+#define MAX_DIMS 4
 #define MAX_STRING ((uint64_t)64 << 20)
 #define DEFAULT_ALIGNMENT 32
 #define MAX_ALIGNMENT 65536
@@ -263,7 +264,7 @@ static tt_code read_dims(cursor *c, tt_file_tensor *t)
     if (rc != TT_OK) {
         return rc;
     }
-    if (n < 1 || n > TT_TENSOR_MAX_DIMS) {
+    if (n < 1 || n > MAX_DIMS) {
         return tt_fail(c->err, TT_E_MODEL,
                        "tensor %.*s has %" PRIu32 " dimensions (byte %" PRIu64 ")", (int)t->name.n,
                        t->name.p, n, c->pos - 4);

@@ -76,7 +76,7 @@ static tt_code open_path(tt_model *m, const char *path, tt_err *reterr)
 {
     struct stat st;
     if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
-        return tt_fail(reterr, TT_E_UNSUPPORTED, "folders are not supported yet");
+        return tt_model_read_hf(m, path, reterr);
     }
     return open_gguf(m, path, reterr);
 }

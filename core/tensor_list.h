@@ -10,7 +10,7 @@
 #include "kernels/dtype.h"
 #include "kernels/err.h"
 
-#define TT_TENSOR_MAX_DIMS 4
+#define TT_TENSOR_MAX_DIMS 8 /* of safetensors; GGUF has 4 */
 #define TT_TENSOR_MAX_NAME 255
 #define TT_TENSOR_LIST_MAX 65536
 
@@ -18,8 +18,8 @@ typedef struct tt_file_tensor {
     tt_str name;   /* valid UTF-8 without control characters; borrowed from whoever read the file */
     tt_dtype type; /* TT_DTYPE_COUNT: a type that no weight may have (type_name says which) */
     char type_name[12];
-    int32_t n_dims;                   /* 0..4 */
-    int64_t dims[TT_TENSOR_MAX_DIMS]; /* outermost first; each >= 1; their product fits int64 */
+    int32_t n_dims;                   /* 0..TT_TENSOR_MAX_DIMS */
+    int64_t dims[TT_TENSOR_MAX_DIMS]; /* outermost first; each >= 0; their product fits int64 */
     const uint8_t *data;              /* [n_bytes], borrowed from the mapped file; any alignment */
     uint64_t n_bytes;
     uint64_t offset; /* of data in its file, for messages */
