@@ -28,7 +28,8 @@ static const json_t *default_template(const json_t *v)
     if (json_is_string(v)) {
         return v;
     }
-    json_array_foreach ((json_t *)v, i, entry) {
+    json_array_foreach((json_t *)v, i, entry)
+    {
         const char *name = json_string_value(json_object_get(entry, "name"));
         const json_t *text = json_object_get(entry, "template");
         if (name != NULL && strcmp(name, "default") == 0 && json_is_string(text)) {

@@ -1,4 +1,5 @@
-/* config_json.c - see config_json.h. What the keys mean: transformers' configuration and rope classes. */
+/* config_json.c - see config_json.h. What the keys mean: transformers' configuration and rope
+ * classes. */
 #include "core/config_json.h"
 
 #include <inttypes.h>
@@ -59,8 +60,8 @@ static tt_code get_int(reader *r, const char *key, int64_t fallback, bool requir
     if (v == NULL && fallback == 0 && required) {
         return tt_fail(r->err, TT_E_MODEL, "%s is missing", key);
     }
-    if (v != NULL && (!json_is_integer(v) || json_integer_value(v) < 0 ||
-                      json_integer_value(v) > INT32_MAX)) {
+    if (v != NULL &&
+        (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) > INT32_MAX)) {
         return tt_fail(r->err, TT_E_MODEL, "%s is not an integer of 0 to %d", key, INT32_MAX);
     }
     *ret = v != NULL ? (int64_t)json_integer_value(v) : fallback;
@@ -132,7 +133,7 @@ static tt_code refuse(reader *r, const char *key, const char *value)
 /* What would make the model compute something that the engine does not. */
 static tt_code check_features(reader *r)
 {
-    const char *act;
+    const char *act = NULL;
     bool gelu = r->c->spec.arch->act == TT_ACT_GELU_TANH;
     tt_code rc = get_text(r, r->root, gelu ? "hidden_activation" : "hidden_act",
                           gelu ? "gelu_pytorch_tanh" : "silu", &act);
@@ -144,7 +145,7 @@ static tt_code check_features(reader *r)
     }
     const char *const softcaps[] = {"final_logit_softcapping", "attn_logit_softcapping"};
     for (size_t i = 0; i < sizeof softcaps / sizeof softcaps[0]; i++) {
-        double x;
+        double x = 0.0;
         if ((rc = get_float(r, r->root, softcaps[i], 0.0, &x)) != TT_OK) {
             return rc;
         }
@@ -152,7 +153,7 @@ static tt_code check_features(reader *r)
             return refuse(r, softcaps[i], "");
         }
     }
-    bool both;
+    bool both = false;
     if ((rc = get_bool(r, r->root, "use_bidirectional_attention", false, &both)) != TT_OK) {
         return rc;
     }
@@ -177,8 +178,9 @@ static tt_code read_layer_types(reader *r, const json_t *types)
     return TT_OK;
 }
 
-/* Which layers see only a window. Mistral: all; Qwen: those from max_window_layers on, if use_sliding_window; Gemma 3: all but
- * every sixth. layer_types, where it is written, says it outright (but for Mistral, which does not read it). */
+/* Which layers see only a window. Mistral: all; Qwen: those from max_window_layers on, if
+ * use_sliding_window; Gemma 3: all but every sixth. layer_types, where it is written, says it
+ * outright (but for Mistral, which does not read it). */
 static tt_code read_windows(reader *r)
 {
     tt_model_spec *s = &r->c->spec;
@@ -205,8 +207,9 @@ static tt_code read_windows(reader *r)
         return TT_OK; /* full attention everywhere, whatever layer_types says */
     }
     if (s->window < 1 || nulled || pattern < 1) {
-        return tt_fail(r->err, TT_E_MODEL, "sliding_window is %" PRId64 " tokens in a pattern of %"
-                       PRId64 " layers", nulled ? 0 : s->window, pattern);
+        return tt_fail(r->err, TT_E_MODEL,
+                       "sliding_window is %" PRId64 " tokens in a pattern of %" PRId64 " layers",
+                       nulled ? 0 : s->window, pattern);
     }
     s->sliding = r->c->sliding;
     const json_t *types = find(r->root, "layer_types");
@@ -226,7 +229,7 @@ static double yarn_mscale(double factor, double m)
 
 static tt_code read_yarn(reader *r, const json_t *o, tt_rope_spec *p)
 {
-    double m, m_all;
+    double m = 0.0, m_all = 0.0;
     tt_model_spec *s = &r->c->spec;
     tt_code rc;
     if ((rc = get_float(r, o, "attention_factor", 0.0, &p->attn_factor)) != TT_OK ||
@@ -254,8 +257,8 @@ static tt_code read_yarn(reader *r, const json_t *o, tt_rope_spec *p)
 /* o: rope_scaling (transformers 4), rope_parameters or one of its parts (5), or NULL. */
 static tt_code read_scaling(reader *r, const json_t *o, tt_rope_spec *p)
 {
-    const char *type;
-    double share;
+    const char *type = NULL;
+    double share = 1.0;
     tt_code rc = get_text(r, o, "type", "default", &type);
     if (rc != TT_OK || (rc = get_text(r, o, "rope_type", type, &type)) != TT_OK ||
         (rc = get_float(r, o, "rope_theta", p->base, &p->base)) != TT_OK ||
@@ -279,8 +282,7 @@ static tt_code read_scaling(reader *r, const json_t *o, tt_rope_spec *p)
     if (strcmp(type, "llama3") == 0) {
         p->scaling = TT_ROPE_LLAMA3;
         rc = get_float(r, o, "low_freq_factor", 0.0, &p->low_freq_factor);
-        return rc != TT_OK ? rc
-                           : get_float(r, o, "high_freq_factor", 0.0, &p->high_freq_factor);
+        return rc != TT_OK ? rc : get_float(r, o, "high_freq_factor", 0.0, &p->high_freq_factor);
     }
     if (strcmp(type, "yarn") == 0) {
         p->scaling = TT_ROPE_YARN;
@@ -304,8 +306,8 @@ static tt_code read_rope(reader *r)
     tt_model_spec *s = &r->c->spec;
     bool gemma = (s->arch->flags & TT_ARCH_LOCAL_ROPE) != 0;
     tt_rope_spec base = {.kind = TT_ROPE_HALF, .rot_dim = (int32_t)s->head_dim};
-    const json_t *scaling, *params, *full, *local;
-    double share;
+    const json_t *scaling = NULL, *params = NULL, *full = NULL, *local = NULL;
+    double share = 1.0;
     tt_code rc;
     s->rope[0] = s->rope[1] = base;
     if ((rc = get_float(r, r->root, "rope_theta", r->f->rope_base, &s->rope[0].base)) != TT_OK ||
@@ -334,9 +336,9 @@ static tt_code read_rope(reader *r)
 static tt_code read_scales(reader *r)
 {
     tt_model_spec *s = &r->c->spec;
-    double scalar;
-    tt_code rc = get_bool(r, r->root, "tie_word_embeddings", (s->arch->flags & TT_ARCH_TIED) != 0,
-                          &s->tied);
+    double scalar = 256.0;
+    tt_code rc =
+        get_bool(r, r->root, "tie_word_embeddings", (s->arch->flags & TT_ARCH_TIED) != 0, &s->tied);
     if (rc != TT_OK || !(s->arch->flags & TT_ARCH_LOCAL_ROPE) ||
         (rc = get_float(r, r->root, "query_pre_attn_scalar", 256.0, &scalar)) != TT_OK) {
         return rc;
@@ -351,8 +353,8 @@ static tt_code read_scales(reader *r)
 /* Finds the family; of a picture-and-text Gemma 3, the text model's object. */
 static tt_code read_family(reader *r)
 {
-    const char *type;
-    const json_t *text;
+    const char *type = NULL;
+    const json_t *text = NULL;
     tt_code rc = get_text(r, r->root, "model_type", "", &type);
     if (rc != TT_OK) {
         return rc;
@@ -402,7 +404,8 @@ tt_code tt_config_read(const uint8_t *bytes, uint64_t n_bytes, tt_config *ret_co
 {
     json_error_t e;
     if (n_bytes > MAX_BYTES) {
-        return tt_fail(reterr, TT_E_MODEL, "%" PRIu64 " bytes, at most %" PRIu64, n_bytes, MAX_BYTES);
+        return tt_fail(reterr, TT_E_MODEL, "%" PRIu64 " bytes, at most %" PRIu64, n_bytes,
+                       MAX_BYTES);
     }
     json_t *root = json_loadb((const char *)bytes, (size_t)n_bytes, JSON_REJECT_DUPLICATES, &e);
     if (root == NULL && json_error_code(&e) == json_error_out_of_memory) {

@@ -1,5 +1,5 @@
-/* model_hf.c - a Hugging Face folder to a tt_model: config.json, model.safetensors or its shards, the tokenizer's files.
- * Thread: one at a time per model. */
+/* model_hf.c - a Hugging Face folder to a tt_model: config.json, model.safetensors or its shards,
+ * the tokenizer's files. Thread: one at a time per model. */
 #include "core/model_build.h"
 
 #include <stdio.h>
@@ -128,7 +128,8 @@ static tt_code read_weights(tt_model *m, const char *folder, tt_err *reterr)
     return rc;
 }
 
-/* The text model's tensors stand under different names: alone, inside a causal model, inside a picture-and-text model. */
+/* The text model's tensors stand under different names: alone, inside a causal model, inside a
+ * picture-and-text model. */
 static void find_prefix(const tt_model *m, tt_model_spec *s)
 {
     static const struct {
@@ -137,7 +138,8 @@ static void find_prefix(const tt_model *m, tt_model_spec *s)
                   {"language_model.model.", "language_model.lm_head.weight"},
                   {"model.language_model.", "lm_head.weight"},
                   {"", "lm_head.weight"}};
-    s->hf_prefix = places[0].prefix; /* also when there is none: the message then names the usual place */
+    s->hf_prefix =
+        places[0].prefix; /* also when there is none: the message then names the usual place */
     s->hf_head = places[0].head;
     for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
         char name[64];
@@ -168,8 +170,9 @@ static tt_code read_folder(tt_model *m, const char *folder, tt_config *c, tt_err
         return rc;
     }
     if (c->n_vocab != 0 && c->n_vocab != m->n_vocab) {
-        return tt_fail(reterr, TT_E_MODEL, "config.json: vocab_size is %d, the embedding has %d rows",
-                       (int)c->n_vocab, (int)m->n_vocab);
+        return tt_fail(reterr, TT_E_MODEL,
+                       "config.json: vocab_size is %d, the embedding has %d rows", (int)c->n_vocab,
+                       (int)m->n_vocab);
     }
     return read_text(m, folder, reterr);
 }

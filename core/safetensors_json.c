@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* jansson takes some 40 bytes of memory for each byte of a hostile header; a model of 1,000 layers needs 2 MB. */
+/* jansson takes some 40 bytes of memory for each byte of a hostile header; a model of 1,000 layers
+ * needs 2 MB. */
 #define MAX_HEADER ((uint64_t)16 << 20)
 #define MAX_FILES 1024
 
@@ -16,15 +17,24 @@ static const struct {
     tt_dtype type;
     int32_t bits;
 } dtypes[] = {
-    {"F32", TT_F32, 32},          {"F16", TT_F16, 16},
-    {"BF16", TT_BF16, 16},        {"F64", TT_DTYPE_COUNT, 64},
-    {"I64", TT_DTYPE_COUNT, 64},  {"U64", TT_DTYPE_COUNT, 64},
-    {"I32", TT_DTYPE_COUNT, 32},  {"U32", TT_DTYPE_COUNT, 32},
-    {"I16", TT_DTYPE_COUNT, 16},  {"U16", TT_DTYPE_COUNT, 16},
-    {"I8", TT_DTYPE_COUNT, 8},    {"U8", TT_DTYPE_COUNT, 8},
-    {"BOOL", TT_DTYPE_COUNT, 8},  {"F8_E4M3", TT_DTYPE_COUNT, 8},
-    {"F8_E5M2", TT_DTYPE_COUNT, 8}, {"F8_E8M0", TT_DTYPE_COUNT, 8},
-    {"F4", TT_DTYPE_COUNT, 4},    {"C64", TT_DTYPE_COUNT, 64},
+    {"F32", TT_F32, 32},
+    {"F16", TT_F16, 16},
+    {"BF16", TT_BF16, 16},
+    {"F64", TT_DTYPE_COUNT, 64},
+    {"I64", TT_DTYPE_COUNT, 64},
+    {"U64", TT_DTYPE_COUNT, 64},
+    {"I32", TT_DTYPE_COUNT, 32},
+    {"U32", TT_DTYPE_COUNT, 32},
+    {"I16", TT_DTYPE_COUNT, 16},
+    {"U16", TT_DTYPE_COUNT, 16},
+    {"I8", TT_DTYPE_COUNT, 8},
+    {"U8", TT_DTYPE_COUNT, 8},
+    {"BOOL", TT_DTYPE_COUNT, 8},
+    {"F8_E4M3", TT_DTYPE_COUNT, 8},
+    {"F8_E5M2", TT_DTYPE_COUNT, 8},
+    {"F8_E8M0", TT_DTYPE_COUNT, 8},
+    {"F4", TT_DTYPE_COUNT, 4},
+    {"C64", TT_DTYPE_COUNT, 64},
 };
 
 typedef struct reader {
@@ -95,7 +105,8 @@ static tt_code read_offsets(reader *r, const json_t *entry, tt_file_tensor *t)
     }
     if (end - begin != t->n_bytes) {
         return tt_fail(r->err, TT_E_MODEL,
-                       "tensor %s (byte %" PRIu64 ") has %" PRIu64 " bytes, its shape needs %" PRIu64,
+                       "tensor %s (byte %" PRIu64 ") has %" PRIu64
+                       " bytes, its shape needs %" PRIu64,
                        t->name.p, r->data_at + begin, end - begin, t->n_bytes);
     }
     t->offset = r->data_at + begin;
@@ -117,7 +128,8 @@ static tt_code read_tensor(reader *r, const char *name, const json_t *entry, tt_
     }
     t->name = (tt_str){.p = copy, .n = (uint32_t)n};
     if (!json_is_object(entry)) {
-        return tt_fail(r->err, TT_E_MODEL, "the header's entry of tensor %s is not an object", copy);
+        return tt_fail(r->err, TT_E_MODEL, "the header's entry of tensor %s is not an object",
+                       copy);
     }
     int32_t bits = 0;
     tt_code rc = read_dtype(r, entry, t, &bits);
@@ -154,7 +166,8 @@ static tt_code check_cover(reader *r, const tt_file_tensor *t, int32_t n)
     for (int32_t i = 0; i < n && rc == TT_OK; i++) {
         if (s[i].begin != at) {
             rc = tt_fail(r->err, TT_E_MODEL,
-                         "tensor %s begins at byte %" PRIu64 ", the one before it ends at byte %" PRIu64,
+                         "tensor %s begins at byte %" PRIu64
+                         ", the one before it ends at byte %" PRIu64,
                          s[i].name, s[i].begin, at);
         }
         at = s[i].end;
@@ -182,7 +195,8 @@ static tt_code read_tensors(reader *r, json_t *root, tt_tensor_list *list)
     int32_t i = first;
     const char *name;
     json_t *entry;
-    json_object_foreach (root, name, entry) {
+    json_object_foreach(root, name, entry)
+    {
         if (strcmp(name, "__metadata__") == 0) {
             continue;
         }
@@ -193,7 +207,8 @@ static tt_code read_tensors(reader *r, json_t *root, tt_tensor_list *list)
     return check_cover(r, list->t + first, (int32_t)n);
 }
 
-static tt_code load_json(const uint8_t *bytes, uint64_t n, uint64_t at, tt_err *reterr, json_t **ret)
+static tt_code load_json(const uint8_t *bytes, uint64_t n, uint64_t at, tt_err *reterr,
+                         json_t **ret)
 {
     json_error_t e;
     json_t *root = json_loadb((const char *)bytes, (size_t)n, JSON_REJECT_DUPLICATES, &e);
@@ -288,13 +303,15 @@ static tt_code read_map(const json_t *map, tt_arena *arena, tt_safetensors_index
     }
     const char *name;
     json_t *file;
-    json_object_foreach ((json_t *)map, name, file) {
+    json_object_foreach((json_t *)map, name, file)
+    {
         if (!tt_name_valid(name, strlen(name), TT_TENSOR_MAX_NAME)) {
             return tt_fail(reterr, TT_E_MODEL, "weight_map has a name that is not printable UTF-8");
         }
         if (!json_is_string(file) || !is_plain_file_name(json_string_value(file))) {
             return tt_fail(reterr, TT_E_MODEL,
-                           "weight_map: %s is not in a file of this folder named *.safetensors", name);
+                           "weight_map: %s is not in a file of this folder named *.safetensors",
+                           name);
         }
         int32_t i = file_index(x, arena, json_string_value(file));
         x->tensors[x->n_tensors] = tt_arena_strndup(arena, name, strlen(name));
