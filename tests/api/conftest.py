@@ -1,0 +1,53 @@
+"""Fixtures: one server for most tests, the openai client on it, and a check after each test that it is idle and alive."""
+import contextlib
+
+import httpx
+import openai
+import pytest
+
+import harness
+import spec
+
+# Short, so that tests of silence and of a full queue do not take long.
+SETTINGS = {"stream": {"heartbeat_seconds": 1}, "limits": {"max_requests": 8}}
+
+
+@pytest.fixture(scope="session")
+def server():
+    with harness.Server(settings=SETTINGS) as s:
+        yield s
+
+
+@pytest.fixture(autouse=True)
+def leaves_server_usable(request):
+    yield
+    if "server" in request.fixturenames:
+        s = request.getfixturevalue("server")
+        assert s.process.poll() is None, f"the server died:\n{s.log_text()}"
+        s.wait_idle()
+
+
+def checked_client(port, **kw):
+    """The openai client whose plain answers are checked against openapi.yaml on their way (streams are checked raw)."""
+
+    def check(response):
+        if "text/event-stream" not in response.headers.get("content-type", ""):
+            response.read()
+            spec.check(response.request.method, response.request.url.raw_path.decode(),
+                       harness.Response(response.status_code, {k.lower(): v for k, v in response.headers.items()},
+                                        response.content))
+
+    http = httpx.Client(event_hooks={"response": [check]}, timeout=harness.LONG)
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any", http_client=http, max_retries=0, **kw)
+
+
+@pytest.fixture(scope="session")
+def client(server):
+    with contextlib.closing(checked_client(server.port)) as c:
+        yield c
+
+
+@pytest.fixture(scope="session")
+def name(server):
+    """The model's name, without the alias."""
+    return server.get("/v1/models").json()["data"][0]["id"]
