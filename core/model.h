@@ -88,4 +88,7 @@ void tt_model_close(tt_model **model);
 /* Bytes of K and V of one token over all layers. */
 int64_t tt_model_kv_bytes_per_token(const tt_model *m, tt_dtype kv_type);
 
+/* What prepared (BF16) copies of all matrices that are multiplied with would take, at most. */
+uint64_t tt_model_packed_bytes(const tt_model *m);
+
 #endif

@@ -1,0 +1,10 @@
+/* cmd.h - the commands of the program, one function each. main.c chooses by argv[1] and passes the
+ * rest: argv[0] is the command's own name. Each returns the exit status: 0 done, 1 failed on the
+ * way, 2 wrong usage, settings or model file (after one sentence on stderr). Thread: main. */
+#ifndef TT_CMD_H
+#define TT_CMD_H
+
+/* qttt inspect MODEL [--json] [--tensors] */
+int tt_cmd_inspect(int argc, char **argv);
+
+#endif
