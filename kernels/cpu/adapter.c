@@ -1,0 +1,104 @@
+/* adapter.c - the adapter term of the query projection, its transpose and its gradient, by the products of matmul.c and
+ * matvec.c. Thread: engine. Where products run in BF16 the operands D, A and B are rounded to it, each by itself: an update of
+ * 3e-6 keeps its 8 bits, because it is never added to W before the f32 sum. */
+#include "kernels/cpu/kern.h"
+
+enum { SLOT_T = 3 }; /* scratch of the low-rank middle; the products use 0 .. 2 */
+
+static tt_weight view(const tt_adapter_layer *l, tt_dev data, int64_t rows, int64_t cols)
+{
+    return (tt_weight){.type = l->type, .rows = rows, .cols = cols, .data = data};
+}
+
+static void scale_all(float *x, int64_t n, float scale)
+{
+    for (int64_t i = 0; i < n; i++) {
+        x[i] *= scale;
+    }
+}
+
+/* y[n_rows, w->rows] (+)= x W^T */
+static void forward(tt_lane *lane, const float *x, tt_weight *w, float *y, int32_t n_rows, bool accumulate,
+                    tt_family family)
+{
+    tt_matmul_args m = {.x = tt_addr(x), .n_rows = n_rows, .n_w = 1, .w = {w}, .y = {tt_addr(y)},
+                        .accumulate = accumulate, .family = family};
+    TT_FN(tt_matmul)(lane, &m);
+}
+
+/* dx[n_rows, w->cols] (+)= dy W */
+static void backward(tt_lane *lane, const float *dy, tt_weight *w, float *dx, int32_t n_rows, bool accumulate)
+{
+    tt_matmul_bwd_args m = {.dy = {tt_addr(dy)}, .w = {w}, .n_rows = n_rows, .n_w = 1, .dx = tt_addr(dx),
+                            .accumulate = accumulate};
+    TT_FN(tt_product_bwd)(lane, &m);
+}
+
+static void forward_group(tt_lane *lane, const tt_adapter_fwd_args *a, const tt_adapter_group *grp)
+{
+    const tt_adapter_layer *l = &grp->layer;
+    const float *x = (const float *)tt_ptr(a->x) + (int64_t)grp->row0 * a->h;
+    float *q = (float *)tt_ptr(a->q) + (int64_t)grp->row0 * a->nq;
+    if (l->kind == TT_ADAPTER_FULL) {
+        tt_weight d = view(l, l->d, a->nq, a->h);
+        forward(lane, x, &d, q, grp->n_rows, true, a->family);
+        return;
+    }
+    tt_weight wa = view(l, l->a, l->rank, a->h), wb = view(l, l->b, a->nq, l->rank);
+    int64_t n_t = (int64_t)grp->n_rows * l->rank;
+    float *t = tt_lane_scratch(lane, SLOT_T, (size_t)n_t * sizeof *t);
+    if (t != NULL) {
+        forward(lane, x, &wa, t, grp->n_rows, false, a->family);
+        scale_all(t, n_t, l->scale);
+        forward(lane, t, &wb, q, grp->n_rows, true, a->family);
+    }
+}
+
+void TT_FN(tt_adapter_fwd)(tt_lane *lane, const tt_adapter_fwd_args *a)
+{
+    for (int32_t i = 0; i < a->n_groups; i++) {
+        if (a->groups[i].n_rows > 0) {
+            forward_group(lane, a, &a->groups[i]);
+        }
+    }
+}
+
+void TT_FN(tt_adapter_bwd)(tt_lane *lane, const tt_adapter_bwd_args *a)
+{
+    const tt_adapter_layer *l = &a->layer;
+    if (l->kind == TT_ADAPTER_FULL) {
+        tt_weight d = view(l, l->d, a->nq, a->h);
+        backward(lane, tt_ptr(a->dq), &d, tt_ptr(a->dx), a->n_rows, true);
+        return;
+    }
+    tt_weight wa = view(l, l->a, l->rank, a->h), wb = view(l, l->b, a->nq, l->rank);
+    int64_t n_t = (int64_t)a->n_rows * l->rank;
+    float *t = tt_lane_scratch(lane, SLOT_T, (size_t)n_t * sizeof *t);
+    if (t != NULL) {
+        backward(lane, tt_ptr(a->dq), &wb, t, a->n_rows, false);
+        scale_all(t, n_t, l->scale);
+        backward(lane, t, &wa, tt_ptr(a->dx), a->n_rows, true);
+    }
+}
+
+void TT_FN(tt_adapter_grad)(tt_lane *lane, const tt_adapter_grad_args *a)
+{
+    const tt_adapter_layer *l = &a->layer;
+    const float *x = tt_ptr(a->x), *dq = tt_ptr(a->dq);
+    if (l->kind == TT_ADAPTER_FULL) {
+        TT_FN(tt_product_grad)(lane, dq, x, tt_ptr(a->g), a->n_rows, a->nq, a->h);
+        return;
+    }
+    tt_weight wa = view(l, l->a, l->rank, a->h), wb = view(l, l->b, a->nq, l->rank);
+    int64_t n_t = (int64_t)a->n_rows * l->rank;
+    float *t = tt_lane_scratch(lane, SLOT_T, (size_t)n_t * sizeof *t);
+    if (t == NULL) {
+        return;
+    }
+    backward(lane, dq, &wb, t, a->n_rows, false);
+    scale_all(t, n_t, l->scale);
+    TT_FN(tt_product_grad)(lane, t, x, tt_ptr(a->g), a->n_rows, l->rank, a->h);
+    forward(lane, x, &wa, t, a->n_rows, false, TT_PREFILL);
+    scale_all(t, n_t, l->scale);
+    TT_FN(tt_product_grad)(lane, dq, t, tt_ptr(a->gb), a->n_rows, a->nq, l->rank);
+}

@@ -1,0 +1,358 @@
+/* simd.h - one vector of floats, 8 (AVX2) or 16 (AVX-512) wide, for kernels that are written once and compiled once per
+ * instruction set. Source of the exponential: Cephes' expf (range reduction by ln 2 in two parts, polynomial of degree 6).
+ * Thread: pure functions.
+ *
+ * TT_FN(name) gives a function the suffix of its instruction set: tt_rmsnorm_avx2, tt_rmsnorm_avx512. */
+#ifndef TT_SIMD_H
+#define TT_SIMD_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#define TT_JOIN_(a, b) a##_##b
+#define TT_JOIN(a, b) TT_JOIN_(a, b)
+#define TT_FN(name) TT_JOIN(name, TT_ISA_SUFFIX)
+
+#if defined(__AVX512BF16__)
+#define TT_ISA_SUFFIX avx512bf16
+#elif defined(__AVX512F__)
+#define TT_ISA_SUFFIX avx512
+#else
+#define TT_ISA_SUFFIX avx2
+#endif
+
+#if defined(__AVX512F__)
+
+enum { VW = 16 }; /* floats in a vector */
+typedef __m512 vf;
+
+static inline vf vf_zero(void)
+{
+    return _mm512_setzero_ps();
+}
+
+static inline vf vf_set1(float x)
+{
+    return _mm512_set1_ps(x);
+}
+
+static inline vf vf_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+
+static inline void vf_store(float *p, vf v)
+{
+    _mm512_storeu_ps(p, v);
+}
+
+/* The first n < VW elements; the rest read as 0 and are not written. */
+static inline vf vf_load_n(const float *p, int n)
+{
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+
+static inline void vf_store_n(float *p, vf v, int n)
+{
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), v);
+}
+
+static inline vf vf_add(vf a, vf b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+static inline vf vf_sub(vf a, vf b)
+{
+    return _mm512_sub_ps(a, b);
+}
+
+static inline vf vf_mul(vf a, vf b)
+{
+    return _mm512_mul_ps(a, b);
+}
+
+static inline vf vf_div(vf a, vf b)
+{
+    return _mm512_div_ps(a, b);
+}
+
+static inline vf vf_sqrt(vf a)
+{
+    return _mm512_sqrt_ps(a);
+}
+
+/* a * b + c */
+static inline vf vf_fma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+/* The second operand when either is NaN. */
+static inline vf vf_max(vf a, vf b)
+{
+    return _mm512_max_ps(a, b);
+}
+
+static inline vf vf_min(vf a, vf b)
+{
+    return _mm512_min_ps(a, b);
+}
+
+/* Sums in a fixed order: halves, quarters, ... */
+static inline float vf_sum(vf v)
+{
+    __m256 h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+
+static inline float vf_hmax(vf v)
+{
+    return _mm512_reduce_max_ps(v);
+}
+
+static inline vf vf_load_bf16(const uint16_t *p)
+{
+    __m512i u = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(u, 16));
+}
+
+static inline vf vf_load_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+
+#if defined(__AVX512BF16__)
+/* Round to nearest even; subnormals become zero. */
+static inline void vf_store_bf16(uint16_t *p, vf v)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, (__m256i)_mm512_cvtneps_pbh(v));
+}
+#else
+/* Round to nearest even; NaN stays NaN. */
+static inline void vf_store_bf16(uint16_t *p, vf v)
+{
+    __m512i u = _mm512_castps_si512(v);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    __m512i r = _mm512_add_epi32(_mm512_add_epi32(u, odd), _mm512_set1_epi32(0x7FFF));
+    __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16)));
+}
+#endif
+
+/* Bytes to floats, VW at p. */
+static inline vf vf_load_i8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+
+/* d * q + m for 32 signed bytes. */
+static inline void vf_put32(float *y, __m256i q, vf d, vf m)
+{
+    __m512i lo = _mm512_cvtepi8_epi32(_mm256_castsi256_si128(q));
+    __m512i hi = _mm512_cvtepi8_epi32(_mm256_extracti128_si256(q, 1));
+    _mm512_storeu_ps(y, _mm512_fmadd_ps(_mm512_cvtepi32_ps(lo), d, m));
+    _mm512_storeu_ps(y + 16, _mm512_fmadd_ps(_mm512_cvtepi32_ps(hi), d, m));
+}
+
+/* 2^n for n whole, with overflow and gradual underflow. */
+static inline vf vf_scale2(vf x, vf n)
+{
+    return _mm512_scalef_ps(x, n);
+}
+
+static inline vf vf_round(vf x)
+{
+    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+#else /* AVX2, FMA, F16C */
+
+enum { VW = 8 };
+typedef __m256 vf;
+
+static inline vf vf_zero(void)
+{
+    return _mm256_setzero_ps();
+}
+
+static inline vf vf_set1(float x)
+{
+    return _mm256_set1_ps(x);
+}
+
+static inline vf vf_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+
+static inline void vf_store(float *p, vf v)
+{
+    _mm256_storeu_ps(p, v);
+}
+
+static inline __m256i vf_mask_n(int n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+static inline vf vf_load_n(const float *p, int n)
+{
+    return _mm256_maskload_ps(p, vf_mask_n(n));
+}
+
+static inline void vf_store_n(float *p, vf v, int n)
+{
+    _mm256_maskstore_ps(p, vf_mask_n(n), v);
+}
+
+static inline vf vf_add(vf a, vf b)
+{
+    return _mm256_add_ps(a, b);
+}
+
+static inline vf vf_sub(vf a, vf b)
+{
+    return _mm256_sub_ps(a, b);
+}
+
+static inline vf vf_mul(vf a, vf b)
+{
+    return _mm256_mul_ps(a, b);
+}
+
+static inline vf vf_div(vf a, vf b)
+{
+    return _mm256_div_ps(a, b);
+}
+
+static inline vf vf_sqrt(vf a)
+{
+    return _mm256_sqrt_ps(a);
+}
+
+static inline vf vf_fma(vf a, vf b, vf c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+static inline vf vf_max(vf a, vf b)
+{
+    return _mm256_max_ps(a, b);
+}
+
+static inline vf vf_min(vf a, vf b)
+{
+    return _mm256_min_ps(a, b);
+}
+
+static inline float vf_sum(vf v)
+{
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+
+static inline float vf_hmax(vf v)
+{
+    __m128 q = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    q = _mm_max_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
+}
+
+static inline vf vf_load_bf16(const uint16_t *p)
+{
+    __m256i u = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));
+}
+
+static inline vf vf_load_f16(const uint16_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+static inline void vf_store_bf16(uint16_t *p, vf v)
+{
+    __m256i u = _mm256_castps_si256(v);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    __m256i r = _mm256_add_epi32(_mm256_add_epi32(u, odd), _mm256_set1_epi32(0x7FFF));
+    __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+    r = _mm256_srli_epi32(_mm256_blendv_epi8(r, quiet, nan), 16);
+    r = _mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0x08);
+    _mm_storeu_si128((__m128i *)(void *)p, _mm256_castsi256_si128(r));
+}
+
+static inline vf vf_load_i8(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
+
+static inline void vf_put16(float *y, __m128i q, vf d, vf m)
+{
+    vf lo = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q));
+    vf hi = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(q, 8)));
+    _mm256_storeu_ps(y, _mm256_fmadd_ps(lo, d, m));
+    _mm256_storeu_ps(y + 8, _mm256_fmadd_ps(hi, d, m));
+}
+
+static inline void vf_put32(float *y, __m256i q, vf d, vf m)
+{
+    vf_put16(y, _mm256_castsi256_si128(q), d, m);
+    vf_put16(y + 16, _mm256_extracti128_si256(q, 1), d, m);
+}
+
+/* In two factors, because 2^n alone may leave the range of floats; n in [-252, 254]. */
+static inline vf vf_scale2(vf x, vf n)
+{
+    __m256i i = _mm256_cvtps_epi32(n);
+    __m256i half = _mm256_srai_epi32(i, 1), rest = _mm256_sub_epi32(i, half);
+    __m256i bias = _mm256_set1_epi32(127);
+    vf a = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
+    vf b = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
+    return _mm256_mul_ps(_mm256_mul_ps(x, a), b);
+}
+
+static inline vf vf_round(vf x)
+{
+    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+#endif
+
+/* e^x with a relative error of about 2e-7; exactly 0 below -110 (also for -inf), inf above 88.8, NaN for NaN. */
+static inline vf vf_exp(vf x)
+{
+    x = vf_min(vf_set1(100.0f), vf_max(vf_set1(-110.0f), x));
+    vf n = vf_round(vf_mul(x, vf_set1(1.44269504f)));
+    vf r = vf_fma(n, vf_set1(-0.693359375f), x);
+    r = vf_fma(n, vf_set1(2.12194440e-4f), r);
+    vf p = vf_set1(1.9875691500e-4f);
+    p = vf_fma(p, r, vf_set1(1.3981999507e-3f));
+    p = vf_fma(p, r, vf_set1(8.3334519073e-3f));
+    p = vf_fma(p, r, vf_set1(4.1665795894e-2f));
+    p = vf_fma(p, r, vf_set1(1.6666665459e-1f));
+    p = vf_fma(p, r, vf_set1(5.0000001201e-1f));
+    p = vf_fma(p, vf_mul(r, r), vf_add(r, vf_set1(1.0f)));
+    return vf_scale2(p, n);
+}
+
+static inline vf vf_at(const float *p, int64_t i, int64_t n)
+{
+    return n - i >= VW ? vf_load(p + i) : vf_load_n(p + i, (int)(n - i));
+}
+
+static inline void vf_put(float *p, int64_t i, int64_t n, vf v)
+{
+    if (n - i >= VW) {
+        vf_store(p + i, v);
+    } else {
+        vf_store_n(p + i, v, (int)(n - i));
+    }
+}
+
+#endif
