@@ -35,6 +35,11 @@ size_t tt_kv_page_bytes(const tt_model *m, tt_dtype type)
     return (size_t)tt_model_kv_bytes_per_token(m, type) * TT_PAGE_TOKENS;
 }
 
+int32_t tt_kv_total(const tt_kv_pool *p)
+{
+    return p->n_pages;
+}
+
 static void list_remove(tt_kv_pool *p, int32_t i)
 {
     page *g = &p->pages[i];

@@ -22,6 +22,8 @@ typedef struct tt_kv_options {
 tt_code tt_kv_create(tt_device *d, const tt_kv_options *opt, tt_kv_pool **ret_pool, tt_err *reterr);
 void tt_kv_destroy(tt_kv_pool **pool);
 
+/* Pages of the pool; any thread. */
+int32_t tt_kv_total(const tt_kv_pool *pool);
 size_t tt_kv_page_bytes(const tt_model *m, tt_dtype type);
 /* The view of one layer for kernels; valid while the pool lives. */
 const tt_kv_layer *tt_kv_layer_of(const tt_kv_pool *pool, int32_t layer);

@@ -1,0 +1,168 @@
+/* worker.c - opening and sizing, see worker.h; running a request is generate.c. */
+#include "core/worker.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/probe.h"
+#include "core/qttt.h"
+#include "core/sysinfo.h"
+
+#define SCRATCH_PAGES 64 /* private pages of re-read passages, beside the contexts */
+
+static tt_code list_eog(tt_worker *w, tt_err *reterr)
+{
+    int32_t n = 0;
+    w->eog = malloc((size_t)w->model->n_vocab * sizeof *w->eog);
+    if (w->eog == NULL) {
+        return tt_fail(reterr, TT_E_NOMEM, "no memory for the vocabulary");
+    }
+    for (int32_t i = 0; i < w->model->vocab.n_tokens; i++) {
+        if (tt_tokenizer_is_eog(w->tokenizer, i)) {
+            w->eog[n++] = i;
+        }
+    }
+    w->n_eog = n;
+    return TT_OK;
+}
+
+/* Pages for two full contexts, at most half of what is free; at least one context of 512 tokens. */
+static tt_code open_pool(tt_worker *w, const tt_engine_options *opt, tt_err *reterr)
+{
+    size_t page = tt_kv_page_bytes(w->model, opt->kv_type), bytes = opt->kv_bytes;
+    int32_t context_pages = (w->max_context + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS;
+    if (bytes == 0) {
+        size_t half = tt_sys_free_bytes() / 2;
+        bytes = page * (size_t)(2 * context_pages + SCRATCH_PAGES);
+        bytes = half > 0 && bytes > half ? half : bytes;
+    }
+    size_t n = bytes / page;
+    if (n < 8) {
+        return tt_fail(reterr, TT_E_CAPACITY,
+                       "the K/V pool of %zu MiB holds %zu pages of 64 tokens (%zu KiB each); at least 8 are needed",
+                       bytes >> 20, n, page >> 10);
+    }
+    tt_kv_options o = {.type = opt->kv_type, .n_pages = n > 4000000 ? 4000000 : (int32_t)n};
+    return tt_kv_create(&w->device, &o, &w->kv, reterr);
+}
+
+tt_code tt_worker_open(tt_worker *w, const tt_engine_options *opt, tt_err *reterr)
+{
+    *w = (tt_worker){.caps = opt->caps, .prefill_chunk = opt->prefill_chunk > 0 ? opt->prefill_chunk : 512};
+    tt_code rc = tt_model_open(opt->model_path, &w->model, reterr);
+    if (rc == TT_OK) {
+        rc = tt_tokenizer_create(&w->model->vocab, &w->tokenizer, reterr);
+    }
+    if (rc == TT_OK) {
+        rc = list_eog(w, reterr);
+    }
+    if (rc == TT_OK) {
+        size_t packed = opt->packed_limit_bytes;
+        tt_lane_options lane = {.n_threads = opt->n_threads > 0 ? opt->n_threads : tt_sys_cpus(),
+                                .packed_limit_bytes = packed > 0 ? packed : tt_sys_free_bytes() / 2};
+        rc = tt_device_open(&w->device, w->model, opt->isa_mask, &lane, reterr);
+    }
+    if (rc == TT_OK) {
+        bool bounded = opt->max_context > 0 && opt->max_context < w->model->n_ctx_train;
+        w->max_context = bounded ? opt->max_context : w->model->n_ctx_train;
+        rc = open_pool(w, opt, reterr);
+    }
+    if (rc == TT_OK) {
+        rc = tt_step_create(&w->device, w->kv, &w->step, reterr);
+    }
+    if (rc == TT_OK) {
+        rc = tt_adapter_cache_create(&w->device, opt->adapter_cache_bytes, &w->adapters, reterr);
+    }
+    if (rc != TT_OK) {
+        tt_worker_close(w);
+    }
+    return rc;
+}
+
+void tt_worker_close(tt_worker *w)
+{
+    if (w->device.lane != NULL) {
+        tt_adapter_cache_destroy(&w->adapters);
+        tt_step_destroy(&w->step);
+        tt_kv_destroy(&w->kv);
+    }
+    tt_device_close(&w->device);
+    tt_tokenizer_destroy(&w->tokenizer);
+    if (w->model != NULL) {
+        tt_model_close(&w->model);
+    }
+    free(w->eog);
+    *w = (tt_worker){0};
+}
+
+static tt_code check_ids(const tt_worker *w, const tt_job_params *p, tt_err *reterr)
+{
+    for (int32_t i = 0; i < p->n_prompt; i++) {
+        if (p->prompt[i] < 0 || p->prompt[i] >= w->model->n_vocab) {
+            return tt_fail(reterr, TT_E_INVALID, "prompt token %d is %d; the vocabulary has ids 0 to %d", i,
+                           p->prompt[i], w->model->n_vocab - 1);
+        }
+    }
+    for (int32_t i = 0; i < p->sampling.n_bias; i++) {
+        int32_t id = p->sampling.bias[i].id;
+        if (id < 0 || id >= w->model->n_vocab) {
+            return tt_fail(reterr, TT_E_INVALID, "logit_bias names token %d; the vocabulary has ids 0 to %d", id,
+                           w->model->n_vocab - 1);
+        }
+    }
+    return TT_OK;
+}
+
+static tt_code check_qttt(const tt_worker *w, const tt_qttt_params *p, tt_err *reterr)
+{
+    const tt_qttt_caps *c = &w->caps;
+    if (p->steps > c->max_steps) {
+        return tt_fail(reterr, TT_E_INVALID, "qttt.steps must be 0 to %d", c->max_steps);
+    }
+    if (p->span_tokens > c->max_span_tokens) {
+        return tt_fail(reterr, TT_E_INVALID, "qttt.span_tokens must be 1 to %d", c->max_span_tokens);
+    }
+    if (p->lora && p->rank > c->max_rank) {
+        return tt_fail(reterr, TT_E_INVALID, "qttt.rank must be 1 to %d", c->max_rank);
+    }
+    if (p->learning_rate > c->max_learning_rate) {
+        return tt_fail(reterr, TT_E_INVALID, "qttt.learning_rate must be 0 to %g", c->max_learning_rate);
+    }
+    if (p->sgd && p->learning_rate < 0) {
+        return tt_fail(reterr, TT_E_INVALID, "qttt.learning_rate is required with the sgd optimizer");
+    }
+    for (int32_t i = w->model->n_layers; i < 256; i++) {
+        if (p->layers[i / 8] >> (i % 8) & 1) {
+            return tt_fail(reterr, TT_E_INVALID, "qttt.layers names layer %d; the model has layers 0 to %d", i,
+                           w->model->n_layers - 1);
+        }
+    }
+    return TT_OK;
+}
+
+tt_code tt_worker_check(const tt_worker *w, const tt_job_params *p, tt_err *reterr)
+{
+    if (p->n_prompt < 1) {
+        return tt_fail(reterr, TT_E_INVALID, "the prompt is empty");
+    }
+    int64_t want = p->n_prompt + (p->max_tokens > 0 ? (int64_t)p->max_tokens : 0);
+    if (p->n_prompt > w->max_context || want > w->max_context ||
+        (p->max_tokens < 0 && p->n_prompt >= w->max_context)) {
+        return tt_fail(reterr, TT_E_CONTEXT_LENGTH,
+                       "the context is %d tokens; the request needs %lld (%d of the prompt, %d to generate)",
+                       w->max_context, (long long)want, p->n_prompt, p->max_tokens > 0 ? p->max_tokens : 1);
+    }
+    int64_t scratch = 0;
+    if (p->qttt.mode == TT_QTTT_ON) {
+        int32_t passages = p->qttt.objective == TT_RECALL ? p->qttt.span_tokens / TT_PASSAGE_TOKENS + 1 : 0;
+        scratch = 2 * (TT_PROBE_SEGMENTS + passages);
+    }
+    int64_t pages = (want + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS + scratch;
+    if (pages > tt_kv_total(w->kv)) {
+        return tt_fail(reterr, TT_E_CAPACITY,
+                       "the request needs %lld K/V pages of 64 tokens, the pool has %d (setting kv.size)",
+                       (long long)pages, tt_kv_total(w->kv));
+    }
+    tt_code rc = check_ids(w, p, reterr);
+    return rc == TT_OK && p->qttt.mode == TT_QTTT_ON ? check_qttt(w, &p->qttt, reterr) : rc;
+}
