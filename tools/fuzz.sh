@@ -1,11 +1,10 @@
 #!/bin/sh
-# fuzz.sh [SECONDS [TARGET]] - builds the libFuzzer targets with clang and runs each over its corpus; SECONDS 0 or empty
-# means until Ctrl-C, which for more than one target is only the first. New inputs stay in build-fuzz/corpus/, a crash in
+# fuzz.sh [SECONDS [TARGET]] - builds the libFuzzer targets with clang and runs each over its corpus, for 60 seconds unless
+# told otherwise; 0 means until Ctrl-C, which makes sense with a TARGET. New inputs stay in build-fuzz/corpus/, a crash in
 # build-fuzz/crashes/; to keep an input for good, copy it to tests/fuzz/corpus/TARGET/.
 set -eu
 cd "$(dirname "$0")/.."
-seconds=${1:-0}
-[ -n "$seconds" ] || seconds=0
+seconds=${1:-60}
 wanted=${2:-}
 build=build-fuzz
 
