@@ -69,7 +69,6 @@ void TT_FN(tt_attention)(tt_lane *lane, const tt_attention_args *a);
 void TT_FN(tt_attention_decode)(tt_lane *lane, const tt_attention_args *a);
 void TT_FN(tt_attention_bwd)(tt_lane *lane, const tt_attention_bwd_args *a);
 void TT_FN(tt_head_fwd)(tt_lane *lane, const tt_head_args *a);
-void TT_FN(tt_head_finish)(tt_lane *lane, const tt_head_args *a);
 void TT_FN(tt_head_bwd)(tt_lane *lane, const tt_head_args *a);
 void TT_FN(tt_optim_begin)(tt_lane *lane, const tt_optim_args *a);
 void TT_FN(tt_optim_step)(tt_lane *lane, const tt_optim_args *a);

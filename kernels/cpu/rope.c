@@ -8,20 +8,24 @@
 
 #include "kernels/cpu/kern.h"
 
-enum { HEAD_MAX = 512 }; /* elements of a head */
-
+/* One row's angles and a head, in a thread's buffer of ROT_FLOATS * head_dim floats. */
 typedef struct rot {
-    float c[HEAD_MAX / 2], s[HEAD_MAX / 2];
+    float *c, *s; /* [rot_dim / 2] */
+    float *head;  /* [head_dim] */
 } rot;
 
-static void rot_at(const tt_rope *rope, int32_t position, rot *r)
+enum { ROT_FLOATS = 2 };
+
+static rot rot_at(const tt_rope *rope, int32_t position, float *buf)
 {
+    rot r = {.c = buf, .s = buf + rope->rot_dim / 2, .head = buf + rope->rot_dim};
     const float *inv_freq = tt_ptr(rope->inv_freq);
     for (int32_t i = 0; i < rope->rot_dim / 2; i++) {
         double angle = (double)position * (double)inv_freq[i];
-        r->c[i] = (float)(cos(angle) * (double)rope->mscale);
-        r->s[i] = (float)(sin(angle) * (double)rope->mscale);
+        r.c[i] = (float)(cos(angle) * (double)rope->mscale);
+        r.s[i] = (float)(sin(angle) * (double)rope->mscale);
     }
+    return r;
 }
 
 /* sign 1: rotates; -1: the transpose. */
@@ -88,9 +92,9 @@ static void row_kv(const tt_qk_rope_args *a, int32_t r, int32_t slot, const rot 
     int64_t d = a->kv->head_dim, nk = a->kv->n_kv_heads * d;
     const float *k = (const float *)tt_ptr(a->k) + r * nk, *v = (const float *)tt_ptr(a->v) + r * nk;
     const float *bk = tt_ptr(a->bk), *bv = tt_ptr(a->bv);
-    float head[HEAD_MAX];
+    float *head = angles->head;
     for (int32_t h = 0; h < a->kv->n_kv_heads; h++) {
-        memcpy(head, k + h * d, (size_t)d * sizeof *head);
+        memcpy(head, k + h * d, (size_t)d * sizeof(float));
         if (bk != NULL) {
             add_to(head, bk + h * d, d);
         }
@@ -99,7 +103,7 @@ static void row_kv(const tt_qk_rope_args *a, int32_t r, int32_t slot, const rot 
         }
         rotate(&a->rope, angles, 1.0f, head);
         store_head(a->kv, a->kv->k, slot, h, head);
-        memcpy(head, v + h * d, (size_t)d * sizeof *head);
+        memcpy(head, v + h * d, (size_t)d * sizeof(float));
         if (bv != NULL) {
             add_to(head, bv + h * d, d);
         }
@@ -109,12 +113,14 @@ static void row_kv(const tt_qk_rope_args *a, int32_t r, int32_t slot, const rot 
 
 void TT_FN(tt_qk_rope)(tt_lane *lane, const tt_qk_rope_args *a)
 {
-    assert(a->rope.rot_dim <= HEAD_MAX && a->kv->head_dim <= HEAD_MAX);
+    assert(a->rope.rot_dim <= a->kv->head_dim);
+    if (!tt_lane_reserve_threads(lane, ROT_FLOATS * (size_t)a->kv->head_dim * sizeof(float))) {
+        return;
+    }
     const int32_t *positions = tt_ptr(a->positions), *slots = tt_ptr(a->kv_slot);
 #pragma omp parallel for num_threads(lane->n_threads) schedule(static) if (a->n_rows > 4)
     for (int32_t r = 0; r < a->n_rows; r++) {
-        rot angles;
-        rot_at(&a->rope, positions[r], &angles);
+        rot angles = rot_at(&a->rope, positions[r], tt_lane_thread_buf(lane, omp_get_thread_num()));
         row_q(a, r, &angles);
         if (slots[r] >= 0) {
             row_kv(a, r, slots[r], &angles);
@@ -124,13 +130,15 @@ void TT_FN(tt_qk_rope)(tt_lane *lane, const tt_qk_rope_args *a)
 
 void TT_FN(tt_q_rope_bwd)(tt_lane *lane, const tt_q_rope_bwd_args *a)
 {
-    assert(a->rope.rot_dim <= HEAD_MAX);
+    assert(a->rope.rot_dim <= a->head_dim && (a->q_norm == 0 || a->q_pre != 0));
+    if (!tt_lane_reserve_threads(lane, ROT_FLOATS * (size_t)a->head_dim * sizeof(float))) {
+        return;
+    }
     const int32_t *positions = tt_ptr(a->positions);
     int64_t d = a->head_dim, nq = a->n_heads * d;
 #pragma omp parallel for num_threads(lane->n_threads) schedule(static) if (a->n_rows > 4)
     for (int32_t r = 0; r < a->n_rows; r++) {
-        rot angles;
-        rot_at(&a->rope, positions[r], &angles);
+        rot angles = rot_at(&a->rope, positions[r], tt_lane_thread_buf(lane, omp_get_thread_num()));
         float *dq = (float *)tt_ptr(a->dq) + r * nq;
         const float *pre = a->q_norm == 0 ? NULL : (const float *)tt_ptr(a->q_pre) + r * nq;
         for (int32_t h = 0; h < a->n_heads; h++) {

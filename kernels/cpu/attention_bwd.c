@@ -1,0 +1,149 @@
+/* attention_bwd.c - the gradient of the queries; K and V are constants. Tiles and blocks as in attention.c.
+ * Source: FlashAttention, arXiv 2205.14135, appendix B.4, its dQ part. Thread: engine.
+ *
+ * Per tile and block: S = Q K^T, P = exp(scale S - lse), dP = dO V^T, dS = P (dP - rowsum(dO O)), dQ += dS K. */
+#include <assert.h>
+#include <math.h>
+#include <omp.h>
+
+#include "kernels/cpu/attn_tile.h"
+
+typedef struct bwd_bufs {
+    void *q, *d_out, *k, *v, *ds;   /* operands [m_pad, d] twice, [ATTN_KEYS, d] twice, [m_pad, ATTN_KEYS] */
+    float *s, *dp, *dq, *lse, *along; /* [m, ATTN_KEYS] twice, [m, d], [m] twice */
+    float *tail;
+} bwd_bufs;
+
+enum { N_BUFS = 11 };
+
+static size_t carve(bwd_bufs *b, char *base, int64_t m, int64_t d)
+{
+    const int64_t elems[N_BUFS] = {m * d,         m * d,         ATTN_KEYS * d,
+                                   ATTN_KEYS * d, m * ATTN_KEYS, m * ATTN_KEYS,
+                                   m * ATTN_KEYS, m * d,         m,
+                                   m,             (int64_t)tt_gemm_tail_elems(d > ATTN_KEYS ? d : ATTN_KEYS)};
+    size_t at = 0, part[N_BUFS];
+    for (int i = 0; i < N_BUFS; i++) {
+        part[i] = at / sizeof(float);
+        at += ((size_t)elems[i] * sizeof(float) + 63) / 64 * 64;
+    }
+    if (b != NULL) {
+        float *f = (float *)(void *)base;
+        *b = (bwd_bufs){.q = f + part[0], .d_out = f + part[1], .k = f + part[2], .v = f + part[3],
+                        .ds = f + part[4], .s = f + part[5], .dp = f + part[6], .dq = f + part[7],
+                        .lse = f + part[8], .along = f + part[9], .tail = f + part[10]};
+    }
+    return at;
+}
+
+/* ds[ATTN_KEYS] = exp(scale * s - lse) * (dp - along) for the visible keys [lo, hi), 0 elsewhere. */
+static void ds_row(const attn_tile *t, const float *s, const float *dp, float lse, float along, int lo, int hi,
+                   void *ds)
+{
+    const vf scale = vf_set1(t->a->scale), vlse = vf_set1(lse), valong = vf_set1(along);
+    float edge[VW];
+    for (int i = 0; i < ATTN_KEYS; i += VW) {
+        vf e = vf_zero();
+        if (i + VW > lo && i < hi) {
+            e = vf_exp(vf_sub(vf_mul(vf_load(s + i), scale), vlse));
+            e = vf_mul(e, vf_sub(vf_load(dp + i), valong));
+            if (i < lo || i + VW > hi) {
+                vf_store(edge, e);
+                for (int j = 0; j < VW; j++) {
+                    edge[j] = i + j < lo || i + j >= hi ? 0.0f : edge[j];
+                }
+                e = vf_load(edge);
+            }
+        }
+        if (t->bf16) {
+            vf_store_bf16((uint16_t *)ds + i, e);
+        } else {
+            vf_store((float *)ds + i, e);
+        }
+    }
+}
+
+static void ds_block(const attn_tile *t, const bwd_bufs *b, int32_t key0)
+{
+    size_t elem = attn_elem(t);
+    for (int64_t i = 0; i < t->m; i++) {
+        int32_t row = (int32_t)(i / t->group), lo = attn_first_key(t, row) - key0, hi = t->pos0 + row + 1 - key0;
+        lo = lo < 0 ? 0 : lo;
+        hi = hi > ATTN_KEYS ? ATTN_KEYS : hi;
+        char *ds = (char *)b->ds + (size_t)(i * ATTN_KEYS) * elem;
+        ds_row(t, b->s + i * ATTN_KEYS, b->dp + i * ATTN_KEYS, b->lse[i], b->along[i], lo, hi, ds);
+    }
+    memset((char *)b->ds + (size_t)(t->m * ATTN_KEYS) * elem, 0, (size_t)((t->m_pad - t->m) * ATTN_KEYS) * elem);
+}
+
+static int64_t row_head(const attn_tile *t, int64_t i)
+{
+    return (t->row0 + i / t->group) * t->a->n_heads + (int64_t)t->kv_head * t->group + i % t->group;
+}
+
+static void begin_tile(const attn_tile *t, const tt_attention_bwd_args *a, const bwd_bufs *b)
+{
+    const float *out = tt_ptr(t->a->out), *lse = tt_ptr(t->a->lse), *d_out = tt_ptr(a->d_out);
+    TT_FN(tt_attn_load_rows)(t, tt_ptr(t->a->q), b->q);
+    TT_FN(tt_attn_load_rows)(t, d_out, b->d_out);
+    memset(b->dq, 0, (size_t)(t->m * t->d) * sizeof *b->dq);
+    for (int64_t i = 0; i < t->m; i++) {
+        const float *o = out + row_head(t, i) * t->d, *g = d_out + row_head(t, i) * t->d;
+        vf sum = vf_zero();
+        for (int64_t e = 0; e < t->d; e += VW) {
+            sum = vf_fma(vf_at(o, e, t->d), vf_at(g, e, t->d), sum);
+        }
+        b->along[i] = vf_sum(sum);
+        b->lse[i] = lse[row_head(t, i)];
+    }
+}
+
+static void run_tile(const attn_tile *t, const tt_attention_bwd_args *a, tt_gemm *g, int thread, const bwd_bufs *b)
+{
+    begin_tile(t, a, b);
+    tt_gemm_call qk = {.a = b->q, .b = b->k, .c = b->s, .m = t->m, .n = ATTN_KEYS, .k = t->d, .lda = t->d,
+                       .ldb = t->d, .ldc = ATTN_KEYS, .bf16 = t->bf16, .trans_b = true};
+    tt_gemm_call dov = qk;
+    dov.a = b->d_out;
+    dov.b = b->v;
+    dov.c = b->dp;
+    tt_gemm_call dsk = {.a = b->ds, .b = b->k, .c = b->dq, .m = t->m, .n = t->d, .k = ATTN_KEYS, .lda = ATTN_KEYS,
+                        .ldb = t->d, .ldc = t->d, .bf16 = t->bf16, .accumulate = true};
+    int32_t end = t->pos0 + t->n_rows;
+    for (int32_t key0 = attn_first_key(t, 0) / ATTN_KEYS * ATTN_KEYS; key0 < end; key0 += ATTN_KEYS) {
+        TT_FN(tt_attn_load_keys)(t, t->a->kv->k, key0, b->k);
+        TT_FN(tt_attn_load_keys)(t, t->a->kv->v, key0, b->v);
+        tt_gemm_rows(g, thread, &qk, b->tail);
+        tt_gemm_rows(g, thread, &dov, b->tail);
+        ds_block(t, b, key0);
+        tt_gemm_rows(g, thread, &dsk, b->tail);
+    }
+    vf scale = vf_set1(t->a->scale);
+    for (int64_t i = 0; i < t->m; i++) {
+        float *to = (float *)tt_ptr(a->dq) + row_head(t, i) * t->d;
+        for (int64_t e = 0; e < t->d; e += VW) {
+            vf_put(to, e, t->d, vf_mul(vf_at(b->dq + i * t->d, e, t->d), scale));
+        }
+    }
+}
+
+void TT_FN(tt_attention_bwd)(tt_lane *lane, const tt_attention_bwd_args *a)
+{
+    const tt_attention_args *f = &a->fwd;
+    assert(f->lse != 0);
+    tt_gemm *g = tt_gemm_get(lane);
+    int64_t n_tiles = TT_FN(tt_attn_tiles)(f), d = f->kv->head_dim;
+    int64_t m_max = TT_FN(tt_attn_tile_rows)(f) * (int64_t)(f->n_heads / f->kv->n_kv_heads) + 48;
+    if (g == NULL || n_tiles == 0 || !tt_lane_reserve_threads(lane, carve(NULL, NULL, m_max, d))) {
+        return;
+    }
+#pragma omp parallel for num_threads(lane->n_threads) schedule(dynamic, 1)
+    for (int64_t i = 0; i < n_tiles; i++) {
+        int thread = omp_get_thread_num();
+        bwd_bufs b;
+        carve(&b, tt_lane_thread_buf(lane, thread), m_max, d);
+        attn_tile t = TT_FN(tt_attn_tile_at)(f, i);
+        run_tile(&t, a, g, thread, &b);
+    }
+    tt_gemm_check(lane);
+}
