@@ -65,12 +65,12 @@ def test_metrics_count_tokens_and_requests(server):
     def totals():
         m = server.metrics()
         return {name: sum(v for (n, _), v in m.items() if n == name)
-                for name in ("qttt_prompt_tokens_total", "qttt_generation_tokens_total")}
+                for name in ("qttt_prompt_tokens_total", "qttt_generated_tokens_total")}
     before = totals()
     used = server.post(PATH, chat("Hi there", max_tokens=7, ignore_eos=True)).json()["usage"]
     after = totals()
     assert after["qttt_prompt_tokens_total"] - before["qttt_prompt_tokens_total"] == used["prompt_tokens"]
-    assert after["qttt_generation_tokens_total"] - before["qttt_generation_tokens_total"] == 7
+    assert after["qttt_generated_tokens_total"] - before["qttt_generated_tokens_total"] == 7
 
 
 # ---- the queue ----
