@@ -192,7 +192,8 @@ def check_registered():
             builds += text(f"{folder}/meson.build") if f"{folder}/meson.build" in FILES else ""
             folder = os.path.dirname(folder)
         stem = base[:-2]
-        short = re.sub(r"^(test|fuzz)_", "", stem)
+        # Lists may hold a name without what all of them share: 'sched' for test_sched.c, 'avx2' for init_avx2.c.
+        short = re.sub(r"^(test|fuzz|init|checkops)_", "", stem)
         if not re.search(rf"'(?:[\w/]*/)?(?:{re.escape(base)}|{re.escape(stem)}|{re.escape(short)})'", builds):
             bad.append(f"{name}: not in a meson.build")
     return bad
@@ -207,7 +208,9 @@ def check_headers():
                and not n.startswith("kernels/cuda/")]
 
     def one(name):
-        command = [*shlex.split(cc), "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
+        # Headers of kernels for one instruction set are only ever included with its flags.
+        isa = ["-mavx2", "-mfma", "-mf16c"] if name.startswith("kernels/cpu/") else []
+        command = [*shlex.split(cc), *isa, "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
                    "-Wno-unused-function", "-I.", *flags, "-fsyntax-only", "-x", "c", "-"]
         r = subprocess.run(command, cwd=ROOT, input=f'#include "{name}"\n', capture_output=True, text=True)
         return None if r.returncode == 0 else f"{name}: {r.stderr.strip().splitlines()[0] if r.stderr else 'failed'}"
@@ -245,7 +248,9 @@ def check_commits():
         return "git log failed: " + log.stderr.strip()
     bad = []
     for line in log.stdout.splitlines():
-        subject = line.partition(" ")[2]
+        commit, _, subject = line.partition(" ")
+        if commit[:7] in OLD_COMMITS:
+            continue
         if len(subject) > 72:
             bad.append(f"{line}   ({len(subject)} columns, at most 72)")
         if subject.endswith("."):
@@ -254,6 +259,9 @@ def check_commits():
             bad.append(f"{line}   (not 'module: what')")
     return bad
 
+
+# On main before the check was; history is not rewritten for it.
+OLD_COMMITS = {"35276af"}
 
 CHECKS = [check_layers, check_silence, check_sizes, check_unique_names, check_white_space, check_unicode,
           check_left_overs, check_registered, check_headers, check_opening_comment, check_scripts, check_commits]
