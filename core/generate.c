@@ -23,9 +23,11 @@ typedef struct generation {
     int32_t cached;      /* prompt tokens whose K/V were found */
     int32_t last_rows;   /* rows of the last prefill step */
     tt_sampler sampler;
-    tt_textout text;
+    tt_textout *text;    /* owned */
+    int32_t *banned;     /* owned [n_banned], rising */
+    int32_t n_banned;
     int32_t n_out, n_max;
-    const char *stop;    /* the stop string that matched */
+    bool stopped;        /* by a stop string */
     double queue_seconds, started, prefilled;
 } generation;
 
@@ -327,31 +329,42 @@ static bool ends(const generation *g, int32_t id)
     return !g->p->ignore_eos && tt_tokenizer_is_eog(g->w->tokenizer, id);
 }
 
-static int32_t draw(generation *g, const float *logits)
+static int by_id(const void *a, const void *b)
 {
-    if (g->n_out >= g->p->min_tokens) {
-        return tt_sampler_draw(&g->sampler, logits, NULL, 0);
-    }
-    int32_t stop_ban[64], n = g->p->n_stop_ids < 64 ? g->p->n_stop_ids : 64;
-    if (n == 0) {
-        return tt_sampler_draw(&g->sampler, logits, g->w->eog, g->w->n_eog);
-    }
-    memcpy(stop_ban, g->p->stop_ids, (size_t)n * sizeof *stop_ban);
-    for (int32_t i = 0; i < g->w->n_eog && n < 64; i++) {
-        stop_ban[n++] = g->w->eog[i];
-    }
-    return tt_sampler_draw(&g->sampler, logits, stop_ban, n);
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
 }
 
-/* One token's event; *ret_stopped when its text completed a stop string. */
-static tt_code push_token(generation *g, int32_t id, const float *logits, bool *ret_stopped, tt_err *reterr)
+/* What may not be drawn before min_tokens: everything that would end the generation. */
+static tt_code list_banned(generation *g, tt_err *reterr)
 {
-    const char *shown;
+    size_t n_stop = (size_t)g->p->n_stop_ids, n_eog = (size_t)g->w->n_eog;
+    g->banned = malloc((n_stop + n_eog + 1) * sizeof *g->banned);
+    if (g->banned == NULL) {
+        return tt_fail(reterr, TT_E_NOMEM, "no memory for stop tokens");
+    }
+    memcpy(g->banned, g->p->stop_ids, n_stop * sizeof *g->banned);
+    memcpy(g->banned + n_stop, g->w->eog, n_eog * sizeof *g->banned);
+    g->n_banned = (int32_t)(n_stop + n_eog);
+    qsort(g->banned, n_stop + n_eog, sizeof *g->banned, by_id);
+    return TT_OK;
+}
+
+static int32_t draw(generation *g, const float *logits)
+{
+    return tt_sampler_draw(&g->sampler, logits, g->banned, g->n_out < g->p->min_tokens ? g->n_banned : 0);
+}
+
+/* One token's event; sets g->stopped when its text completed a stop string. */
+static tt_code push_token(generation *g, int32_t id, const float *logits, tt_err *reterr)
+{
     size_t n_shown, n_piece;
-    tt_code rc = tt_textout_push(&g->text, id, &shown, &n_shown, &g->stop, reterr);
+    tt_code rc = tt_textout_push(g->text, id, reterr);
     if (rc < 0) {
         return rc;
     }
+    g->stopped = rc == TT_TEXTOUT_STOPPED;
+    const char *shown = tt_textout_take(g->text, &n_shown);
     const char *piece = tt_tokenizer_piece(g->w->tokenizer, id, true, &n_piece);
     tt_event *ev = new_event(TT_EV_TOKEN, n_shown + n_piece + 1, reterr);
     if (ev == NULL) {
@@ -371,7 +384,6 @@ static tt_code push_token(generation *g, int32_t id, const float *logits, bool *
         ev->u.token.logprob = tt_logprobs(logits, g->w->model->n_vocab, id, ev->u.token.top, g->p->n_logprobs);
     }
     tt_job_push(g->job, ev);
-    *ret_stopped = g->stop != NULL;
     return TT_OK;
 }
 
@@ -419,9 +431,8 @@ static tt_code decode(generation *g, tt_finish *ret_reason, tt_err *reterr)
             return TT_OK;
         }
         tt_sampler_accept(&g->sampler, id);
-        bool stopped = false;
-        rc = push_token(g, id, logits, &stopped, reterr);
-        if (rc == TT_OK && stopped) {
+        rc = push_token(g, id, logits, reterr);
+        if (rc == TT_OK && g->stopped) {
             *ret_reason = TT_FINISH_STOP;
             return TT_OK;
         }
@@ -466,14 +477,19 @@ static tt_code run_prompt(generation *g, tt_err *reterr)
 
 static tt_code finish_done(generation *g, tt_finish reason, tt_event *last, tt_err *reterr)
 {
-    const char *rest = "";
-    size_t n = 0;
-    tt_code rc = g->stop == NULL ? tt_textout_flush(&g->text, &rest, &n, reterr) : TT_OK;
-    char *copy = rc == TT_OK ? malloc(n + 1) : NULL;
+    size_t n;
+    tt_code rc = tt_textout_flush(g->text, reterr);
+    if (rc < 0) {
+        return rc;
+    }
+    const char *rest = tt_textout_take(g->text, &n);
+    char *copy = malloc(n + 1);
     if (copy == NULL) {
-        return rc != TT_OK ? rc : tt_fail(reterr, TT_E_NOMEM, "no memory for an event");
+        return tt_fail(reterr, TT_E_NOMEM, "no memory for an event");
     }
     memcpy(copy, rest, n);
+    int32_t stop = tt_textout_stop(g->text);
+    reason = stop >= 0 ? TT_FINISH_STOP : reason;
     last->type = TT_EV_DONE;
     last->owned = copy;
     last->u.done.reason = reason;
@@ -482,11 +498,29 @@ static tt_code finish_done(generation *g, tt_finish reason, tt_event *last, tt_e
     last->u.done.completion_tokens = g->n_out;
     last->u.done.text = copy;
     last->u.done.n_text = n;
-    last->u.done.stop = g->stop; /* points into the job's params, which outlive its events */
+    last->u.done.stop = stop >= 0 ? g->p->stops[stop].p : NULL; /* points into the job's params, which outlive its events */
     last->u.done.queue_seconds = g->queue_seconds;
     last->u.done.prefill_seconds = g->prefilled - g->started;
     last->u.done.decode_seconds = tt_sys_now() - g->prefilled;
     return TT_OK;
+}
+
+static tt_code open_text(generation *g, tt_err *reterr)
+{
+    tt_str *stops = malloc(((size_t)g->p->n_stops + 1) * sizeof *stops);
+    if (stops == NULL) {
+        return tt_fail(reterr, TT_E_NOMEM, "no memory for stop strings");
+    }
+    for (int32_t i = 0; i < g->p->n_stops; i++) {
+        stops[i] = (tt_str){g->p->stops[i].p, (uint32_t)g->p->stops[i].n};
+    }
+    tt_textout_options o = {.stops = stops,
+                            .n_stops = (size_t)g->p->n_stops,
+                            .min_tokens = g->p->min_tokens,
+                            .special = g->p->special_tokens};
+    tt_code rc = tt_textout_create(g->w->tokenizer, &o, &g->text, reterr);
+    free(stops);
+    return rc;
 }
 
 tt_code tt_worker_run(tt_worker *w, tt_job *job, double queue_seconds, tt_event *last)
@@ -510,7 +544,10 @@ tt_code tt_worker_run(tt_worker *w, tt_job *job, double queue_seconds, tt_event 
         rc = tt_sampler_init(&g.sampler, &p->sampling, w->model->n_vocab, p->prompt, p->n_prompt, &err);
     }
     if (rc == TT_OK) {
-        rc = tt_textout_init(&g.text, w->tokenizer, p->stops, p->n_stops, p->special_tokens, &err);
+        rc = open_text(&g, &err);
+    }
+    if (rc == TT_OK) {
+        rc = list_banned(&g, &err);
     }
     rc = rc == TT_OK ? run_prompt(&g, &err) : rc;
     rc = rc == TT_OK ? decode(&g, &reason, &err) : rc;
@@ -519,7 +556,8 @@ tt_code tt_worker_run(tt_worker *w, tt_job *job, double queue_seconds, tt_event 
         last->type = TT_EV_ERROR;
         last->u.error = err;
     }
-    tt_textout_finish(&g.text);
+    tt_textout_destroy(&g.text);
+    free(g.banned);
     tt_sampler_finish(&g.sampler);
     tt_adapter_unref(&w->device, &g.adapter);
     tt_seq_finish(&g.seq);

@@ -103,6 +103,12 @@ static tt_code check_ids(const tt_worker *w, const tt_job_params *p, tt_err *ret
                            p->prompt[i], w->model->n_vocab - 1);
         }
     }
+    for (int32_t i = 0; i < p->n_stop_ids; i++) {
+        if (p->stop_ids[i] < 0 || p->stop_ids[i] >= w->model->n_vocab) {
+            return tt_fail(reterr, TT_E_INVALID, "stop_token_ids names token %d; the vocabulary has ids 0 to %d",
+                           p->stop_ids[i], w->model->n_vocab - 1);
+        }
+    }
     for (int32_t i = 0; i < p->sampling.n_bias; i++) {
         int32_t id = p->sampling.bias[i].id;
         if (id < 0 || id >= w->model->n_vocab) {
