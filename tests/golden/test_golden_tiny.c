@@ -1,7 +1,5 @@
 /* test_golden_tiny.c - the engine against PyTorch on the tiny models: test_golden_tiny MODELS VECTORS FAMILY ISA
- * With ref the bounds are those of float32; with any other table, whose products are of BF16 inputs, those of BF16:
- * 2^-9 a rounding, a few dozen of them in a row, so some 3 % of a vector's length. Each family runs twice, as a Hugging Face
- * folder and as GGUF. Names of the vectors: README.md. K/V are F32 throughout. */
+ * Each family runs twice, as a Hugging Face folder and as GGUF. Names of the vectors: README.md. K/V are F32 throughout. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,13 +16,18 @@
 #include "vectors.h"
 
 typedef struct bounds {
-    double vector;   /* |a - b| / |b| of logits, row losses, gradients */
-    double scalar;   /* relative, of mean losses and norms */
-    double angle;    /* 1 - cosine of what an optimiser made */
+    double vector; /* |a - b| / |b| of logits, row losses, gradients */
+    double scalar; /* relative, of mean losses and norms */
+    double steps;  /* the same between optimiser steps, where Adam enlarges differences */
+    double angle;  /* 1 - cosine of what an optimiser made */
 } bounds;
 
-static const bounds exact = {.vector = 2e-5, .scalar = 1e-5, .angle = 1e-6};
-static const bounds rounded = {.vector = 3e-2, .scalar = 1e-2, .angle = 2e-2};
+/* ref (sums in double) is within 4e-6, tables with float32 products within 7e-6. Rounding the inputs of every product to
+ * BF16 in the PyTorch model itself moves logits by up to 0.031 and gradients by up to 0.052 of their length, the engine's BF16
+ * products move them by the same: twice that is the bound. */
+static const bounds exact = {.vector = 1e-5, .scalar = 1e-5, .steps = 1e-5, .angle = 1e-6};
+static const bounds single = {.vector = 3e-5, .scalar = 3e-5, .steps = 3e-5, .angle = 1e-5};
+static const bounds rounded = {.vector = 0.1, .scalar = 0.03, .steps = 0.2, .angle = 0.03};
 
 static struct {
     rig r;
@@ -36,12 +39,20 @@ static struct {
     bool folder;
 } t;
 
-static void near_scalar(const char *what, double got, double want)
+static void near_within(double bound, const char *what, double got, double want)
 {
     double error = fabs(got - want) / fmax(fabs(want), 1e-9);
-    if (!(error <= t.bound->scalar)) {
+    if (getenv("TT_GOLDEN_PRINT")) {
+        printf("    %s: %.2g\n", what, error);
+    }
+    if (!(error <= bound)) {
         fail_msg("%s: %.9g, PyTorch has %.9g (relative %.2g)", what, got, want, error);
     }
+}
+
+static void near_scalar(const char *what, double got, double want)
+{
+    near_within(t.bound->scalar, what, got, want);
 }
 
 static void near_vector(const char *what, const float *got, const float *want, int64_t n)
@@ -227,8 +238,8 @@ static void train(const char *name, tt_trainer *trainer)
         tt_err err = {0};
         assert_int_equal(tt_trainer_update(trainer, t.r.step, i == 3, &report, &err), TT_OK);
         assert_true(report.finite);
-        near_scalar("loss of a step", report.loss, losses[i]);
-        near_scalar("gradient norm of a step", report.grad_norm, norms[i]);
+        near_within(t.bound->steps, "loss of a step", report.loss, losses[i]);
+        near_within(t.bound->steps, "gradient norm of a step", report.grad_norm, norms[i]);
     }
 }
 
@@ -257,7 +268,7 @@ static void check_trained(const char *what, tt_dev x, const vec *want, bool quer
         fail_msg("%s: 1 - cosine %.2g", what, angle);
     }
     double length = want->type == VEC_F16 ? 1e-3 : 1e-4; /* float16 vectors are coarser */
-    if (!(fabs(sqrt(got / norm) - 1.0) <= (t.bound == &exact ? length : t.bound->vector))) {
+    if (!(fabs(sqrt(got / norm) - 1.0) <= fmax(length, t.bound->vector))) {
         fail_msg("%s: %.6g times PyTorch's length", what, sqrt(got / norm));
     }
 }
@@ -279,7 +290,7 @@ static void check_training(const char *name, bool sgd)
         check_trained(d_name, a->layers[l].d, want, true);
     }
     const int32_t *at = vec_i32(t.v, 8, "%s", name);
-    near_scalar("loss after training", rig_span_loss(&t.r, at[0], at[1], a, t.buf),
+    near_within(t.bound->steps, "loss after training", rig_span_loss(&t.r, at[0], at[1], a, t.buf),
                 vec_f64(t.v, "%s.loss_after", name));
     tt_trainer_destroy(&trainer);
 }
@@ -450,7 +461,7 @@ static void test_question(void **state)
             best = t.buf[j] > t.buf[best] ? j : best;
         }
         int32_t want = ((const int32_t *)answer->data)[i];
-        if (t.bound == &exact) {
+        if (t.bound != &rounded) {
             assert_int_equal(best, want);
         }
         ids[n + i] = want;
@@ -465,8 +476,8 @@ static int setup_case(const char *path, const char *vectors, const char *isa)
     if (!t.v) {
         return -1;
     }
-    t.bound = strcmp(isa, "ref") == 0 ? &exact : &rounded;
     rig_open(&t.r, path, rig_isa(isa), TT_F32, 24);
+    t.bound = strcmp(t.r.d.ops.isa, "ref") == 0 ? &exact : strcmp(t.r.d.ops.isa, "avx512bf16") == 0 ? &rounded : &single;
     const vec *ids = vec_need(t.v, VEC_I32, -1, "ids");
     t.n_wq = (int64_t)t.r.model->n_heads * t.r.model->head_dim * t.r.model->hidden;
     t.buf = malloc((size_t)(t.n_wq + 32 * t.r.model->n_vocab) * sizeof *t.buf);
@@ -484,7 +495,7 @@ static void teardown_case(void)
 }
 
 /* Families that differ in RoPE alone have fewer vectors; tests of others would compare nothing. */
-static int run_tests(const char *name)
+static int run_groups(const char *name)
 {
     const struct CMUnitTest all[] = {
         cmocka_unit_test(test_shape),           cmocka_unit_test(test_logits),
@@ -518,7 +529,7 @@ int main(int argc, char **argv)
         if (setup_case(path, vectors, argv[4]) != 0) {
             return 1;
         }
-        failed += run_tests(path);
+        failed += run_groups(path);
         teardown_case();
     }
     return failed != 0;
