@@ -106,6 +106,8 @@ tt_code tt_bpe_init(tt_tokenizer *tok, tt_err *reterr)
     if (rc != TT_OK) {
         return rc;
     }
+    tok->ignore_merges = v->ignore_merges == TT_FLAG_ON ||
+                         (v->ignore_merges == TT_FLAG_BY_PRE && tt_presplit_ignores_merges(tok->split));
     for (unsigned b = 0; b < 256; b++) {
         char letter[4];
         int n = tt_utf8_put(letter_of(b), letter);
@@ -147,7 +149,7 @@ static tt_code encode_word(tt_encoding *e, const char *word, size_t n, tt_err *r
 {
     const tt_tokenizer *tok = e->tok;
     bool ok = true;
-    if (tt_presplit_ignores_merges(tok->split)) {
+    if (tok->ignore_merges) {
         int32_t id = whole_word(tok, word, n);
         if (id >= 0 && tok->types[id] != TT_TOKEN_CONTROL && tok->types[id] != TT_TOKEN_UNKNOWN) {
             ok = tt_encoding_push(e, id);

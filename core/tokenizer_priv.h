@@ -19,6 +19,7 @@ struct tt_tokenizer {
     tt_pair_map pairs;     /* merges by rank; without slots when the merges follow from scores */
 
     tt_presplit *split;    /* BPE */
+    bool ignore_merges, nfc; /* BPE */
     int32_t byte_ids[256]; /* BPE: token of the byte's letter; SPM: the byte token; -1 = none */
 
     uint32_t *score_ranks; /* [n_tokens] SPM: 0 = highest score, NO_RANK = never the result of a merge */

@@ -112,7 +112,7 @@ static tt_code note_joins(tt_tokenizer *tok, tt_err *reterr)
     for (int32_t id = 0; id < v->n_tokens; id++) {
         const tt_str *s = &v->tokens[id];
         uint32_t before = 0, cp;
-        if (!may_merge_into(tok, id)) {
+        if (!may_merge_into(tok, id) || v->split_at_spaces) {
             continue;
         }
         for (size_t i = 0; i < s->n;) {
@@ -322,6 +322,11 @@ static bool encode_unigram(tt_encoding *e, const char *word, size_t n)
     return ok;
 }
 
+static bool begins_with_space(const char *text, size_t n)
+{
+    return text[0] == ' ' || (n >= SPACE_MARK_BYTES && memcmp(text, space_mark, SPACE_MARK_BYTES) == 0);
+}
+
 /* Spaces become marks; the result is malloc'ed. */
 static char *normalize(const tt_encoding *e, const char *text, size_t n, size_t *ret_n)
 {
@@ -345,7 +350,8 @@ static char *normalize(const tt_encoding *e, const char *text, size_t n, size_t 
             n--;
         }
     }
-    if (n > 0 && v->add_space_prefix && (e->first_segment || !v->space_prefix_once)) {
+    if (n > 0 && v->add_space_prefix && (e->first_segment || !v->space_prefix_once) &&
+        !(v->space_prefix_lazy && begins_with_space(text, n))) {
         memcpy(out, space_mark, SPACE_MARK_BYTES);
         len = SPACE_MARK_BYTES;
     }

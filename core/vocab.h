@@ -27,11 +27,16 @@ typedef enum tt_token_type {
     TT_TOKEN_BYTE = 6
 } tt_token_type;
 
+/* What GGUF leaves to the name of the pre-split pattern and a tokenizer.json spells out. */
+typedef enum tt_vocab_flag { TT_FLAG_BY_PRE, TT_FLAG_OFF, TT_FLAG_ON } tt_vocab_flag;
+
 /* All pointers are borrowed from the model that filled it. */
 typedef struct tt_vocab {
     tt_vocab_kind kind;
     tt_str pre;           /* BPE: GGUF's tokenizer.ggml.pre ("smollm", "llama-bpe", "qwen2", "gpt-2"); tokenizer_json.c
                              maps the patterns of a tokenizer.json to these names and refuses what it does not know */
+    tt_vocab_flag ignore_merges; /* BPE: a word that is a token is that token */
+    tt_vocab_flag nfc;           /* BPE: text is brought to Unicode's composed form first */
     int32_t n_tokens;
     const tt_str *tokens; /* [n_tokens] */
     const float *scores;  /* [n_tokens] or NULL */
@@ -40,8 +45,10 @@ typedef struct tt_vocab {
     const tt_str *merges; /* [n_merges] "left right", or NULL */
     int32_t bos, eos, eot, unk, pad; /* -1 = none */
     bool add_bos, add_eos;
-    bool add_space_prefix; /* SPM: a space before the text and after each added token (GGUF's absent key = true) */
-    bool space_prefix_once; /* SPM: before the text alone (a tokenizer.json may say so) */
+    bool add_space_prefix;  /* SPM: a space before the text and after each added token */
+    bool space_prefix_once; /* SPM: before the text alone */
+    bool space_prefix_lazy; /* SPM: not where there is a space already */
+    bool split_at_spaces;   /* SPM: no token crosses the place before a space, whatever the vocabulary has */
     bool remove_extra_whitespaces;
 } tt_vocab;
 

@@ -69,9 +69,9 @@ class Tokdump:
     def __init__(self, program, vocab):
         self.p = subprocess.Popen([program, vocab], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def encode(self, text, special):
+    def encode(self, text, special, command=None):
         data = text.encode("utf-8") if isinstance(text, str) else text
-        self.p.stdin.write(b"%s %d\n" % (b"p" if special else b"e", len(data)) + data)
+        self.p.stdin.write(b"%s %d\n" % (command or (b"p" if special else b"e"), len(data)) + data)
         self.p.stdin.flush()
         return [int(x) for x in self.p.stdout.readline().split()]
 

@@ -1,7 +1,7 @@
 /* tokdump.c - the C side of the comparison with Hugging Face's tokenizers: reads commands on stdin, prints results.
- * Usage: tokdump VOCAB, a file written by gguf_vocab.py (tests/tools). Thread: main.
+ * Usage: tokdump VOCAB, a file written by gguf_vocab.py (tests/tools) or a Hugging Face folder. Thread: main.
  *   e N\n<N bytes>      encode as user text: "id id ...\n"
- *   p N\n<N bytes>      encode with special tokens parsed
+ *   p N\n<N bytes>      encode with special tokens parsed      (a: and with the model's BOS and EOS)
  *   d N id id ...\n     decode: "length\n<bytes>\n"        (D: control tokens printed too)
  *   t N id id ...\n     decode through tt_detok, one token at a time
  *   q\n                 quit */
@@ -9,8 +9,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "core/tokenizer.h"
+#include "core/tokenizer_json.h"
 
 struct reader {
     const unsigned char *p, *end;
@@ -101,13 +103,13 @@ static void read_vocab(const char *path, tt_vocab *v)
     v->merges = v->n_merges > 0 ? merges : NULL;
 }
 
-static void encode(const tt_tokenizer *tok, size_t n, bool parse_special)
+static void encode(const tt_tokenizer *tok, size_t n, bool parse_special, bool add_special)
 {
     char *text = array(n, 1);
     if (fread(text, 1, n, stdin) != n) {
         die("input cut short");
     }
-    tt_encode_options opt = {.parse_special = parse_special};
+    tt_encode_options opt = {.add_special = add_special, .parse_special = parse_special};
     int32_t *ids;
     size_t n_ids;
     tt_err err;
@@ -159,13 +161,22 @@ static void decode(const tt_tokenizer *tok, size_t n, char command)
 int main(int argc, char **argv)
 {
     tt_vocab v = {0};
+    const tt_vocab *vocab = &v;
+    tt_tokenizer_json *json = NULL;
     tt_tokenizer *tok;
     tt_err err;
-    if (argc != 2) {
+    struct stat st;
+    if (argc != 2 || stat(argv[1], &st) != 0) {
         die("usage: tokdump VOCAB");
     }
-    read_vocab(argv[1], &v);
-    if (tt_tokenizer_create(&v, &tok, &err) != TT_OK) {
+    if (!S_ISDIR(st.st_mode)) {
+        read_vocab(argv[1], &v);
+    } else if (tt_tokenizer_json_read(argv[1], &json, &err) == TT_OK) {
+        vocab = tt_tokenizer_json_vocab(json);
+    } else {
+        die(err.msg);
+    }
+    if (tt_tokenizer_create(vocab, &tok, &err) != TT_OK) {
         die(err.msg);
     }
     char command;
@@ -174,16 +185,17 @@ int main(int argc, char **argv)
         if (scanf("%zu", &n) != 1) {
             die("a command without a count");
         }
-        if (command == 'e' || command == 'p') {
+        if (command == 'e' || command == 'p' || command == 'a') {
             if (getchar() != '\n') {
                 die("a count without an end of line");
             }
-            encode(tok, n, command == 'p');
+            encode(tok, n, command != 'e', command == 'a');
         } else {
             decode(tok, n, command);
         }
         fflush(stdout);
     }
     tt_tokenizer_destroy(&tok);
+    tt_tokenizer_json_destroy(&json);
     return 0;
 }
