@@ -366,7 +366,9 @@ void mw_model_gguf(mw_gguf *w, const mw_model *given)
     tensors l;
     collect(&l, &m);
     model_values(w, &m);
-    vocab_values(w, &m);
+    if (!is(m.skip, "tokenizer")) {
+        vocab_values(w, &m);
+    }
     if (m.rope_freqs) {
         float f[64];
         for (int i = 0; i < m.head_dim / 2; i++) {
