@@ -4,6 +4,12 @@
 #ifndef TT_CMD_H
 #define TT_CMD_H
 
+/* qttt serve [--config FILE] [--model PATH] [flags] */
+int tt_cmd_serve(int argc, char **argv);
+/* qttt run --model PATH --prompt-file FILE|- [--system TEXT] [--question TEXT] [flags] */
+int tt_cmd_run(int argc, char **argv);
+/* qttt bench --model PATH [flags] */
+int tt_cmd_bench(int argc, char **argv);
 /* qttt inspect MODEL [--json] [--tensors] */
 int tt_cmd_inspect(int argc, char **argv);
 

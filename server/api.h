@@ -1,0 +1,20 @@
+/* api.h - the handlers of the routes, one file a family: api_chat.c, api_completions.c, api_models.c, api_ops.c.
+ * Thread: the loop thread. */
+#ifndef TT_API_H
+#define TT_API_H
+
+#include "server/http.h"
+
+void tt_api_chat(tt_http_request *req);
+void tt_api_completions(tt_http_request *req);
+void tt_api_models_list(tt_http_request *req);
+void tt_api_models_get(tt_http_request *req);
+void tt_api_tokenize(tt_http_request *req);
+void tt_api_detokenize(tt_http_request *req);
+void tt_api_tokenizer_info(tt_http_request *req);
+void tt_api_livez(tt_http_request *req);
+void tt_api_readyz(tt_http_request *req);
+void tt_api_startupz(tt_http_request *req);
+void tt_api_metrics(tt_http_request *req);
+
+#endif

@@ -1,0 +1,69 @@
+/* api_ops.c - what operators and orchestrators ask: health probes and metrics. Thread: the loop thread; nothing here waits
+ * for the engine. */
+#include "server/api.h"
+#include "server/server.h"
+
+static void probe(tt_http_request *req, int status, const char *text)
+{
+    tt_buf b = {0};
+    const tt_served *sv = req->server->served;
+    tt_buf_puts(&b, "{\"status\":");
+    tt_buf_puts_json(&b, text);
+    if (sv != NULL) {
+        tt_buf_puts(&b, ",\"model\":");
+        tt_buf_puts_json(&b, sv->name);
+    }
+    tt_buf_putc(&b, '}');
+    if (status == 503) {
+        tt_http_header(req, "Retry-After", "1");
+    }
+    tt_http_reply(req, status, "application/json", &b);
+}
+
+/* The loop lives, or nobody would answer. The engine is stuck when there is work and no layer has ended for long. */
+void tt_api_livez(tt_http_request *req)
+{
+    tt_server *s = req->server;
+    tt_engine_stats st = {0};
+    if (s->engine != NULL && s->served != NULL) {
+        tt_engine_get_stats(s->engine, &st);
+    }
+    bool stuck = st.queued + st.running > 0 &&
+                 tt_now() - st.last_progress_seconds > s->settings->watchdog_seconds;
+    probe(req, stuck ? 503 : 200, stuck ? "the engine makes no progress" : "ok");
+}
+
+void tt_api_readyz(tt_http_request *req)
+{
+    tt_server *s = req->server;
+    if (s->phase >= TT_PHASE_LEAVING) {
+        probe(req, 503, "draining");
+    } else if (s->served == NULL) {
+        probe(req, 503, "loading");
+    } else {
+        probe(req, 200, "ok");
+    }
+}
+
+void tt_api_startupz(tt_http_request *req)
+{
+    bool started = req->server->served != NULL;
+    probe(req, started ? 200 : 503, started ? "ok" : "loading");
+}
+
+void tt_api_metrics(tt_http_request *req)
+{
+    tt_server *s = req->server;
+    tt_engine_stats st = {0};
+    if (s->engine != NULL && s->served != NULL) {
+        tt_engine_get_stats(s->engine, &st);
+    }
+    tt_buf b = {0};
+    tt_metrics_write(&b, &s->metrics, &st,
+                     &(tt_metrics_page){.model_name = s->served != NULL ? s->served->name : NULL,
+                                        .uptime_seconds = tt_now() - s->started,
+                                        .open_requests = tt_http_active(s->http),
+                                        .max_context =
+                                            s->served != NULL ? s->served->max_context : 0});
+    tt_http_reply(req, 200, "text/plain; version=0.0.4; charset=utf-8", &b);
+}

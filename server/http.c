@@ -1,0 +1,533 @@
+/* http.c - see http.h. */
+#include "server/http.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/random.h>
+
+#include <xxhash.h>
+
+#include "server/http_priv.h"
+#include "server/log.h"
+#include "server/route.h"
+
+/* A refused body is read and dropped up to this many times server.max_body, so that the client gets to read the answer. */
+enum { DISCARD_FACTOR = 4, ARENA_LIMIT = 1 << 30, COMPACT_BYTES = 64 * 1024 };
+
+static const char *const allowed_headers =
+    "Authorization, Content-Type, Accept, Idempotency-Key, X-Request-Id, X-Session-Id, "
+    "X-OpenWebUI-Chat-Id, Traceparent, OpenAI-Organization, OpenAI-Project, OpenAI-Beta, "
+    "X-Stainless-Lang, X-Stainless-Package-Version, X-Stainless-OS, X-Stainless-Arch, "
+    "X-Stainless-Runtime, X-Stainless-Runtime-Version, X-Stainless-Async, "
+    "X-Stainless-Retry-Count, X-Stainless-Read-Timeout, X-Stainless-Timeout, "
+    "X-Stainless-Helper-Method, X-Stainless-Poll-Helper, X-Stainless-Custom-Poll-Interval";
+static const char *const exposed_headers =
+    "X-Request-Id, X-Session-Id, Retry-After, OpenAI-Processing-Ms, X-Qttt-Ignored-Params, "
+    "X-Should-Retry";
+
+void tt_http_ref(tt_http_request *req)
+{
+    req->refs++;
+}
+
+void tt_http_unref(tt_http_request *req)
+{
+    if (--req->refs == 0) {
+        tt_buf_finish(&req->body);
+        tt_buf_finish(&req->out);
+        tt_arena_finish(&req->arena);
+        free(req);
+    }
+}
+
+const char *tt_http_get_header(tt_http_request *req, const char *name)
+{
+    return req->mhd != NULL ? MHD_lookup_connection_value(req->mhd, MHD_HEADER_KIND, name) : NULL;
+}
+
+/* The client's own id when it is harmless in a header and a log, else a fresh one. */
+static void choose_id(tt_http_request *req)
+{
+    const char *given = tt_http_get_header(req, "X-Request-Id");
+    size_t n = 0;
+    while (given != NULL && given[n] > 0x20 && given[n] < 0x7F && n < sizeof req->id - 1) {
+        n++;
+    }
+    if (n > 0 && given[n] == '\0') {
+        memcpy(req->id, given, n + 1);
+        return;
+    }
+    unsigned char r[12] = {0};
+    if (getrandom(r, sizeof r, GRND_NONBLOCK) != (ssize_t)sizeof r) {
+        uint64_t t = uv_hrtime();
+        memcpy(r, &t, sizeof t);
+        memcpy(r + 8, &req, 4);
+    }
+    size_t k = (size_t)snprintf(req->id, sizeof req->id, "req_");
+    for (size_t i = 0; i < sizeof r; i++) {
+        k += (size_t)snprintf(req->id + k, sizeof req->id - k, "%02x", r[i]);
+    }
+}
+
+/* Compares in a time that depends on the lengths only. */
+static bool same_key(const char *a, const char *b)
+{
+    size_t na = strlen(a), nb = strlen(b);
+    unsigned diff = na != nb;
+    for (size_t i = 0; i < na; i++) {
+        diff |= (unsigned char)(a[i] ^ b[nb > 0 ? i % nb : 0]);
+    }
+    return diff == 0;
+}
+
+static void check_key(tt_http_request *req, tt_http_error *e)
+{
+    const tt_string_list *keys = &req->server->settings->api_keys;
+    const char *auth = tt_http_get_header(req, "Authorization");
+    if (keys->n == 0 || req->route->open) {
+        return;
+    }
+    const char *key = auth != NULL && strncasecmp(auth, "Bearer ", 7) == 0 ? auth + 7 : "";
+    bool ok = false;
+    for (int32_t i = 0; i < keys->n; i++) {
+        ok |= same_key(keys->v[i], key);
+    }
+    if (!ok) {
+        tt_error_set(e, 401, NULL, "invalid_api_key",
+                     auth == NULL ? "an API key is required: Authorization: Bearer KEY"
+                                  : "the API key is not valid");
+        return;
+    }
+    snprintf(req->scope, sizeof req->scope, "%016llx",
+             (unsigned long long)XXH3_64bits(key, strlen(key)));
+}
+
+static void check_type(tt_http_request *req, tt_http_error *e)
+{
+    const char *type = tt_http_get_header(req, "Content-Type");
+    size_t n = type != NULL ? strcspn(type, "; ") : 0;
+    if (n != 16 || strncasecmp(type, "application/json", 16) != 0) {
+        tt_error_set(e, 415, NULL, NULL, "Content-Type must be application/json, not '%.60s'",
+                     type != NULL ? type : "");
+    }
+}
+
+static void too_large(tt_http_request *req, tt_http_error *e)
+{
+    tt_error_set(e, 413, NULL, NULL, "the body is larger than %lld bytes",
+                 (long long)req->server->settings->max_body);
+}
+
+/* What the headers alone decide. */
+static void check_headers(tt_http_request *req)
+{
+    tt_http_error *e = &req->early;
+    char allow[64];
+    tt_route_result found = tt_route_find(tt_routes, tt_n_routes, req->url, req->method,
+                                          &req->route, req->param, sizeof req->param, allow,
+                                          sizeof allow);
+    if (found == TT_ROUTE_NO_PATH) {
+        tt_error_set(e, 404, NULL, "unknown_url", "unknown path: %s %.100s", req->method, req->url);
+        return;
+    }
+    if (found == TT_ROUTE_NO_METHOD) {
+        tt_error_set(e, 405, NULL, "method_not_allowed", "%.100s does not take %.20s; it takes %s",
+                     req->url, req->method, allow);
+        tt_http_header(req, "Allow", allow);
+        return;
+    }
+    check_key(req, e);
+    if (e->status == 0 && strcmp(req->route->methods, "POST") == 0) {
+        check_type(req, e);
+    }
+    const char *length = tt_http_get_header(req, "Content-Length");
+    if (e->status == 0 && length != NULL &&
+        strtoull(length, NULL, 10) > (unsigned long long)req->server->settings->max_body) {
+        too_large(req, e);
+    }
+}
+
+static tt_http_request *create_request(tt_http *h, struct MHD_Connection *mhd, const char *url,
+                                       const char *method)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    tt_conn *c = info != NULL ? info->socket_context : NULL;
+    tt_http_request *req = c != NULL ? calloc(1, sizeof *req) : NULL;
+    if (req == NULL) {
+        return NULL;
+    }
+    req->server = h->server;
+    req->refs = 1;
+    req->mhd = mhd;
+    req->conn = c;
+    req->started = tt_now();
+    tt_arena_init(&req->arena, ARENA_LIMIT);
+    tt_buf_init(&req->body, (size_t)h->server->settings->max_body);
+    req->url = tt_arena_strndup(&req->arena, url, strlen(url));
+    req->method = tt_arena_strndup(&req->arena, method, strlen(method));
+    if (req->url == NULL || req->method == NULL) {
+        tt_http_unref(req);
+        return NULL;
+    }
+    c->req = req;
+    h->n_active++;
+    choose_id(req);
+    return req;
+}
+
+static void take_body(tt_http *h, tt_http_request *req, const char *data, size_t n)
+{
+    size_t total;
+    if (req->early.status == 0 &&
+        __builtin_add_overflow(h->body_bytes, n, &total) == false &&
+        total > (size_t)h->server->settings->max_bodies) {
+        tt_error_set(&req->early, 429, NULL, "capacity",
+                     "too many large requests at once; try again");
+    }
+    if (req->early.status == 0) {
+        tt_buf_put(&req->body, data, n);
+        if (!req->body.failed) {
+            h->body_bytes += n;
+            req->n_reserved += n;
+            return;
+        }
+        too_large(req, &req->early);
+    }
+    req->n_discarded += n;
+    tt_http_release_body(req);
+}
+
+void tt_http_release_body(tt_http_request *req)
+{
+    if (req->server->http != NULL) {
+        req->server->http->body_bytes -= req->n_reserved;
+    }
+    req->n_reserved = 0;
+    tt_buf_finish(&req->body);
+}
+
+void tt_http_header(tt_http_request *req, const char *name, const char *value)
+{
+    char *copy = tt_arena_strndup(&req->arena, value, strlen(value));
+    if (copy != NULL && req->n_headers < TT_HTTP_MAX_HEADERS) {
+        req->headers[req->n_headers].name = name;
+        req->headers[req->n_headers++].value = copy;
+    }
+}
+
+static void add_cors(tt_http_request *req, struct MHD_Response *r)
+{
+    const tt_string_list *list = &req->server->settings->cors_origins;
+    const char *origin = tt_http_get_header(req, "Origin");
+    const char *allow = NULL;
+    for (int32_t i = 0; i < list->n && allow == NULL; i++) {
+        if (strcmp(list->v[i], "*") == 0) {
+            allow = "*";
+        } else if (origin != NULL && strcmp(list->v[i], origin) == 0) {
+            allow = origin;
+        }
+    }
+    if (allow == NULL) {
+        return;
+    }
+    MHD_add_response_header(r, "Access-Control-Allow-Origin", allow);
+    if (allow == origin) {
+        MHD_add_response_header(r, "Vary", "Origin");
+    }
+    MHD_add_response_header(r, "Access-Control-Expose-Headers", exposed_headers);
+    if (strcmp(req->method, "OPTIONS") == 0) {
+        MHD_add_response_header(r, "Access-Control-Allow-Methods",
+                                "GET, HEAD, POST, DELETE, OPTIONS");
+        /* Echoed so that a header which a later SDK invents is not a failure; the list when none was asked for. */
+        const char *asked = tt_http_get_header(req, "Access-Control-Request-Headers");
+        MHD_add_response_header(r, "Access-Control-Allow-Headers",
+                                asked != NULL && *asked != '\0' ? asked : allowed_headers);
+        MHD_add_response_header(r, "Access-Control-Max-Age", "600");
+    }
+}
+
+static void add_headers(tt_http_request *req, struct MHD_Response *r)
+{
+    char ms[32];
+    if (req->content_type != NULL) {
+        MHD_add_response_header(r, "Content-Type", req->content_type);
+    }
+    MHD_add_response_header(r, "X-Request-Id", req->id);
+    snprintf(ms, sizeof ms, "%.0f", (tt_now() - req->started) * 1000);
+    MHD_add_response_header(r, "OpenAI-Processing-Ms", ms);
+    for (int i = 0; i < req->n_headers; i++) {
+        MHD_add_response_header(r, req->headers[i].name, req->headers[i].value);
+    }
+    if (req->streaming) {
+        MHD_add_response_header(r, "Cache-Control", "no-cache");
+        MHD_add_response_header(r, "X-Accel-Buffering", "no");
+    }
+    if (req->close) {
+        MHD_add_response_header(r, "Connection", "close");
+    }
+    add_cors(req, r);
+}
+
+/* libmicrohttpd asks for more of a stream. */
+static ssize_t read_stream(void *cls, uint64_t pos, char *out, size_t max)
+{
+    tt_http_request *req = cls;
+    (void)pos;
+    if (req->n_read > COMPACT_BYTES && req->n_read > req->out.n / 2) { /* each byte moves once at most */
+        tt_buf_consume(&req->out, req->n_read);
+        req->n_read = 0;
+    } else if (req->n_read == req->out.n) {
+        req->out.n = req->n_read = 0;
+    }
+    if (req->out.n - req->n_read < (size_t)req->server->settings->backlog / 2 &&
+        req->on_drained != NULL) {
+        req->on_drained(req->arg);
+    }
+    if (req->gone || req->out.failed) {
+        return MHD_CONTENT_READER_END_WITH_ERROR;
+    }
+    size_t n = req->out.n - req->n_read;
+    if (n > 0) {
+        n = n < max ? n : max;
+        memcpy(out, req->out.p + req->n_read, n);
+        req->n_read += n;
+        return (ssize_t)n;
+    }
+    if (req->stream_ended) {
+        return MHD_CONTENT_READER_END_OF_STREAM;
+    }
+    req->suspended = true;
+    MHD_suspend_connection(req->mhd);
+    return 0;
+}
+
+static enum MHD_Result send_reply(tt_http_request *req)
+{
+    struct MHD_Response *r;
+    if (req->streaming) {
+        r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16 * 1024, read_stream, req, NULL);
+    } else {
+        r = MHD_create_response_from_buffer(req->out.n, req->out.p, MHD_RESPMEM_MUST_FREE);
+        if (r != NULL) {
+            req->out = (tt_buf){0}; /* the response owns the memory */
+        }
+    }
+    if (r == NULL) {
+        return MHD_NO;
+    }
+    add_headers(req, r);
+    enum MHD_Result ok = MHD_queue_response(req->mhd, (unsigned)req->status, r);
+    MHD_destroy_response(r);
+    return ok;
+}
+
+static void dispatch(tt_http_request *req)
+{
+    tt_server *s = req->server;
+    tt_http_error e;
+    req->dispatched = true;
+    if (strcmp(req->method, "OPTIONS") == 0) {
+        tt_buf none = {0};
+        tt_http_reply(req, 204, NULL, &none);
+    } else if (req->early.status != 0) {
+        tt_http_reply_error(req, &req->early);
+    } else if (req->route->ready && s->phase >= TT_PHASE_DRAINING) {
+        tt_error_set(&e, 503, NULL, "draining", "the server is shutting down");
+        e.retry_after = 5;
+        req->close = true;
+        tt_http_reply_error(req, &e);
+    } else if (req->route->ready && s->served == NULL) {
+        tt_error_set(&e, 503, NULL, "loading", "the model is loading");
+        tt_http_reply_error(req, &e);
+    } else {
+        req->route->handler(req);
+    }
+}
+
+enum MHD_Result tt_http_access(void *cls, struct MHD_Connection *mhd, const char *url,
+                               const char *method, const char *version, const char *upload,
+                               size_t *n_upload, void **con_cls)
+{
+    tt_http *h = cls;
+    tt_http_request *req = *con_cls;
+    (void)version;
+    if (req == NULL) {
+        *con_cls = req = create_request(h, mhd, url, method);
+        if (req == NULL) {
+            return MHD_NO;
+        }
+        if (strcmp(method, "OPTIONS") != 0) {
+            check_headers(req);
+        }
+        if (req->early.status != 0 && tt_http_get_header(req, "Expect") != NULL) {
+            req->close = true; /* the client has not begun to send */
+            dispatch(req);
+            return send_reply(req);
+        }
+        return MHD_YES;
+    }
+    if (*n_upload > 0) {
+        take_body(h, req, upload, *n_upload);
+        *n_upload = 0;
+        return req->n_discarded / DISCARD_FACTOR > (size_t)h->server->settings->max_body ? MHD_NO
+                                                                                        : MHD_YES;
+    }
+    if (!req->dispatched) {
+        dispatch(req);
+        if (!req->replied && req->conn->gone) {
+            tt_http_client_gone(req);
+        }
+    }
+    if (req->gone) {
+        return MHD_NO;
+    }
+    if (req->replied) {
+        return send_reply(req);
+    }
+    req->suspended = true;
+    MHD_suspend_connection(mhd);
+    return MHD_YES;
+}
+
+static void wake(tt_http_request *req)
+{
+    if (req->suspended && req->mhd != NULL) {
+        req->suspended = false;
+        MHD_resume_connection(req->mhd);
+    }
+    if (req->conn != NULL) {
+        req->conn->http->kick = true;
+    }
+}
+
+void tt_http_client_gone(tt_http_request *req)
+{
+    void (*on_gone)(void *arg) = req->on_gone;
+    if (req->gone) {
+        return;
+    }
+    bool done = req->streaming ? req->stream_ended : req->replied;
+    req->on_gone = NULL;
+    req->on_drained = NULL;
+    if (!done || req->suspended) {
+        req->gone = true;
+    }
+    if (!done && on_gone != NULL) {
+        on_gone(req->arg);
+    }
+    wake(req);
+}
+
+void tt_http_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
+                       enum MHD_RequestTerminationCode why)
+{
+    tt_http *h = cls;
+    tt_http_request *req = *con_cls;
+    (void)mhd;
+    if (req == NULL) {
+        return;
+    }
+    *con_cls = NULL;
+    req->suspended = false;
+    if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK) {
+        tt_http_client_gone(req);
+    }
+    tt_http_release_body(req);
+    bool ok = why == MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    tt_log(req->route != NULL && req->route->open ? TT_LOG_DEBUG : TT_LOG_INFO,
+           "%s %.200s %d %.1f ms %s%s", req->method, req->url, req->status,
+           (tt_now() - req->started) * 1000, req->id, ok ? "" : " (client left)");
+    tt_metrics_request(&h->server->metrics, req->status, ok);
+    req->mhd = NULL;
+    req->conn->req = NULL;
+    req->conn = NULL;
+    h->n_active--;
+    tt_http_unref(req);
+}
+
+void tt_http_reply(tt_http_request *req, int status, const char *content_type, tt_buf *body)
+{
+    if (req->gone || req->replied) {
+        tt_buf_finish(body);
+        return;
+    }
+    if (body->failed) {
+        tt_err err = {.code = TT_E_NOMEM};
+        tt_http_error e;
+        tt_buf_finish(body);
+        tt_error_from_code(&e, &err);
+        status = e.status;
+        tt_error_write(body, &e);
+        content_type = "application/json";
+    }
+    req->status = status;
+    req->content_type = content_type;
+    req->out = *body;
+    *body = (tt_buf){0};
+    req->replied = true;
+    req->on_gone = NULL;
+    wake(req);
+}
+
+void tt_http_reply_error(tt_http_request *req, const tt_http_error *e)
+{
+    tt_buf b = {0};
+    char seconds[16];
+    tt_error_write(&b, e);
+    if (e->retry_after > 0) {
+        snprintf(seconds, sizeof seconds, "%d", e->retry_after);
+        tt_http_header(req, "Retry-After", seconds);
+    }
+    if (e->status == 401) {
+        tt_http_header(req, "WWW-Authenticate", "Bearer");
+    }
+    if (e->status == 409) {
+        tt_http_header(req, "X-Should-Retry", "false");
+    }
+    tt_metrics_rejected(&req->server->metrics, e->status, e->code);
+    tt_http_reply(req, e->status, "application/json", &b);
+}
+
+void tt_http_reply_json(tt_http_request *req, tt_buf *body)
+{
+    tt_http_reply(req, 200, "application/json", body);
+}
+
+void tt_http_stream_begin(tt_http_request *req)
+{
+    if (req->gone || req->replied) {
+        return;
+    }
+    req->status = 200;
+    req->content_type = "text/event-stream";
+    req->streaming = req->replied = true;
+    wake(req);
+}
+
+tt_buf *tt_http_stream_out(tt_http_request *req)
+{
+    return &req->out;
+}
+
+size_t tt_http_stream_pending(const tt_http_request *req)
+{
+    return req->out.n - req->n_read;
+}
+
+void tt_http_stream_flush(tt_http_request *req)
+{
+    if (req->streaming && !req->gone) {
+        wake(req);
+    }
+}
+
+void tt_http_stream_end(tt_http_request *req)
+{
+    req->stream_ended = true;
+    req->on_gone = NULL;
+    req->on_drained = NULL;
+    tt_http_stream_flush(req);
+}

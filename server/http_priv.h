@@ -1,0 +1,41 @@
+/* http_priv.h - what http.c (requests) and http_daemon.c (sockets) share. Thread: the loop thread. */
+#ifndef TT_HTTP_PRIV_H
+#define TT_HTTP_PRIV_H
+
+#include <microhttpd.h>
+#include <uv.h>
+
+#include "server/http.h"
+#include "server/server.h"
+
+/* One TCP connection. Freed by the close callback of `watch`, after libmicrohttpd has let go of it. */
+typedef struct tt_conn {
+    tt_http *http;
+    struct MHD_Connection *mhd;
+    uv_poll_t watch; /* for UV_DISCONNECT */
+    bool gone;       /* the client has closed, or shut down its sending side */
+    tt_http_request *req;
+    struct tt_conn *prev, *next;
+} tt_conn;
+
+struct tt_http {
+    tt_server *server;
+    struct MHD_Daemon *daemon;
+    uv_poll_t epoll;     /* the daemon's own epoll descriptor */
+    uv_timer_t timer;    /* what MHD_get_timeout asks for */
+    uv_prepare_t before; /* the one place that calls MHD_run: just before the loop sleeps */
+    bool kick;           /* MHD_run is needed */
+    tt_conn *conns;
+    int port, n_active;
+    size_t body_bytes; /* of all requests, against server.max_bodies */
+};
+
+enum MHD_Result tt_http_access(void *cls, struct MHD_Connection *mhd, const char *url,
+                               const char *method, const char *version, const char *upload,
+                               size_t *n_upload, void **con_cls);
+void tt_http_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
+                       enum MHD_RequestTerminationCode why);
+/* The client of `req` has left. */
+void tt_http_client_gone(tt_http_request *req);
+
+#endif

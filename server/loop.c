@@ -1,0 +1,286 @@
+/* loop.c - see loop.h. Phases: server.h. The engine thread reports through one uv_async; the model's load ends in a worker
+ * that compiles the chat template. */
+#include "server/loop.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "server/engine_options.h"
+#include "server/generation.h"
+#include "server/http.h"
+#include "server/listen.h"
+#include "server/log.h"
+#include "server/work.h"
+
+enum { CLOSE_WAIT_MS = 200 };
+
+double tt_now(void)
+{
+    return (double)uv_hrtime() * 1e-9;
+}
+
+static void on_tick(uv_timer_t *t)
+{
+    tt_server *s = t->data;
+    uint64_t ms = tt_generations_tick(s);
+    if (ms > 0) {
+        uv_timer_start(&s->tick, on_tick, ms, 0);
+    }
+}
+
+void tt_server_arm_tick(tt_server *s)
+{
+    uv_timer_start(&s->tick, on_tick, 1, 0); /* it finds the next due time itself */
+}
+
+/* ---- loading ---- */
+
+typedef struct serve_work {
+    tt_work work;
+    tt_served *served;
+    tt_err err;
+} serve_work;
+
+static void compile_in_pool(tt_work *w)
+{
+    serve_work *sw = (serve_work *)(void *)w;
+    const tt_settings *set = w->server->settings;
+    tt_served_create(w->server->engine, set->model_name, set->qttt_alias, &sw->served, &sw->err);
+}
+
+static void stop_loop(tt_server *s, int status)
+{
+    s->exit_status = status;
+    s->phase = TT_PHASE_STOPPING;
+    uv_stop(&s->loop);
+}
+
+static void on_compiled(tt_work *w)
+{
+    serve_work *sw = (serve_work *)(void *)w;
+    tt_server *s = w->server;
+    if (sw->served == NULL) {
+        tt_log(TT_LOG_ERROR, "%s", sw->err.msg);
+        stop_loop(s, 1);
+    } else {
+        s->served = sw->served;
+        if (s->served->template_report[0] != '\0') {
+            tt_log(TT_LOG_WARN, "%s", s->served->template_report);
+        }
+        if (s->phase == TT_PHASE_LOADING) {
+            s->phase = TT_PHASE_READY;
+        }
+        tt_log(TT_LOG_INFO, "ready: %s (%s, %s), context %d, kernels %s, %d threads, %.2f s",
+               s->served->name, s->served->model->arch, s->served->model->quant,
+               (int)s->served->max_context, tt_engine_isa(s->engine),
+               tt_engine_threads(s->engine), tt_now() - s->started);
+    }
+    free(sw);
+}
+
+/* Engine thread. */
+static void on_engine_state(void *arg, tt_engine_state state, const tt_err *err)
+{
+    tt_server *s = arg;
+    if (err != NULL) {
+        s->engine_error = *err;
+    }
+    atomic_store(&s->engine_state, (int)state);
+    uv_async_send(&s->wake);
+}
+
+static void follow_engine(tt_server *s)
+{
+    int state = atomic_load(&s->engine_state);
+    if (state == s->engine_seen) {
+        return;
+    }
+    s->engine_seen = state;
+    if (state == TT_ENGINE_FAILED) {
+        fprintf(stderr, "qttt: %s\n", s->engine_error.msg);
+        stop_loop(s, s->engine_error.code == TT_E_NOMEM ? 1 : 2);
+    } else if (state == TT_ENGINE_READY) {
+        serve_work *sw = calloc(1, sizeof *sw);
+        if (sw == NULL) {
+            stop_loop(s, 1);
+            return;
+        }
+        sw->work.run = compile_in_pool;
+        sw->work.done = on_compiled;
+        tt_work_submit(s, &sw->work);
+    }
+}
+
+static void on_wake(uv_async_t *a)
+{
+    tt_server *s = a->data;
+    follow_engine(s);
+    tt_generations_poll(s);
+}
+
+/* ---- draining ---- */
+
+static void stop_now(uv_timer_t *t)
+{
+    stop_loop(t->data, 0);
+}
+
+/* The bound has passed, or there was a second signal: streams are told, and get a moment to hear it. */
+static void cut_short(uv_timer_t *t)
+{
+    tt_server *s = t->data;
+    if (s->n_generations > 0) {
+        tt_log(TT_LOG_WARN, "drain: %d requests cut short", (int)s->n_generations);
+    }
+    tt_generations_cut(s);
+    uv_timer_start(&s->drain_timer, stop_now, CLOSE_WAIT_MS, 0);
+}
+
+static void watch_drain(uv_timer_t *t)
+{
+    tt_server *s = t->data;
+    double left = s->drain_deadline - tt_now();
+    if (tt_http_active(s->http) == 0 && s->n_generations == 0) {
+        stop_now(t);
+    } else if (left <= 0) {
+        cut_short(t);
+    } else {
+        uv_timer_start(t, watch_drain, 20, 0);
+    }
+}
+
+static void begin_drain(uv_timer_t *t)
+{
+    tt_server *s = t->data;
+    s->phase = TT_PHASE_DRAINING;
+    s->drain_deadline = tt_now() + s->settings->drain_timeout;
+    tt_log(TT_LOG_INFO, "drain: %d requests are finishing", tt_http_active(s->http));
+    watch_drain(t);
+}
+
+static void on_signal(uv_signal_t *sig, int number)
+{
+    tt_server *s = sig->data;
+    if (s->phase >= TT_PHASE_STOPPING) {
+        return;
+    }
+    if (s->phase >= TT_PHASE_LEAVING) {
+        tt_log(TT_LOG_INFO, "second signal: stopping now");
+        s->phase = TT_PHASE_DRAINING;
+        cut_short(&s->drain_timer);
+        return;
+    }
+    tt_log(TT_LOG_INFO, "%s: stopping", number == SIGTERM ? "SIGTERM" : "SIGINT");
+    s->phase = TT_PHASE_LEAVING;
+    uint64_t delay = (uint64_t)(s->settings->drain_delay * 1000);
+    uv_timer_start(&s->drain_timer, begin_drain, delay, 0);
+}
+
+/* ---- life ---- */
+
+static int init_handles(tt_server *s)
+{
+    if (uv_loop_init(&s->loop) != 0) {
+        return -1;
+    }
+    if (uv_async_init(&s->loop, &s->wake, on_wake) != 0) {
+        uv_loop_close(&s->loop);
+        return -1;
+    }
+    uv_timer_init(&s->loop, &s->tick);
+    uv_timer_init(&s->loop, &s->drain_timer);
+    uv_signal_init(&s->loop, &s->sigterm);
+    uv_signal_init(&s->loop, &s->sigint);
+    s->wake.data = s->tick.data = s->drain_timer.data = s->sigterm.data = s->sigint.data = s;
+    signal(SIGPIPE, SIG_IGN);
+    if (uv_signal_start(&s->sigterm, on_signal, SIGTERM) != 0 ||
+        uv_signal_start(&s->sigint, on_signal, SIGINT) != 0) {
+        return -1;
+    }
+    return 0;
+}
+
+static void close_handles(tt_server *s)
+{
+    uv_close((uv_handle_t *)&s->wake, NULL);
+    uv_close((uv_handle_t *)&s->tick, NULL);
+    uv_close((uv_handle_t *)&s->drain_timer, NULL);
+    uv_close((uv_handle_t *)&s->sigterm, NULL);
+    uv_close((uv_handle_t *)&s->sigint, NULL);
+    uv_run(&s->loop, UV_RUN_DEFAULT); /* close callbacks, and workers that still run */
+    uv_loop_close(&s->loop);
+}
+
+static tt_code announce(const tt_server *s, tt_err *reterr)
+{
+    const tt_settings *set = s->settings;
+    int port = tt_http_port(s->http);
+    if (set->unix_socket[0] != '\0') {
+        printf("listening on unix:%s\n", set->unix_socket);
+    } else {
+        bool v6 = set->host[0] != '\0' && strchr(set->host, ':') != NULL;
+        printf("listening on http://%s%s%s:%d\n", v6 ? "[" : "", set->host, v6 ? "]" : "", port);
+    }
+    fflush(stdout);
+    return set->port_file[0] != '\0' ? tt_listen_write_port(set->port_file, port, reterr) : TT_OK;
+}
+
+static void shut_down(tt_server *s)
+{
+    tt_generations_cut(s);
+    tt_http_stop(&s->http);
+    while (s->n_working > 0 || s->work_first != NULL) { /* workers use the engine's tokenizer */
+        uv_run(&s->loop, UV_RUN_ONCE);
+    }
+    tt_engine_destroy(&s->engine); /* jobs' last wakes still find s->wake */
+    close_handles(s);
+    tt_served_destroy(&s->served);
+    if (s->settings->unix_socket[0] != '\0') {
+        remove(s->settings->unix_socket);
+    }
+    if (s->settings->port_file[0] != '\0') {
+        remove(s->settings->port_file);
+    }
+}
+
+int tt_serve(const tt_settings *settings)
+{
+    tt_err err = {0};
+    tt_engine_options options;
+    tt_server *s = calloc(1, sizeof *s);
+    if (s == NULL || init_handles(s) != 0) {
+        fprintf(stderr, "qttt: cannot start the event loop\n");
+        free(s);
+        return 1;
+    }
+    s->settings = settings;
+    s->started = tt_now();
+    s->started_unix = (int64_t)time(NULL);
+    s->engine_seen = TT_ENGINE_LOADING;
+    atomic_init(&s->engine_state, TT_ENGINE_LOADING);
+    tt_code rc = tt_engine_options_from(settings, &options, &err);
+    if (rc == TT_OK) {
+        rc = tt_http_start(s, &s->http, &err);
+    }
+    if (rc == TT_OK) {
+        rc = announce(s, &err);
+    }
+    if (rc == TT_OK) {
+        options.on_state = on_engine_state;
+        options.on_state_arg = s;
+        rc = tt_engine_create(&options, &s->engine, &err);
+    }
+    if (rc < 0) {
+        fprintf(stderr, "qttt: %s\n", err.msg);
+        s->exit_status = rc == TT_E_INVALID ? 2 : 1;
+    } else {
+        uv_run(&s->loop, UV_RUN_DEFAULT);
+    }
+    int status = s->exit_status;
+    shut_down(s);
+    free(s);
+    return status;
+}

@@ -1,0 +1,49 @@
+/* main.c - the program: chooses the command by its first argument. Thread: main. */
+#include <stdio.h>
+#include <string.h>
+
+#include "server/cmd.h"
+
+/* In the order of --help. */
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *help;
+} commands[] = {
+    {"serve", tt_cmd_serve, "serve a model over the OpenAI API"},
+    {"inspect", tt_cmd_inspect, "say what a model file is and what memory it needs"},
+};
+
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+static void print_usage(FILE *f)
+{
+    fprintf(f, "Usage: qttt COMMAND [flags]\n\nCommands:\n");
+    for (int i = 0; i < N_COMMANDS; i++) {
+        fprintf(f, "  %-9s %s\n", commands[i].name, commands[i].help);
+    }
+    fprintf(f, "\nqttt COMMAND --help tells the flags of a command, qttt --version the version.\n");
+}
+
+int main(int argc, char **argv)
+{
+    const char *name = argc > 1 ? argv[1] : "";
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
+        print_usage(stdout);
+        return 0;
+    }
+    if (strcmp(name, "--version") == 0) {
+        printf("qttt %s\n", TT_VERSION);
+        return 0;
+    }
+    for (int i = 0; i < N_COMMANDS; i++) {
+        if (strcmp(commands[i].name, name) == 0) {
+            return commands[i].run(argc - 1, argv + 1);
+        }
+    }
+    if (argc > 1) {
+        fprintf(stderr, "qttt: unknown command '%s'\n", name);
+    }
+    print_usage(stderr);
+    return 2;
+}

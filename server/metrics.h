@@ -1,0 +1,52 @@
+/* metrics.h - counters and histograms of the server, and their Prometheus text. The engine's own counters are read from
+ * tt_engine_get_stats when a page is made. Thread: the loop thread. */
+#ifndef TT_METRICS_H
+#define TT_METRICS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/engine.h"
+#include "server/buf.h"
+
+enum { TT_HISTOGRAM_BUCKETS = 18, TT_METRICS_STATUSES = 16, TT_METRICS_REASONS = 16 };
+
+typedef struct tt_histogram {
+    uint64_t count[TT_HISTOGRAM_BUCKETS]; /* not cumulative; the last one is what is above every bound */
+    double sum;
+} tt_histogram;
+
+typedef struct tt_metrics {
+    tt_histogram first_token, inter_token, queue, prefill, decode, end_to_end, qttt_step; /* seconds */
+    struct {
+        int status;
+        uint64_t n;
+    } by_status[TT_METRICS_STATUSES];
+    struct {
+        const char *reason; /* static */
+        uint64_t n;
+    } rejected[TT_METRICS_REASONS];
+    uint64_t succeeded, failed, cancelled; /* generations */
+    uint64_t clients_left;
+    uint64_t qttt_succeeded, qttt_skipped, qttt_failed, qttt_cancelled;
+} tt_metrics;
+
+void tt_histogram_add(tt_histogram *h, double seconds);
+/* A finished HTTP request. */
+void tt_metrics_request(tt_metrics *m, int status, bool complete);
+/* An error answer; reason: the error's code, may be NULL. */
+void tt_metrics_rejected(tt_metrics *m, int status, const char *reason);
+/* The outcome of an adaptation: tt_qttt_result.status. */
+void tt_metrics_qttt(tt_metrics *m, const char *status);
+
+typedef struct tt_metrics_page {
+    const char *model_name;  /* NULL while loading */
+    double uptime_seconds;
+    int open_requests;
+    int max_context;
+} tt_metrics_page;
+
+void tt_metrics_write(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st,
+                      const tt_metrics_page *page);
+
+#endif

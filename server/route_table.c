@@ -1,0 +1,20 @@
+/* route_table.c - every endpoint of the server. openapi.yaml describes the same list. */
+#include "server/api.h"
+#include "server/route.h"
+
+const tt_route tt_routes[] = {
+    {"/v1/chat/completions", "POST", tt_api_chat, .ready = true},
+    {"/v1/completions", "POST", tt_api_completions, .ready = true},
+    {"/v1/models", "GET", tt_api_models_list, .ready = true},
+    {"/v1/models/{id}", "GET", tt_api_models_get, .ready = true},
+    {"/tokenize", "POST", tt_api_tokenize, .ready = true},
+    {"/detokenize", "POST", tt_api_detokenize, .ready = true},
+    {"/tokenizer_info", "GET", tt_api_tokenizer_info, .ready = true},
+    {"/livez", "GET", tt_api_livez, .open = true},
+    {"/readyz", "GET", tt_api_readyz, .open = true},
+    {"/startupz", "GET", tt_api_startupz, .open = true},
+    {"/health", "GET", tt_api_readyz, .open = true},
+    {"/metrics", "GET", tt_api_metrics, .open = true},
+};
+
+const int tt_n_routes = (int)(sizeof tt_routes / sizeof *tt_routes);

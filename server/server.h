@@ -1,0 +1,52 @@
+/* server.h - the state of a serving process, shared by the files of server/. Thread: the loop thread owns it; fields marked
+ * "any" are set before other threads start or are atomic. */
+#ifndef TT_SERVER_H
+#define TT_SERVER_H
+
+#include <stdatomic.h>
+#include <uv.h>
+
+#include "core/engine.h"
+#include "server/metrics.h"
+#include "server/prompt.h"
+#include "server/settings.h"
+
+typedef enum tt_phase {
+    TT_PHASE_LOADING,  /* the model is being read: /readyz 503, work 503 */
+    TT_PHASE_READY,
+    TT_PHASE_LEAVING,  /* SIGTERM came: /readyz 503, work is still taken for drain.delay_seconds */
+    TT_PHASE_DRAINING, /* new work 503, running answers finish */
+    TT_PHASE_STOPPING  /* everything is being closed */
+} tt_phase;
+
+typedef struct tt_server {
+    const tt_settings *settings; /* any */
+    uv_loop_t loop;
+    uv_async_t wake; /* any: jobs have events, or the engine has changed state */
+    tt_engine *engine;
+    tt_served *served; /* NULL until ready; then constant until stop: any */
+    tt_phase phase;
+    struct tt_http *http;
+    struct tt_generation *generations; /* list of running ones */
+    int32_t n_generations;
+    struct tt_work *work_first, *work_last; /* waiting for a worker */
+    int32_t n_working;
+    tt_metrics metrics;
+    uv_timer_t tick;        /* heartbeats and retries of generations */
+    uv_timer_t drain_timer; /* ends a phase of draining */
+    uv_signal_t sigterm, sigint;
+    int exit_status, engine_seen;
+    double drain_deadline; /* monotonic */
+    double started;             /* monotonic seconds */
+    int64_t started_unix;
+    atomic_int engine_state;    /* any: written by the engine thread */
+    tt_err engine_error;        /* written before engine_state becomes TT_ENGINE_FAILED */
+} tt_server;
+
+/* Asks for tt_generations_tick as soon as one can be due. */
+void tt_server_arm_tick(tt_server *s);
+
+/* Monotonic seconds. Any thread. */
+double tt_now(void);
+
+#endif
