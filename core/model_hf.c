@@ -9,6 +9,7 @@
 #include "core/chat_template_json.h"
 #include "core/config_json.h"
 #include "core/safetensors_json.h"
+#include "core/tokenizer_json.h"
 
 #define INDEX_FILE "model.safetensors.index.json"
 
@@ -152,11 +153,30 @@ static void find_prefix(const tt_model *m, tt_model_spec *s)
     }
 }
 
+static void free_tokenizer(void *tokenizer)
+{
+    tt_tokenizer_json *t = tokenizer;
+    tt_tokenizer_json_destroy(&t);
+}
+
+static tt_str token_text(const tt_vocab *v, int32_t id)
+{
+    return id >= 0 && id < v->n_tokens ? v->tokens[id] : (tt_str){.p = "", .n = 0};
+}
+
 static tt_code read_text(tt_model *m, const char *folder, tt_err *reterr)
 {
-    (void)folder;
-    (void)m;
-    return tt_fail(reterr, TT_E_UNSUPPORTED, "the folder's tokenizer cannot be read yet");
+    tt_tokenizer_json *t = NULL;
+    tt_code rc = tt_tokenizer_json_read(folder, &t, reterr);
+    if (rc != TT_OK) {
+        return rc;
+    }
+    m->files->vocab = t;
+    m->files->free_vocab = free_tokenizer;
+    m->vocab = *tt_tokenizer_json_vocab(t);
+    m->bos_text = token_text(&m->vocab, m->vocab.bos);
+    m->eos_text = token_text(&m->vocab, m->vocab.eos);
+    return tt_chat_template_read(folder, &m->files->arena, &m->chat_template, reterr);
 }
 
 static tt_code read_folder(tt_model *m, const char *folder, tt_config *c, tt_err *reterr)
