@@ -184,6 +184,7 @@ static mw_model with_defaults(const mw_model *m)
     d.ffn = d.ffn > 0 ? d.ffn : 64;
     d.vocab = d.vocab > 0 ? d.vocab : 24;
     d.n_tokens = d.n_tokens > 0 ? d.n_tokens : d.vocab;
+    d.hf_prefix = d.hf_prefix != NULL ? d.hf_prefix : "model.";
     d.eps = d.eps != 0.0f ? d.eps : 1e-5f;
     return d;
 }
@@ -275,7 +276,7 @@ static void add_layer(tensors *l, const mw_model *m, int i)
     for (size_t k = 0; k < sizeof all / sizeof all[0]; k++) {
         char gguf[64], hf[96];
         snprintf(gguf, sizeof gguf, "blk.%d.%s", i, all[k].gguf);
-        snprintf(hf, sizeof hf, "model.layers.%d.%s", i, all[k].hf);
+        snprintf(hf, sizeof hf, "%slayers.%d.%s", m->hf_prefix, i, all[k].hf);
         if (all[k].on) {
             add(l, m, gguf, hf, all[k].rows, all[k].cols);
         }
@@ -284,14 +285,20 @@ static void add_layer(tensors *l, const mw_model *m, int i)
 
 static void collect(tensors *l, const mw_model *m)
 {
+    char embed[96], norm[96], head[96];
+    const char *inner = strstr(m->hf_prefix, ".model.");
+    snprintf(embed, sizeof embed, "%sembed_tokens.weight", m->hf_prefix);
+    snprintf(norm, sizeof norm, "%snorm.weight", m->hf_prefix);
+    snprintf(head, sizeof head, "%.*slm_head.weight",
+             inner != NULL ? (int)(inner - m->hf_prefix) + 1 : 0, m->hf_prefix);
     l->n = 0;
-    add(l, m, "token_embd.weight", "model.embed_tokens.weight", m->vocab, m->hidden);
+    add(l, m, "token_embd.weight", embed, m->vocab, m->hidden);
     for (int i = 0; i < m->layers; i++) {
         add_layer(l, m, i);
     }
-    add(l, m, "output_norm.weight", "model.norm.weight", 0, m->hidden);
+    add(l, m, "output_norm.weight", norm, 0, m->hidden);
     if (!m->tied) {
-        add(l, m, "output.weight", "lm_head.weight", m->vocab, m->hidden);
+        add(l, m, "output.weight", head, m->vocab, m->hidden);
     }
     if (m->extra != NULL) {
         add(l, m, m->extra, m->extra, 0, 4);
@@ -410,6 +417,9 @@ static void write_shard(const char *folder, const char *file, const mw_model *m,
     }
     mw_put(&head, "}", 1);
     while (head.n % 8 != 0) {
+        mw_put(&head, " ", 1);
+    }
+    for (int i = 0; i < m->misalign; i++) {
         mw_put(&head, " ", 1);
     }
     mw_u64(&all, head.n);

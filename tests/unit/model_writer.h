@@ -55,11 +55,14 @@ typedef struct mw_model {
     int n_tokens;                                      /* vocab; entries of the tokenizer */
     bool tied, qkv_bias; /* qkv_bias: also where the architecture has none */
     bool rope_freqs;
-    float eps;           /* 1e-5 */
-    const char *skip;    /* a value's key or a tensor's name that is left out */
-    const char *reshape; /* a tensor that gets one row (or element) more */
-    const char *poison;  /* a tensor whose first value is NaN */
-    const char *extra;   /* name of one more tensor */
+    float eps;             /* 1e-5 */
+    const char *skip;      /* a value's key or a tensor's name that is left out */
+    const char *reshape;   /* a tensor that gets one row (or element) more */
+    const char *poison;    /* a tensor whose first value is NaN */
+    const char *extra;     /* name of one more tensor */
+    const char *hf_prefix; /* "model."; in "a.model." the head is a.lm_head.weight */
+    int misalign; /* HF: spaces after the header's padding, so that the data lies at odd addresses
+                   */
     const char *changed; /* a tensor whose last value is another */
 } mw_model;
 
