@@ -17,19 +17,41 @@ static size_t slots_for(size_t n)
     return cap;
 }
 
+/* Eight bits or more an entry: one question in eight about what is not there passes, the others end here. */
+static uint64_t *new_filter(size_t n_slots, size_t *ret_mask)
+{
+    size_t bits = 4 * n_slots;
+    *ret_mask = bits - 1;
+    return calloc(bits / 64, sizeof(uint64_t));
+}
+
+static void filter_set(uint64_t *filter, size_t mask, uint64_t hash)
+{
+    size_t bit = (size_t)(hash >> 20) & mask;
+    filter[bit / 64] |= (uint64_t)1 << bit % 64;
+}
+
+static bool filter_has(const uint64_t *filter, size_t mask, uint64_t hash)
+{
+    size_t bit = (size_t)(hash >> 20) & mask;
+    return (filter[bit / 64] >> bit % 64 & 1) != 0;
+}
+
 tt_code tt_token_map_init(tt_token_map *m, const tt_str *tokens, int32_t n, tt_err *reterr)
 {
     size_t cap = slots_for((size_t)n);
     *m = (tt_token_map){.tokens = tokens, .mask = cap - 1};
     m->slots = malloc(cap * sizeof *m->slots);
-    if (m->slots == NULL) {
+    m->filter = new_filter(cap, &m->filter_mask);
+    if (m->slots == NULL || m->filter == NULL) {
         return tt_fail(reterr, TT_E_NOMEM, "no memory for a vocabulary of %d tokens", n);
     }
     for (size_t i = 0; i < cap; i++) {
         m->slots[i].id = -1;
     }
     for (int32_t id = 0; id < n; id++) {
-        uint32_t hash = (uint32_t)XXH3_64bits(tokens[id].p, tokens[id].n);
+        uint64_t wide = XXH3_64bits(tokens[id].p, tokens[id].n);
+        uint32_t hash = (uint32_t)wide;
         size_t i = hash & m->mask;
         bool known = false;
         while (m->slots[i].id >= 0 && !known) {
@@ -40,6 +62,7 @@ tt_code tt_token_map_init(tt_token_map *m, const tt_str *tokens, int32_t n, tt_e
         }
         if (!known) {
             m->slots[i] = (struct tt_token_slot){hash, id};
+            filter_set(m->filter, m->filter_mask, wide);
             m->max_bytes = tokens[id].n > m->max_bytes ? tokens[id].n : m->max_bytes;
         }
     }
@@ -49,7 +72,9 @@ tt_code tt_token_map_init(tt_token_map *m, const tt_str *tokens, int32_t n, tt_e
 void tt_token_map_finish(tt_token_map *m)
 {
     free(m->slots);
+    free(m->filter);
     m->slots = NULL;
+    m->filter = NULL;
 }
 
 int32_t tt_token_map_find(const tt_token_map *m, const char *p, size_t n)
@@ -57,7 +82,11 @@ int32_t tt_token_map_find(const tt_token_map *m, const char *p, size_t n)
     if (n > m->max_bytes) {
         return -1;
     }
-    uint32_t hash = (uint32_t)XXH3_64bits(p, n);
+    uint64_t wide = XXH3_64bits(p, n);
+    if (!filter_has(m->filter, m->filter_mask, wide)) {
+        return -1;
+    }
+    uint32_t hash = (uint32_t)wide;
     for (size_t i = hash & m->mask; m->slots[i].id >= 0; i = (i + 1) & m->mask) {
         if (m->slots[i].hash == hash) {
             const tt_str *s = &m->tokens[m->slots[i].id];
@@ -69,10 +98,10 @@ int32_t tt_token_map_find(const tt_token_map *m, const char *p, size_t n)
     return -1;
 }
 
-static size_t mix(uint64_t key)
+static uint64_t mix(uint64_t key)
 {
     key *= 0x9e3779b97f4a7c15u;
-    return (size_t)(key ^ key >> 32);
+    return key ^ key >> 32;
 }
 
 tt_code tt_pair_map_init(tt_pair_map *m, int32_t max_pairs, tt_err *reterr)
@@ -80,7 +109,8 @@ tt_code tt_pair_map_init(tt_pair_map *m, int32_t max_pairs, tt_err *reterr)
     size_t cap = slots_for((size_t)max_pairs);
     *m = (tt_pair_map){.mask = cap - 1};
     m->slots = malloc(cap * sizeof *m->slots);
-    if (m->slots == NULL) {
+    m->filter = new_filter(cap, &m->filter_mask);
+    if (m->slots == NULL || m->filter == NULL) {
         return tt_fail(reterr, TT_E_NOMEM, "no memory for %d merges", max_pairs);
     }
     for (size_t i = 0; i < cap; i++) {
@@ -92,12 +122,19 @@ tt_code tt_pair_map_init(tt_pair_map *m, int32_t max_pairs, tt_err *reterr)
 void tt_pair_map_finish(tt_pair_map *m)
 {
     free(m->slots);
+    free(m->filter);
     m->slots = NULL;
+    m->filter = NULL;
 }
 
-static struct tt_pair_slot *pair_slot(const tt_pair_map *m, int32_t left, int32_t right)
+static uint64_t pair_hash(int32_t left, int32_t right)
 {
-    size_t i = mix((uint64_t)(uint32_t)left << 32 | (uint32_t)right) & m->mask;
+    return mix((uint64_t)(uint32_t)left << 32 | (uint32_t)right);
+}
+
+static struct tt_pair_slot *pair_slot(const tt_pair_map *m, uint64_t hash, int32_t left, int32_t right)
+{
+    size_t i = (size_t)hash & m->mask;
     while (m->slots[i].left >= 0 && (m->slots[i].left != left || m->slots[i].right != right)) {
         i = (i + 1) & m->mask;
     }
@@ -107,15 +144,21 @@ static struct tt_pair_slot *pair_slot(const tt_pair_map *m, int32_t left, int32_
 void tt_pair_map_put(tt_pair_map *m, int32_t left, int32_t right, uint32_t rank, int32_t merged)
 {
     assert(left >= 0 && right >= 0 && merged >= 0);
-    struct tt_pair_slot *s = pair_slot(m, left, right);
+    uint64_t hash = pair_hash(left, right);
+    struct tt_pair_slot *s = pair_slot(m, hash, left, right);
     if (s->left < 0) {
         *s = (struct tt_pair_slot){left, right, rank, merged};
+        filter_set(m->filter, m->filter_mask, hash);
     }
 }
 
 const struct tt_pair_slot *tt_pair_map_find(const tt_pair_map *m, int32_t left, int32_t right)
 {
-    const struct tt_pair_slot *s = pair_slot(m, left, right);
+    uint64_t hash = pair_hash(left, right);
+    if (!filter_has(m->filter, m->filter_mask, hash)) {
+        return NULL;
+    }
+    const struct tt_pair_slot *s = pair_slot(m, hash, left, right);
     return s->left < 0 ? NULL : s;
 }
 

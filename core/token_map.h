@@ -18,6 +18,8 @@ typedef struct tt_token_map {
         int32_t id; /* -1 = free */
     } *slots;
     size_t mask;
+    uint64_t *filter;   /* bit set by hash, small enough for a near cache: most questions are about what is not there */
+    size_t filter_mask;
     uint32_t max_bytes; /* longest key */
 } tt_token_map;
 
@@ -34,6 +36,8 @@ typedef struct tt_pair_map {
         int32_t merged;
     } *slots;
     size_t mask;
+    uint64_t *filter; /* as in tt_token_map */
+    size_t filter_mask;
 } tt_pair_map;
 
 tt_code tt_pair_map_init(tt_pair_map *m, int32_t max_pairs, tt_err *reterr);

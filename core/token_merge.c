@@ -1,6 +1,5 @@
 /* token_merge.c - see token_merge.h. Short words scan for the lowest rank; long ones keep a heap of candidates that is
- * never searched: a candidate that no longer fits its place is recognised when it comes out, because what stands at
- * one place only grows. */
+ * never searched: a candidate that is no longer the best of its place is recognised when it comes out. */
 #include "core/token_merge.h"
 
 #include <assert.h>
@@ -91,26 +90,29 @@ static void run_short(tt_merge_space *s, tt_merge_find find, const void *ctx)
     }
 }
 
+/* A heap with four children a node: half the levels of a binary one, and the children share a cache line. */
 static void sift_down(uint64_t *heap, size_t n, size_t i, uint64_t key)
 {
-    for (size_t child; (child = 2 * i + 1) < n; i = child) {
-        if (child + 1 < n && heap[child + 1] < heap[child]) {
-            child++;
+    for (size_t first; (first = 4 * i + 1) < n;) {
+        size_t least = first, end = first + 4 < n ? first + 4 : n;
+        for (size_t child = first + 1; child < end; child++) {
+            least = heap[child] < heap[least] ? child : least;
         }
-        if (heap[child] >= key) {
+        if (heap[least] >= key) {
             break;
         }
-        heap[i] = heap[child];
+        heap[i] = heap[least];
+        i = least;
     }
     heap[i] = key;
 }
 
 static void heap_push(tt_merge_space *s, uint64_t key)
 {
-    assert(s->n_heap < s->cap_heap);
+    assert(s->n_heap < 2 * s->cap_long);
     size_t i = s->n_heap++;
-    for (; i > 0 && s->heap[(i - 1) / 2] > key; i = (i - 1) / 2) {
-        s->heap[i] = s->heap[(i - 1) / 2];
+    for (; i > 0 && s->heap[(i - 1) / 4] > key; i = (i - 1) / 4) {
+        s->heap[i] = s->heap[(i - 1) / 4];
     }
     s->heap[i] = key;
 }
@@ -125,12 +127,72 @@ static uint64_t heap_pop(tt_merge_space *s)
     return top;
 }
 
-static void push_candidate(tt_merge_space *s, tt_merge_find find, const void *ctx, uint32_t a)
+static bool reserve_long(tt_merge_space *s)
 {
-    uint32_t rank;
-    int32_t merged;
-    if (find_at(s, find, ctx, a, &rank, &merged)) {
-        heap_push(s, (uint64_t)rank << 32 | a);
+    if (s->cap_long >= s->cap) {
+        return true;
+    }
+    uint32_t *prev = realloc(s->prev, s->cap * sizeof *prev);
+    s->prev = prev != NULL ? prev : s->prev;
+    struct tt_merge_candidate *best = realloc(s->best, s->cap * sizeof *best);
+    s->best = best != NULL ? best : s->best;
+    uint64_t *heap = realloc(s->heap, 2 * s->cap * sizeof *heap);
+    s->heap = heap != NULL ? heap : s->heap;
+    if (prev == NULL || best == NULL || heap == NULL) {
+        return false;
+    }
+    s->cap_long = s->cap;
+    return true;
+}
+
+/* What the symbol at `a` may do with its neighbour, or merged -1. */
+static bool look(tt_merge_space *s, tt_merge_find find, const void *ctx, uint32_t a)
+{
+    if (find_at(s, find, ctx, a, &s->best[a].rank, &s->best[a].merged)) {
+        return true;
+    }
+    s->best[a].merged = -1;
+    return false;
+}
+
+static uint64_t key_of(const tt_merge_space *s, uint32_t a)
+{
+    return (uint64_t)s->best[a].rank << 32 | a;
+}
+
+/* At most one candidate a symbol at first, and each merge takes one out and puts two in: the heap never holds over 2n. */
+static void run_long(tt_merge_space *s, tt_merge_find find, const void *ctx)
+{
+    s->n_heap = 0;
+    uint32_t before = UINT32_MAX;
+    for (uint32_t i = s->head; i != s->n_bytes; before = i, i = s->next[i]) {
+        s->prev[i] = before;
+        if (look(s, find, ctx, i)) {
+            s->heap[s->n_heap++] = key_of(s, i);
+        }
+    }
+    for (size_t i = s->n_heap / 4 + 1; i-- > 0 && s->n_heap > 0;) {
+        sift_down(s->heap, s->n_heap, i, s->heap[i]);
+    }
+    while (s->n_heap > 0) {
+        uint64_t key = heap_pop(s);
+        uint32_t a = (uint32_t)key;
+        if (s->best[a].merged < 0 || s->best[a].rank != key >> 32) {
+            continue; /* `a` has grown since, or is part of another symbol */
+        }
+        uint32_t b = s->next[a], c = s->next[b];
+        s->ids[a] = s->best[a].merged;
+        s->next[a] = c;
+        s->best[b].merged = -1;
+        if (c != s->n_bytes) {
+            s->prev[c] = a;
+        }
+        if (s->prev[a] != UINT32_MAX && look(s, find, ctx, s->prev[a])) {
+            heap_push(s, key_of(s, s->prev[a]));
+        }
+        if (look(s, find, ctx, a)) {
+            heap_push(s, key_of(s, a));
+        }
     }
 }
 
@@ -140,50 +202,10 @@ bool tt_merge_run(tt_merge_space *s, tt_merge_find find, const void *ctx)
         run_short(s, find, ctx);
         return true;
     }
-    /* At most one candidate a symbol at first, and each merge takes one out and puts two in: never more than 2n. */
-    if (s->cap_heap < 2 * s->cap) {
-        uint32_t *prev = realloc(s->prev, s->cap * sizeof *prev);
-        s->prev = prev != NULL ? prev : s->prev;
-        uint64_t *heap = realloc(s->heap, 2 * s->cap * sizeof *heap);
-        s->heap = heap != NULL ? heap : s->heap;
-        if (prev == NULL || heap == NULL) {
-            return false;
-        }
-        s->cap_heap = 2 * s->cap;
+    if (!reserve_long(s)) {
+        return false;
     }
-    s->n_heap = 0;
-    uint32_t before = UINT32_MAX;
-    for (uint32_t i = s->head; i != s->n_bytes; before = i, i = s->next[i]) {
-        uint32_t rank;
-        int32_t merged;
-        s->prev[i] = before;
-        if (find_at(s, find, ctx, i, &rank, &merged)) {
-            s->heap[s->n_heap++] = (uint64_t)rank << 32 | i;
-        }
-    }
-    for (size_t i = s->n_heap / 2; i-- > 0;) {
-        sift_down(s->heap, s->n_heap, i, s->heap[i]);
-    }
-    while (s->n_heap > 0) {
-        uint64_t key = heap_pop(s);
-        uint32_t a = (uint32_t)key, rank;
-        int32_t merged;
-        /* `a` may be inside another symbol by now (its next is 0), or have grown since (another rank). */
-        if (s->next[a] == 0 || !find_at(s, find, ctx, a, &rank, &merged) || rank != key >> 32) {
-            continue;
-        }
-        uint32_t b = s->next[a], c = s->next[b];
-        s->ids[a] = merged;
-        s->next[a] = c;
-        s->next[b] = 0;
-        if (c != s->n_bytes) {
-            s->prev[c] = a;
-        }
-        if (s->prev[a] != UINT32_MAX) {
-            push_candidate(s, find, ctx, s->prev[a]);
-        }
-        push_candidate(s, find, ctx, a);
-    }
+    run_long(s, find, ctx);
     return true;
 }
 
@@ -192,6 +214,7 @@ void tt_merge_finish(tt_merge_space *s)
     free(s->ids);
     free(s->next);
     free(s->prev);
+    free(s->best);
     free(s->heap);
     *s = (tt_merge_space){0};
 }

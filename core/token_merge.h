@@ -12,16 +12,20 @@
 typedef bool (*tt_merge_find)(const void *ctx, int32_t left, int32_t right, const char *p, size_t n,
                               uint32_t *ret_rank, int32_t *ret_merged);
 
-/* Symbols are named by the offset of their first byte in the word; the arrays grow to the longest word, 28 bytes of
- * memory a byte of it, and only a word of more than a few dozen symbols touches more than the first two. */
+/* Symbols are named by the offset of their first byte in the word; the arrays grow to the longest word. A word of more
+ * than a few dozen symbols needs 36 bytes of memory a byte of it, a shorter one only the first two arrays. */
 typedef struct tt_merge_space {
     const char *word;
     size_t n_bytes, n_symbols;
-    int32_t *ids;    /* [cap] */
-    uint32_t *next;  /* [cap] offset of the next symbol; n_bytes = none */
-    uint32_t *prev;  /* [cap] UINT32_MAX = none */
-    uint64_t *heap;  /* [2 * cap] rank << 32 | offset, smallest first */
-    size_t n_heap, cap, cap_heap;
+    int32_t *ids;   /* [cap] */
+    uint32_t *next; /* [cap] offset of the next symbol; n_bytes = none */
+    uint32_t *prev; /* [cap_long] UINT32_MAX = none */
+    struct tt_merge_candidate {
+        uint32_t rank;
+        int32_t merged; /* -1 = the symbol cannot merge with the next, or is no more */
+    } *best;            /* [cap_long] */
+    uint64_t *heap;     /* [2 * cap_long] rank << 32 | offset, smallest first */
+    size_t n_heap, cap, cap_long;
     uint32_t head, tail;
 } tt_merge_space;
 

@@ -1,9 +1,9 @@
-"""The vocabulary of a GGUF file: read with the gguf package (or not at all through our own loader, so that it can be
-an oracle), written in the plain form that tokdump.c reads, and rebuilt as a Hugging Face tokenizer."""
+"""The vocabulary of a GGUF file, written in the plain form that tokdump.c reads and rebuilt as a Hugging Face tokenizer.
+Usage: gguf_vocab.py MODEL.gguf VOCAB"""
+import mmap
 import struct
 import sys
 
-import gguf
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
@@ -12,13 +12,51 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 SPACE_MARK = "\u2581"
 
 
+class GGUF:
+    """The metadata of a GGUF file: a reader of our own, so that the oracle needs neither our C code nor a package."""
+
+    SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+    STRING, ARRAY = 8, 9
+
+    def __init__(self, path):
+        with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            self.data, self.at = data, 0
+            magic, version, _, n_fields = self.unpack("4sIQQ")
+            if magic != b"GGUF" or version not in (2, 3):
+                sys.exit(f"{path}: not a GGUF file")
+            self.fields = {}
+            for _ in range(n_fields):
+                name = self.string()
+                self.fields[name] = self.value(self.unpack("I")[0])
+            self.data = None
+
+    def unpack(self, form):
+        values = struct.unpack_from("<" + form, self.data, self.at)
+        self.at += struct.calcsize("<" + form)
+        return values
+
+    def string(self):
+        n = self.unpack("Q")[0]
+        self.at += n
+        return self.data[self.at - n:self.at].decode("utf-8")
+
+    def value(self, kind):
+        if kind == self.STRING:
+            return self.string()
+        if kind != self.ARRAY:
+            return self.unpack(self.SCALARS[kind])[0]
+        kind, n = self.unpack("IQ")
+        if kind == self.STRING:
+            return [self.string() for _ in range(n)]
+        return list(self.unpack(f"{n}{self.SCALARS[kind]}"))
+
+
 class Vocab:
     def __init__(self, path):
-        fields = gguf.GGUFReader(path).fields
+        fields = GGUF(path).fields
 
         def get(name, default=None):
-            field = fields.get("tokenizer.ggml." + name)
-            return default if field is None else field.contents()
+            return fields.get("tokenizer.ggml." + name, default)
 
         self.kind = {"gpt2": BPE, "llama": SPM}[get("model")]
         self.pre = get("pre", "")
