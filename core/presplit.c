@@ -42,36 +42,27 @@ static const char pattern_digits[] = "[" NUMBER17 "]|[^" NUMBER17 "]++";
 static const char pattern_llama3[] = CONTRACTION WORD "|[" NUMBER "]{1,3}+" REST;
 static const char pattern_qwen2[] = CONTRACTION WORD "|[" NUMBER "]" REST;
 
-/* name, cut into windows first (NULL = no), cut into words, ignore_merges */
+/* name, cut into windows first (NULL = no), cut into words, ignore_merges, nfc */
 static const struct family {
     const char *name, *windows, *words;
-    bool ignore_merges;
+    bool ignore_merges, nfc;
 } families[] = {
-    {"gpt-2", NULL, pattern_gpt2, false},
-    {"gpt2", NULL, pattern_gpt2, false},
-    {"default", NULL, pattern_gpt2, false},
-    {"phi-2", NULL, pattern_gpt2, false},
-    {"mpt", NULL, pattern_gpt2, false},
-    {"olmo", NULL, pattern_gpt2, false},
-    {"jais", NULL, pattern_gpt2, false},
-    {"smollm", pattern_digits, pattern_gpt2, false},
-    {"starcoder", pattern_digits, pattern_gpt2, false},
-    {"refact", pattern_digits, pattern_gpt2, false},
-    {"codeshell", pattern_digits, pattern_gpt2, false},
-    {"llama-bpe", NULL, pattern_llama3, true},
-    {"llama3", NULL, pattern_llama3, true},
-    {"llama-v3", NULL, pattern_llama3, true},
-    {"falcon3", NULL, pattern_llama3, true},
-    {"smaug-bpe", NULL, pattern_llama3, false},
-    {"dbrx", NULL, pattern_llama3, false},
-    {"qwen2", NULL, pattern_qwen2, false},
-    {"deepseek-r1-qwen", NULL, pattern_qwen2, false},
-    {"stablelm2", NULL, pattern_qwen2, false},
+    {"gpt-2", NULL, pattern_gpt2, false, false},
+    {"gpt2", NULL, pattern_gpt2, false, false},
+    {"smollm", pattern_digits, pattern_gpt2, false, false},
+    {"starcoder", pattern_digits, pattern_gpt2, false, false},
+    {"llama-bpe", NULL, pattern_llama3, true, false},
+    {"llama3", NULL, pattern_llama3, true, false},
+    {"llama-v3", NULL, pattern_llama3, true, false},
+    {"falcon3", NULL, pattern_llama3, true, false},
+    {"smaug-bpe", NULL, pattern_llama3, false, false},
+    {"qwen2", NULL, pattern_qwen2, false, true},
+    {"deepseek-r1-qwen", NULL, pattern_qwen2, false, true},
 };
 
 struct tt_presplit {
     pcre2_code *windows, *words;
-    bool ignore_merges;
+    bool ignore_merges, nfc;
 };
 
 static tt_code compile(const char *pattern, pcre2_code **ret_code, tt_err *reterr)
@@ -109,6 +100,7 @@ tt_code tt_presplit_create(tt_str name, tt_presplit **ret_split, tt_err *reterr)
         return tt_fail(reterr, TT_E_NOMEM, "no memory for a pre-split pattern");
     }
     split->ignore_merges = f->ignore_merges;
+    split->nfc = f->nfc;
     tt_code rc = compile(f->words, &split->words, reterr);
     if (rc == TT_OK && f->windows != NULL) {
         rc = compile(f->windows, &split->windows, reterr);
@@ -134,6 +126,11 @@ void tt_presplit_destroy(tt_presplit **split)
 bool tt_presplit_ignores_merges(const tt_presplit *split)
 {
     return split->ignore_merges;
+}
+
+bool tt_presplit_wants_nfc(const tt_presplit *split)
+{
+    return split->nfc;
 }
 
 tt_code tt_presplit_begin(const tt_presplit *split, const char *text, size_t n, tt_presplit_iter *it,

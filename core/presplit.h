@@ -16,6 +16,7 @@ tt_code tt_presplit_create(tt_str name, tt_presplit **ret_split, tt_err *reterr)
 void tt_presplit_destroy(tt_presplit **split);
 
 bool tt_presplit_ignores_merges(const tt_presplit *split); /* a word that is a token is that token */
+bool tt_presplit_wants_nfc(const tt_presplit *split);      /* text is composed (nfc.h) before it is split */
 
 typedef struct tt_presplit_iter {
     const tt_presplit *split;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/nfc.h"
 #include "core/tokenizer_priv.h"
 #include "core/utf8.h"
 
@@ -108,6 +109,7 @@ tt_code tt_bpe_init(tt_tokenizer *tok, tt_err *reterr)
     }
     tok->ignore_merges = v->ignore_merges == TT_FLAG_ON ||
                          (v->ignore_merges == TT_FLAG_BY_PRE && tt_presplit_ignores_merges(tok->split));
+    tok->nfc = v->nfc == TT_FLAG_ON || (v->nfc == TT_FLAG_BY_PRE && tt_presplit_wants_nfc(tok->split));
     for (unsigned b = 0; b < 256; b++) {
         char letter[4];
         int n = tt_utf8_put(letter_of(b), letter);
@@ -174,8 +176,14 @@ static tt_code encode_word(tt_encoding *e, const char *word, size_t n, tt_err *r
 
 static tt_code encode_valid(tt_encoding *e, const char *text, size_t n, tt_err *reterr)
 {
-    tt_presplit_iter it;
-    tt_code rc = tt_presplit_begin(e->tok->split, text, n, &it, reterr);
+    tt_presplit_iter it = {0};
+    char *composed = NULL;
+    size_t composed_n;
+    tt_code rc = e->tok->nfc ? tt_nfc(text, n, &composed, &composed_n, reterr) : TT_OK;
+    if (rc == TT_OK) {
+        rc = composed != NULL ? tt_presplit_begin(e->tok->split, composed, composed_n, &it, reterr)
+                              : tt_presplit_begin(e->tok->split, text, n, &it, reterr);
+    }
     while (rc == TT_OK) {
         const char *word;
         size_t word_n;
@@ -186,6 +194,7 @@ static tt_code encode_valid(tt_encoding *e, const char *text, size_t n, tt_err *
         rc = encode_word(e, word, word_n, reterr);
     }
     tt_presplit_end(&it);
+    free(composed);
     return rc;
 }
 

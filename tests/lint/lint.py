@@ -29,6 +29,7 @@ INCLUDE_RULES = [
     (r"<(oneapi/dnnl/)?dnnl", ["kernels/cpu/gemm_onednn.c"], "oneDNN belongs to kernels/cpu/gemm_onednn.c"),
     (r"<(cuda|cublas|cudnn|nccl)", ["kernels/cuda/"], "CUDA belongs to kernels/cuda/"),
     (r"<pcre2\.h>", ["core/"], "PCRE2 belongs to core/"),
+    (r"<utf8proc\.h>", ["core/"], "utf8proc belongs to core/"),
 ]
 # Library code reports through tt_err; a library that prints or exits takes the choice from its caller.
 SPEAKS = re.compile(r"\b(v?f?printf|puts|fputs|putchar|perror|syslog|v?dprintf|_?exit|abort|quick_exit)\s*\(")
@@ -202,7 +203,7 @@ def check_registered():
 def check_headers():
     """Every header of ours compiles alone."""
     cc = os.environ.get("CC", "cc")
-    packages = ["libuv", "libmicrohttpd", "jansson", "libcyaml", "libpcre2-8", "libxxhash"]
+    packages = ["libuv", "libmicrohttpd", "jansson", "libcyaml", "libpcre2-8", "libutf8proc", "libxxhash"]
     flags = subprocess.run(["pkg-config", "--cflags", *packages], capture_output=True, text=True).stdout.split()
     headers = [n for n in FILES if n.endswith(".h") and n.startswith(("core/", "kernels/", "server/"))
                and not n.startswith("kernels/cuda/")]
