@@ -19,6 +19,8 @@ typedef float tt_gelem;
 
 /* y[n] = a row of type t at src (any alignment), n a multiple of its block. */
 void TT_FN(tt_dequant)(tt_dtype t, const void *src, float *y, int64_t n);
+/* The same, rounded to BF16. */
+void TT_FN(tt_dequant_bf16)(tt_dtype t, const void *src, uint16_t *y, int64_t n);
 /* dst[n] = src[n] to nearest even. */
 void TT_FN(tt_round_bf16)(const float *src, uint16_t *dst, int64_t n);
 

@@ -16,7 +16,6 @@ enum {
     FWD_DEPTH = 1024,  /* columns of a forward panel, at most */
     BWD_DEPTH = 512,   /* rows of a backward panel, at most */
     BLOCK_MAX = 256,   /* elements of the largest quantisation block */
-    CHUNK = FWD_DEPTH, /* floats dequantised at a time */
 };
 
 /* x[n_rows, dim] as operands in scratch `slot`, with rows of zeros up to the unit of tt_gemm_rows(). */
@@ -45,13 +44,7 @@ static void fill_panel(const tt_weight *w, int64_t row0, int64_t n_rows, int64_t
         const char *row = src + (row0 + r) * stride + skip;
         tt_gelem *to = dst + r * n_cols;
 #if defined(__AVX512BF16__)
-        if (w->type == TT_BF16) {
-            memcpy(to, row, (size_t)n_cols * sizeof *to);
-            continue;
-        }
-        float buf[CHUNK];
-        TT_FN(tt_dequant)(w->type, row, buf, n_cols);
-        TT_FN(tt_round_bf16)(buf, to, n_cols);
+        TT_FN(tt_dequant_bf16)(w->type, row, to, n_cols);
 #else
         TT_FN(tt_dequant)(w->type, row, to, n_cols);
 #endif

@@ -1,65 +1,145 @@
 /* matvec.c - products of few rows with quantised weights (family DECODE): bound by the memory that the weights come from.
  * Thread: engine.
  *
- * A task takes GROUP weight rows; each is dequantised in pieces that stay in the first-level cache, and every activation row is
- * multiplied by a piece while it is there. So up to ROWS rows cost one pass over the weights. The sum of one output has one
- * order (four interleaved vector sums over all columns), whatever the number of rows or threads. */
+ * A task takes GROUP weight rows, one after the other; every activation row is multiplied by a weight row while it is in the
+ * first-level cache, so up to any number of rows costs one pass over the weights. The sum of one output has one order (QV
+ * vector sums, each over its part of every group of 32), whatever the number of rows or threads. */
 #include <assert.h>
 #include <omp.h>
 
 #include "kernels/cpu/kern.h"
+#include "kernels/cpu/qblock.h"
 
 enum {
-    ROWS = 16,   /* activation rows of one pass */
-    GROUP = 16,  /* weight rows of a task */
-    PIECE = 512, /* columns dequantised at a time: a multiple of every block size and of 4 * VW */
+    ROWS = VW / 4, /* activation rows whose sums are in registers: 4 * 2 or 2 * 4 vectors */
+    GROUP = 16,    /* weight rows of a task */
+    PIECE = 512,   /* columns at a time of plain types */
 };
 
-typedef struct sums {
-    vf s[4];
-} sums;
-
-/* s += w[n] . x[n], element i of vector j into sum j % 4. */
-static void dot(sums *s, const float *w, const float *x, int64_t n)
+static inline float total(const vf s[QV])
 {
-    vf s0 = s->s[0], s1 = s->s[1], s2 = s->s[2], s3 = s->s[3];
-    int64_t i = 0;
-    for (; i + 4 * VW <= n; i += 4 * VW) {
-        s0 = vf_fma(vf_load(w + i), vf_load(x + i), s0);
-        s1 = vf_fma(vf_load(w + i + VW), vf_load(x + i + VW), s1);
-        s2 = vf_fma(vf_load(w + i + 2 * VW), vf_load(x + i + 2 * VW), s2);
-        s3 = vf_fma(vf_load(w + i + 3 * VW), vf_load(x + i + 3 * VW), s3);
+    vf sum = s[0];
+    for (int j = 1; j < QV; j++) {
+        sum = vf_add(sum, s[j]);
     }
-    for (; i < n; i += VW) {
-        s0 = vf_fma(vf_at(w, i, n), vf_at(x, i, n), s0);
-    }
-    *s = (sums){{s0, s1, s2, s3}};
+    return vf_sum(sum);
 }
 
-static float total(const sums *s)
+/* y[r] = w . x[r] for n_rows <= ROWS rows of x, ldx apart. */
+TT_INLINE void dot_rows(q32_loader load, const tt_dtype_info *info, const uint8_t *b, const float *x, int64_t ldx,
+                            int64_t n, int n_rows, float *y)
 {
-    return vf_sum(vf_add(vf_add(s->s[0], s->s[1]), vf_add(s->s[2], s->s[3])));
-}
-
-/* y[r, row] for n_rows activation rows. */
-static void one_output(const tt_weight *w, int64_t row, const float *x, int n_rows, float *y, bool accumulate)
-{
-    float piece[PIECE];
-    sums s[ROWS];
-    for (int r = 0; r < n_rows; r++) {
-        s[r] = (sums){{vf_zero(), vf_zero(), vf_zero(), vf_zero()}};
+    int n_groups = info->block_elems / 32;
+    vf s[ROWS][QV];
+    for (int r = 0; r < ROWS; r++) {
+        for (int j = 0; j < QV; j++) {
+            s[r][j] = vf_zero();
+        }
     }
-    const char *src = (const char *)tt_ptr(w->data) + row * tt_row_bytes(w->type, w->cols);
-    for (int64_t c = 0; c < w->cols; c += PIECE) {
-        int64_t n = w->cols - c < PIECE ? w->cols - c : PIECE;
-        TT_FN(tt_dequant)(w->type, src + tt_row_bytes(w->type, c), piece, n);
-        for (int r = 0; r < n_rows; r++) {
-            dot(&s[r], piece, x + r * w->cols + c, n);
+    for (int64_t i = 0; i < n; b += info->block_bytes) {
+        for (int g = 0; g < n_groups; g++, i += 32) {
+            q32 w = load(b, g);
+            for (int r = 0; r < n_rows; r++) {
+                for (int j = 0; j < QV; j++) {
+                    s[r][j] = vf_fma(w.v[j], vf_load(x + r * ldx + i + j * VW), s[r][j]);
+                }
+            }
         }
     }
     for (int r = 0; r < n_rows; r++) {
-        float *to = y + r * w->rows + row;
-        *to = accumulate ? *to + total(&s[r]) : total(&s[r]);
+        y[r] = total(s[r]);
+    }
+}
+
+/* The number of rows as a constant, so that the sums stay in registers. */
+TT_INLINE void dot_some(q32_loader load, const tt_dtype_info *info, const uint8_t *b, const float *x, int64_t ldx,
+                            int64_t n, int n_rows, float *y)
+{
+    if (n_rows == ROWS) {
+        dot_rows(load, info, b, x, ldx, n, ROWS, y);
+        return;
+    }
+    for (int r = 0; r < n_rows; r++) {
+        dot_rows(load, info, b, x + r * ldx, ldx, n, 1, y + r);
+    }
+}
+
+/* Plain types: the same, in pieces, with the same order of sums. */
+static void dot_plain(tt_dtype t, const char *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
+{
+    float piece[PIECE];
+    vf s[ROWS][QV];
+    for (int r = 0; r < ROWS; r++) {
+        for (int j = 0; j < QV; j++) {
+            s[r][j] = vf_zero();
+        }
+    }
+    for (int64_t c = 0; c < n; c += PIECE) {
+        int64_t m = n - c < PIECE ? n - c : PIECE;
+        TT_FN(tt_dequant)(t, src + tt_row_bytes(t, c), piece, m);
+        for (int r = 0; r < n_rows; r++) {
+            const float *xr = x + r * ldx + c;
+            int64_t i = 0;
+            for (; i + 32 <= m; i += 32) {
+                for (int j = 0; j < QV; j++) {
+                    s[r][j] = vf_fma(vf_load(piece + i + j * VW), vf_load(xr + i + j * VW), s[r][j]);
+                }
+            }
+            for (; i < m; i += VW) {
+                s[r][0] = vf_fma(vf_at(piece, i, m), vf_at(xr, i, m), s[r][0]);
+            }
+        }
+    }
+    for (int r = 0; r < n_rows; r++) {
+        y[r] = total(s[r]);
+    }
+}
+
+static void dot_type(tt_dtype t, const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
+{
+    const tt_dtype_info *info = &tt_dtypes[t];
+    switch (t) {
+    case TT_Q8_0:
+        dot_some(q32_q8_0, info, src, x, ldx, n, n_rows, y);
+        break;
+    case TT_Q4_0:
+        dot_some(q32_q4_0, info, src, x, ldx, n, n_rows, y);
+        break;
+    case TT_Q4_1:
+        dot_some(q32_q4_1, info, src, x, ldx, n, n_rows, y);
+        break;
+    case TT_Q5_0:
+        dot_some(q32_q5_0, info, src, x, ldx, n, n_rows, y);
+        break;
+    case TT_Q5_1:
+        dot_some(q32_q5_1, info, src, x, ldx, n, n_rows, y);
+        break;
+    case TT_Q4_K:
+        dot_some(q32_q4_k, info, src, x, ldx, n, n_rows, y);
+        break;
+    case TT_Q5_K:
+        dot_some(q32_q5_k, info, src, x, ldx, n, n_rows, y);
+        break;
+    case TT_Q6_K:
+        dot_some(q32_q6_k, info, src, x, ldx, n, n_rows, y);
+        break;
+    default:
+        dot_plain(t, src, x, ldx, n, n_rows, y);
+    }
+}
+
+/* Outputs [0, n_rows) of weight row `row`. */
+static void one_output(const tt_weight *w, int64_t row, const float *x, int32_t n_rows, float *y, bool accumulate)
+{
+    const char *src = (const char *)tt_ptr(w->data) + row * tt_row_bytes(w->type, w->cols);
+    float out[ROWS];
+    for (int32_t r = 0; r < n_rows; r += ROWS) {
+        int n = n_rows - r < ROWS ? n_rows - r : ROWS;
+        dot_type(w->type, src, x + r * w->cols, w->cols, w->cols, n, out);
+        for (int i = 0; i < n; i++) {
+            float *to = y + (r + i) * w->rows + row;
+            *to = accumulate ? *to + out[i] : out[i];
+        }
     }
 }
 
@@ -70,7 +150,6 @@ void TT_FN(tt_matvec)(tt_lane *lane, const tt_matmul_args *a)
         assert(a->w[i]->cols == a->w[0]->cols);
         first[i + 1] = first[i] + (a->w[i]->rows + GROUP - 1) / GROUP;
     }
-    const float *x = tt_ptr(a->x);
 #pragma omp parallel for num_threads(lane->n_threads) schedule(dynamic, 4)
     for (int64_t t = 0; t < first[a->n_w]; t++) {
         int i = 0;
@@ -78,13 +157,9 @@ void TT_FN(tt_matvec)(tt_lane *lane, const tt_matmul_args *a)
             i++;
         }
         const tt_weight *w = a->w[i];
-        float *y = tt_ptr(a->y[i]);
         int64_t row0 = (t - first[i]) * GROUP;
         for (int64_t row = row0; row < row0 + GROUP && row < w->rows; row++) {
-            for (int32_t r = 0; r < a->n_rows; r += ROWS) {
-                int n = a->n_rows - r < ROWS ? a->n_rows - r : ROWS;
-                one_output(w, row, x + r * w->cols, n, y + r * w->rows, a->accumulate);
-            }
+            one_output(w, row, tt_ptr(a->x), a->n_rows, tt_ptr(a->y[i]), a->accumulate);
         }
     }
 }

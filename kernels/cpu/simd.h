@@ -14,6 +14,10 @@
 #define TT_JOIN(a, b) TT_JOIN_(a, b)
 #define TT_FN(name) TT_JOIN(name, TT_ISA_SUFFIX)
 
+/* Drivers that take a loader or a count as a constant are only fast when they are compiled into their caller, which the
+ * compiler's own limits on size would refuse. */
+#define TT_INLINE static inline __attribute__((always_inline))
+
 #if defined(__AVX512BF16__)
 #define TT_ISA_SUFFIX avx512bf16
 #elif defined(__AVX512F__)
@@ -144,19 +148,11 @@ static inline void vf_store_bf16(uint16_t *p, vf v)
 }
 #endif
 
-/* Bytes to floats, VW at p. */
-static inline vf vf_load_i8(const int8_t *p)
+/* 32 signed bytes to floats, in order. */
+static inline void vf_from_i8x32(__m256i q, vf v[2])
 {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
-}
-
-/* d * q + m for 32 signed bytes. */
-static inline void vf_put32(float *y, __m256i q, vf d, vf m)
-{
-    __m512i lo = _mm512_cvtepi8_epi32(_mm256_castsi256_si128(q));
-    __m512i hi = _mm512_cvtepi8_epi32(_mm256_extracti128_si256(q, 1));
-    _mm512_storeu_ps(y, _mm512_fmadd_ps(_mm512_cvtepi32_ps(lo), d, m));
-    _mm512_storeu_ps(y + 16, _mm512_fmadd_ps(_mm512_cvtepi32_ps(hi), d, m));
+    v[0] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(q)));
+    v[1] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(q, 1)));
 }
 
 /* 2^n for n whole, with overflow and gradual underflow. */
@@ -287,23 +283,13 @@ static inline void vf_store_bf16(uint16_t *p, vf v)
     _mm_storeu_si128((__m128i *)(void *)p, _mm256_castsi256_si128(r));
 }
 
-static inline vf vf_load_i8(const int8_t *p)
+static inline void vf_from_i8x32(__m256i q, vf v[4])
 {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
-}
-
-static inline void vf_put16(float *y, __m128i q, vf d, vf m)
-{
-    vf lo = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q));
-    vf hi = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(q, 8)));
-    _mm256_storeu_ps(y, _mm256_fmadd_ps(lo, d, m));
-    _mm256_storeu_ps(y + 8, _mm256_fmadd_ps(hi, d, m));
-}
-
-static inline void vf_put32(float *y, __m256i q, vf d, vf m)
-{
-    vf_put16(y, _mm256_castsi256_si128(q), d, m);
-    vf_put16(y + 16, _mm256_extracti128_si256(q, 1), d, m);
+    __m128i lo = _mm256_castsi256_si128(q), hi = _mm256_extracti128_si256(q, 1);
+    v[0] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(lo));
+    v[1] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(lo, 8)));
+    v[2] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(hi));
+    v[3] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(hi, 8)));
 }
 
 /* In two factors, because 2^n alone may leave the range of floats; n in [-252, 254]. */
