@@ -11,6 +11,7 @@ static const struct {
     const char *help;
 } commands[] = {
     {"serve", tt_cmd_serve, "serve a model over the OpenAI API"},
+    {"run", tt_cmd_run, "answer one prompt without a server"},
     {"inspect", tt_cmd_inspect, "say what a model file is and what memory it needs"},
 };
 

@@ -148,21 +148,16 @@ static json_t *first_messages(const json_t *messages, size_t n)
     return list;
 }
 
-/* Tokens that render(first n messages) and the whole prompt begin with. A template that refuses the shorter conversation
- * leaves nothing in common: 0. Negative: out of memory. */
-static int64_t common_prefix(const tt_served *sv, const tt_chat_prompt *chat, size_t n_messages,
-                             const int32_t *ids, size_t n)
+int64_t tt_prompt_common(const tt_served *sv, const tt_chat_prompt *chat, const int32_t *ids,
+                         size_t n)
 {
-    json_t *list = first_messages(chat->messages, n_messages);
-    tt_chat_prompt part = {.messages = list, .kwargs = chat->kwargs};
     int32_t *other = NULL;
     size_t n_other = 0, same = 0;
     tt_err err;
-    if (list == NULL) {
-        return TT_E_NOMEM;
+    if (json_array_size(chat->messages) == 0) {
+        return 0;
     }
-    tt_code rc = n_messages > 0 ? tt_prompt_chat(sv, &part, &other, &n_other, &err) : TT_OK;
-    json_decref(list);
+    tt_code rc = tt_prompt_chat(sv, chat, &other, &n_other, &err);
     if (rc == TT_E_NOMEM) {
         return rc;
     }
@@ -171,6 +166,20 @@ static int64_t common_prefix(const tt_served *sv, const tt_chat_prompt *chat, si
     }
     free(other);
     return (int64_t)same;
+}
+
+/* What the first messages alone and the whole prompt have in common. */
+static int64_t common_prefix(const tt_served *sv, const tt_chat_prompt *chat, size_t n_messages,
+                             const int32_t *ids, size_t n)
+{
+    json_t *list = first_messages(chat->messages, n_messages);
+    if (list == NULL) {
+        return TT_E_NOMEM;
+    }
+    tt_chat_prompt part = {.messages = list, .kwargs = chat->kwargs};
+    int64_t same = tt_prompt_common(sv, &part, ids, n);
+    json_decref(list);
+    return same;
 }
 
 static size_t before_last_user(const json_t *messages)
@@ -205,7 +214,9 @@ tt_code tt_prompt_context(const tt_served *sv, const tt_chat_prompt *chat, const
         }
         tokens = common_prefix(sv, chat, (size_t)q->context_n, ids, n);
     } else {
-        int64_t least = q->params.span_tokens * 2;
+        tt_qttt_params resolved = q->params;
+        tt_qttt_resolve(&resolved);
+        int64_t least = resolved.span_tokens * 2;
         least = least > MIN_CONTEXT_TOKENS ? least : MIN_CONTEXT_TOKENS;
         tokens = chat != NULL ? common_prefix(sv, chat, before_last_user(chat->messages), ids, n)
                               : 0;

@@ -42,7 +42,11 @@ tt_code tt_prompt_chat(const tt_served *sv, const tt_chat_prompt *p, int32_t **r
 tt_code tt_prompt_text(const tt_served *sv, const char *text, size_t n, bool add_special,
                        bool parse_special, int32_t **ret_ids, size_t *ret_n, tt_err *reterr);
 
-/* api.md's rule for the context of a request: sets *ret_tokens in [0, n). chat: NULL for a completion.
+/* Tokens that `chat` and the prompt ids[0, n) begin with. 0 when the template refuses `chat`; TT_E_NOMEM. */
+int64_t tt_prompt_common(const tt_served *sv, const tt_chat_prompt *chat, const int32_t *ids,
+                         size_t n);
+
+/* docs/api.md's rule for the context of a request: sets *ret_tokens in [0, n). chat: NULL for a completion.
  * TT_E_INVALID: qttt.context asks for more than there is. */
 tt_code tt_prompt_context(const tt_served *sv, const tt_chat_prompt *chat, const int32_t *ids,
                           size_t n, const tt_qttt_request *q, int32_t *ret_tokens, tt_err *reterr);

@@ -128,9 +128,10 @@ static void on_cyaml_log(cyaml_log_t level, void *ctx, const char *fmt, va_list 
     }
 }
 
-/* Finds the key `path` ("section" or "section.name") and the value after it. Lines and columns from 1; false: not there.
+/* Finds the key `path` ("section" or "section.name"), or the value after it. Lines and columns from 1; false: not there.
  * A syntax error before it gives that error's place. */
-static bool locate(const char *text, size_t n, const char *path, int *ret_line, int *ret_col)
+static bool locate(const char *text, size_t n, const char *path, bool of_value, int *ret_line,
+                   int *ret_col)
 {
     yaml_parser_t p;
     yaml_event_t ev;
@@ -151,8 +152,8 @@ static bool locate(const char *text, size_t n, const char *path, int *ret_line, 
         bool starts_value = ev.type == YAML_SCALAR_EVENT || ev.type == YAML_MAPPING_START_EVENT ||
                             ev.type == YAML_SEQUENCE_START_EVENT || ev.type == YAML_ALIAS_EVENT;
         if (match && starts_value) { /* the value of the key that was asked for */
-            bool same_line = ev.type == YAML_SCALAR_EVENT || ev.type == YAML_SEQUENCE_START_EVENT;
-            if (same_line && (int)ev.start_mark.line + 1 == *ret_line) {
+            if (of_value) {
+                *ret_line = (int)ev.start_mark.line + 1;
                 *ret_col = (int)ev.start_mark.column + 1;
             }
             found = true;
@@ -236,7 +237,7 @@ static tt_code report(const struct schema *sc, const struct complaint *c, const 
     if (strncmp(c->text, "Unexpected key: ", 16) == 0) {
         snprintf(path, sizeof path, "%.60s%s%.60s", outer, outer[0] != '\0' ? "." : "",
                  c->text + 16);
-        locate(text, n, path, &line, &col);
+        locate(text, n, path, false, &line, &col);
         list_names(sc, outer, legal, sizeof legal);
         return tt_fail(reterr, TT_E_INVALID, "%s:%d:%d: unknown key '%s'; expected one of %s", name,
                        line, col, path, legal);
@@ -246,8 +247,9 @@ static tt_code report(const struct schema *sc, const struct complaint *c, const 
     } else {
         snprintf(path, sizeof path, "%s", outer);
     }
-    locate(text, n, path, &line, &col);
+    locate(text, n, path, true, &line, &col);
     if (rc == CYAML_ERR_LIBYAML_PARSER) {
+        locate(text, n, "", false, &line, &col); /* no key is "": it stops at the error itself */
         return tt_fail(reterr, TT_E_INVALID, "%s:%d:%d: %s", name, line, col, c->text);
     }
     if (rc == CYAML_ERR_UNEXPECTED_EVENT) {
@@ -317,7 +319,7 @@ tt_code tt_settings_load_text(tt_settings *s, const char *name, const char *text
             const tt_setting *row = &tt_setting_table[i];
             char origin[256];
             int line = 0, col = 0;
-            locate(text, n, row->key, &line, &col);
+            locate(text, n, row->key, true, &line, &col);
             snprintf(origin, sizeof origin, "%.200s:%d:%d", name, line, col);
             rc = take_value(s, row, raw->value[i], raw->count[i], origin, reterr);
         }
