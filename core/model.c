@@ -58,7 +58,7 @@ static tt_code check_whole(const tt_model *m, tt_err *reterr)
     return TT_OK;
 }
 
-static tt_model *create(void)
+tt_model *tt_model_create(void)
 {
     tt_model *m = calloc(1, sizeof *m);
     if (m != NULL && (m->files = calloc(1, sizeof *m->files)) == NULL) {
@@ -85,7 +85,7 @@ tt_code tt_model_open(const char *path, tt_model **ret_model, tt_err *reterr)
 {
     char base[96];
     base_name(path, base, sizeof base);
-    tt_model *m = create();
+    tt_model *m = tt_model_create();
     if (m == NULL) {
         return tt_fail(reterr, TT_E_NOMEM, "no memory for a model");
     }

@@ -39,6 +39,9 @@ typedef struct tt_model_spec {
     const uint8_t *sliding; /* [n_layers] 0 or 1; NULL = none */
 } tt_model_spec;
 
+/* An empty model, good for the readers and for tt_model_close(); NULL = no memory. */
+tt_model *tt_model_create(void);
+
 /* Checks the hyperparameters that the readers' arithmetic on them relies on, before the rest is
  * known. */
 tt_code tt_model_check_dims(const tt_model_spec *s, tt_err *reterr);
