@@ -1,0 +1,38 @@
+/* bench.h - the figures of `qttt bench`: what a model does on this machine, each beside the limit of the machine measured in the
+ * same run. Thread: the caller's, which becomes the engine's thread for the time. */
+#ifndef TT_BENCH_H
+#define TT_BENCH_H
+
+#include "core/engine.h"
+
+typedef enum tt_bench_limit { TT_LIMIT_NONE, TT_LIMIT_FLOPS, TT_LIMIT_BYTES } tt_bench_limit;
+
+typedef struct tt_bench_figure {
+    char name[64];       /* "prefill 512" */
+    const char *unit;    /* "tokens/s", "s", "GFLOP/s", "GB/s", "MiB" */
+    double value;        /* median over the repetitions */
+    tt_bench_limit kind; /* what bounds it */
+    double limit;        /* value at the machine's measured rate, same unit; 0 with TT_LIMIT_NONE */
+    double percent;      /* share of the limit that is reached, 0..100 */
+} tt_bench_figure;
+
+#define TT_BENCH_MAX_FIGURES 24
+
+typedef struct tt_bench_options {
+    const tt_engine_options *engine;
+    int32_t repeat; /* 0 = 5 */
+    void (*on_figure)(void *arg, const tt_bench_figure *f); /* as each is ready; may be NULL */
+    void *arg;
+} tt_bench_options;
+
+typedef struct tt_bench_report {
+    tt_bench_figure figure[TT_BENCH_MAX_FIGURES];
+    int32_t n;
+    char model[64], isa[16];
+    int threads;
+} tt_bench_report;
+
+/* Depths beyond the model's context are left out. TT_E_CAPACITY when the K/V pool is too small for the deepest. */
+tt_code tt_bench_run(const tt_bench_options *opt, tt_bench_report *ret_report, tt_err *reterr);
+
+#endif
