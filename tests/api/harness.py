@@ -177,6 +177,8 @@ class Server:
             command += ["--config", str(config)]
         if model:
             command += ["--model", str(model)]
+        if "QTTT_TEST_THREADS" in os.environ:
+            command += ["--threads", os.environ["QTTT_TEST_THREADS"]]
         self.log = open(self.log_path, "wb")
         self.process = subprocess.Popen([*command, *flags], stdout=self.log, stderr=subprocess.STDOUT,
                                         env={**os.environ, **(env or {})})

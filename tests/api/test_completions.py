@@ -64,7 +64,9 @@ def test_loglikelihood_as_an_evaluation_harness_asks(server):
     """score(context + continuation) from echo equals the model's own greedy choice where it is greedy."""
     context, n = ids_of(server, "The capital of France is"), 4
     greedy = complete(server, prompt=context, max_tokens=n, temperature=0, logprobs=1)["choices"][0]
-    continuation = ids_of(server, greedy["text"])
+    # Token by token: the text as a whole may be split otherwise.
+    continuation = [i for token in greedy["logprobs"]["tokens"] for i in ids_of(server, token)]
+    assert len(continuation) == n
     r = complete(server, prompt=context + continuation, echo=True, logprobs=1, max_tokens=1, temperature=0)
     lp = r["choices"][0]["logprobs"]
     span = slice(len(context), len(context) + len(continuation))
@@ -126,7 +128,7 @@ def test_tokenizer_info(server, client, name):
     assert eos["tokens"] == [info["eos_token_id"]] if "eos_token_id" in info else eos["count"] == 1
 
 
-@pytest.mark.parametrize("prompt", [[], [[]], "", [1, "a"], [[1], "a"], [10 ** 9], [-1], [1.5], 7, None, {"a": 1}, [None], [True]])
+@pytest.mark.parametrize("prompt", [[], [[]], "", [1, "a"], [10 ** 9], [-1], [1.5], 7, None, {"a": 1}, [None], [True]])
 def test_prompts_that_are_refused(server, prompt):
     r = server.post("/v1/completions", {"prompt": prompt, "max_tokens": 1})
     assert r.status == 400 and r.json()["error"]["param"] == "prompt", r.body
