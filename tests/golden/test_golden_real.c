@@ -20,7 +20,7 @@
 #define TOP 64
 #define EXACT_ROWS 250 /* rows whose log-probabilities are stored in float32 */
 #define CHUNK 250      /* rows of one step */
-#define BLOCK 10       /* rows of logits at a time */
+#define BLOCK 50       /* rows of logits at a time */
 
 static struct {
     rig r;
