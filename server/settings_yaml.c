@@ -43,14 +43,6 @@ static cyaml_schema_value_t value_schema(const tt_setting *row)
 {
     cyaml_schema_value_t v = {.flags = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL};
     switch (row->kind) {
-    case TT_SET_INT:
-        v.type = CYAML_INT;
-        v.data_size = sizeof(int64_t);
-        break;
-    case TT_SET_FLOAT:
-        v.type = CYAML_FLOAT;
-        v.data_size = sizeof(double);
-        break;
     case TT_SET_BOOL: /* CYAML_BOOL takes any word that it does not know for true */
         v.type = CYAML_ENUM;
         v.flags = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT;
@@ -64,7 +56,7 @@ static cyaml_schema_value_t value_schema(const tt_setting *row)
         v.sequence.entry = &list_entry;
         v.sequence.max = 10000;
         break;
-    default:
+    default: /* numbers too: CYAML_INT takes 8080.5 for 8080; tt_settings_set is strict */
         v.type = CYAML_STRING;
         v.data_size = sizeof(char);
         v.string.max = 65536;
@@ -264,8 +256,7 @@ static tt_code report(const struct schema *sc, const struct complaint *c, const 
 static tt_code take_value(tt_settings *s, const tt_setting *row, void *value, uint32_t count,
                           const char *origin, tt_err *reterr)
 {
-    char number[64];
-    const char *text = number;
+    const char *text = value;
     switch (row->kind) {
     case TT_SET_LIST:
         *(tt_string_list *)(void *)((char *)s + row->offset) = (tt_string_list){0};
@@ -276,17 +267,10 @@ static tt_code take_value(tt_settings *s, const tt_setting *row, void *value, ui
             }
         }
         return TT_OK;
-    case TT_SET_INT:
-        snprintf(number, sizeof number, "%lld", (long long)*(int64_t *)value);
-        break;
-    case TT_SET_FLOAT:
-        snprintf(number, sizeof number, "%.17g", *(double *)value);
-        break;
     case TT_SET_BOOL:
         text = *(int64_t *)value != 0 ? "true" : "false";
         break;
     default:
-        text = value;
         break;
     }
     return tt_settings_set(s, row, text, origin, reterr);
@@ -315,11 +299,11 @@ tt_code tt_settings_load_text(tt_settings *s, const char *name, const char *text
         goto out;
     }
     for (int i = 0; raw != NULL && rc == TT_OK && i < tt_n_settings; i++) {
-        if (raw->value[i] != NULL) {
-            const tt_setting *row = &tt_setting_table[i];
-            char origin[256];
-            int line = 0, col = 0;
-            locate(text, n, row->key, true, &line, &col);
+        const tt_setting *row = &tt_setting_table[i];
+        char origin[256];
+        int line = 0, col = 0;
+        bool there = raw->value[i] != NULL || row->kind == TT_SET_LIST; /* an empty list is NULL */
+        if (there && locate(text, n, row->key, true, &line, &col)) {
             snprintf(origin, sizeof origin, "%.200s:%d:%d", name, line, col);
             rc = take_value(s, row, raw->value[i], raw->count[i], origin, reterr);
         }
