@@ -349,8 +349,15 @@ bool tt_request_parse(const char *text, size_t n, tt_api api, const tt_request_l
         return false;
     }
     ret->job.stop_ids = ids;
-    return tt_qttt_parse(json_object_get(body, "qttt"), alias, &limits->caps, limits->n_layers,
-                         &ret->qttt, &ret->ignored, e);
+    if (!tt_qttt_parse(json_object_get(body, "qttt"), alias, &limits->caps, limits->n_layers,
+                       &ret->qttt, &ret->ignored, e)) {
+        return false;
+    }
+    if (ret->qttt.params.mode == TT_QTTT_ON && ret->n_prompts > 1) { /* an answer has one qttt object */
+        return tt_json_refuse(e, "", "qttt", "unsupported_parameter",
+                              "with mode on takes one prompt, not %d", (int)ret->n_prompts);
+    }
+    return true;
 }
 
 void tt_request_finish(tt_request *r)
