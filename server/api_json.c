@@ -55,13 +55,58 @@ static bool scan(const char *text, size_t n, size_t limit, tt_http_error *e)
     return true;
 }
 
+/* Writes ".0" behind integers that no 64-bit number holds: they are valid JSON, and a field's own check then names the
+ * field, where jansson would refuse the whole body. */
+static void widen_integers(tt_buf *out, const char *text, size_t n)
+{
+    size_t from = 0;
+    for (size_t i = 0; i < n;) {
+        size_t start = i;
+        if (text[i] == '"') {
+            for (i++; i < n && text[i] != '"'; i++) {
+                i += text[i] == '\\';
+            }
+            i++;
+            continue;
+        }
+        while (i < n && text[i] >= '0' && text[i] <= '9') {
+            i++;
+        }
+        bool integer = i - start >= 19 && (i == n || strchr(".eE", text[i]) == NULL) &&
+                       (start == 0 || strchr(".eE+", text[start - 1]) == NULL);
+        if (integer) {
+            tt_buf_put(out, text + from, i - from);
+            tt_buf_puts(out, ".0");
+            from = i;
+        }
+        i += i == start;
+    }
+    if (from < n) {
+        tt_buf_put(out, text + from, n - from);
+    }
+}
+
+static json_t *load(const char *text, size_t n, json_error_t *je)
+{
+    json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, je);
+    if (root == NULL && json_error_code(je) == json_error_numeric_overflow) {
+        tt_buf wide = {0};
+        widen_integers(&wide, text, n);
+        if (!wide.failed && wide.n > n) {
+            root = json_loadb(wide.p, wide.n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, je);
+        }
+        tt_buf_finish(&wide);
+    }
+    return root;
+}
+
 json_t *tt_json_parse(const char *text, size_t n, size_t memory_limit, tt_http_error *e)
 {
     json_error_t je;
     if (!scan(text, n, memory_limit, e)) {
         return NULL;
     }
-    json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
+    json_t *root = load(text, n, &je);
     if (root == NULL) {
         if (json_error_code(&je) == json_error_out_of_memory) {
             tt_err err = {.code = TT_E_NOMEM};

@@ -218,6 +218,7 @@ void tt_http_header(tt_http_request *req, const char *name, const char *value)
     }
 }
 
+/* Answers to browsers; without an Origin that is allowed there are none. */
 static void add_cors(tt_http_request *req, struct MHD_Response *r)
 {
     const tt_string_list *list = &req->server->settings->cors_origins;
@@ -241,10 +242,19 @@ static void add_cors(tt_http_request *req, struct MHD_Response *r)
     if (strcmp(req->method, "OPTIONS") == 0) {
         MHD_add_response_header(r, "Access-Control-Allow-Methods",
                                 "GET, HEAD, POST, DELETE, OPTIONS");
-        /* Echoed so that a header which a later SDK invents is not a failure; the list when none was asked for. */
+        /* What was asked for is echoed too, so that a header which a later SDK invents is not a failure. */
         const char *asked = tt_http_get_header(req, "Access-Control-Request-Headers");
-        MHD_add_response_header(r, "Access-Control-Allow-Headers",
-                                asked != NULL && *asked != '\0' ? asked : allowed_headers);
+        tt_buf list_text = {0};
+        tt_buf_puts(&list_text, allowed_headers);
+        if (asked != NULL && *asked != '\0') {
+            tt_buf_puts(&list_text, ", ");
+            tt_buf_puts(&list_text, asked);
+        }
+        tt_buf_putc(&list_text, '\0');
+        if (!list_text.failed) {
+            MHD_add_response_header(r, "Access-Control-Allow-Headers", list_text.p);
+        }
+        tt_buf_finish(&list_text);
         MHD_add_response_header(r, "Access-Control-Max-Age", "600");
     }
 }
