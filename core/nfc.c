@@ -1,5 +1,6 @@
 /* nfc.c - see nfc.h. Source: Unicode Standard Annex 15; the tables are utf8proc's. Its own ordering of combining marks
- * is an insertion sort, quadratic on a long run of them, so runs are sorted here. */
+ * is an insertion sort, quadratic on a long run of them, so runs are sorted here. (Hugging Face's
+ * normalizer has the tables of Unicode 9: it leaves runs of the few combining marks that are newer as they are.) */
 #include "core/nfc.h"
 
 #include <stdint.h>
