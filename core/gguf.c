@@ -348,6 +348,42 @@ static tt_code place_tensors(cursor *c, tt_gguf *g)
     return TT_OK;
 }
 
+typedef struct span {
+    uint64_t begin, end;
+    tt_str name;
+} span;
+
+static int by_begin(const void *a, const void *b)
+{
+    const span *x = a, *y = b;
+    return (x->begin > y->begin) - (x->begin < y->begin);
+}
+
+/* Two tensors in one place would be read without harm, but one of them cannot be what its name
+ * says. */
+static tt_code check_overlap(cursor *c, const tt_tensor_list *l)
+{
+    span *s = malloc(((size_t)l->n + 1) * sizeof *s);
+    if (s == NULL) {
+        return tt_fail(c->err, TT_E_NOMEM, "no memory for %d tensors", (int)l->n);
+    }
+    for (int32_t i = 0; i < l->n; i++) {
+        const tt_file_tensor *t = &l->t[i];
+        s[i] = (span){.begin = t->offset, .end = t->offset + t->n_bytes, .name = t->name};
+    }
+    qsort(s, (size_t)l->n, sizeof *s, by_begin);
+    tt_code rc = TT_OK;
+    for (int32_t i = 1; i < l->n && rc == TT_OK; i++) {
+        if (s[i].begin < s[i - 1].end) {
+            rc = tt_fail(c->err, TT_E_MODEL, "tensors %.*s and %.*s overlap at byte %" PRIu64,
+                         (int)s[i - 1].name.n, s[i - 1].name.p, (int)s[i].name.n, s[i].name.p,
+                         s[i].begin);
+        }
+    }
+    free(s);
+    return rc;
+}
+
 static tt_code read_header(cursor *c, tt_gguf *g, int32_t *ret_n_tensors)
 {
     uint32_t version;
@@ -407,10 +443,11 @@ static tt_code read_all(cursor *c, tt_gguf *g)
             return rc;
         }
     }
-    if ((rc = place_tensors(c, g)) != TT_OK) {
+    if ((rc = place_tensors(c, g)) != TT_OK ||
+        (rc = tt_tensor_list_index(&g->tensors, c->err)) != TT_OK) {
         return rc;
     }
-    return tt_tensor_list_index(&g->tensors, c->err);
+    return check_overlap(c, &g->tensors);
 }
 
 tt_code tt_gguf_open(const uint8_t *bytes, uint64_t n_bytes, tt_gguf **ret_gguf, tt_err *reterr)

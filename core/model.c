@@ -1,6 +1,7 @@
 /* model.c - opening and closing of models, whatever their format. See model.h. */
 #include "core/model.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +10,7 @@
 #include "core/model_build.h"
 
 /* "SmolLM2.gguf" of "/models/SmolLM2.gguf"; of "/models/qwen/" "qwen". Into buf. */
-static void base_name(const char *path, char *buf, size_t cap)
+static void last_part(const char *path, char *buf, size_t cap)
 {
     size_t n = strlen(path);
     while (n > 1 && path[n - 1] == '/') {
@@ -20,6 +21,17 @@ static void base_name(const char *path, char *buf, size_t cap)
         start--;
     }
     snprintf(buf, cap, "%.*s", (int)(n - start), path + start);
+}
+
+/* Links are followed for "." and ".." only: the file that a cache's link points to is named by its
+ * hash. */
+static void base_name(const char *path, char *buf, size_t cap)
+{
+    char real[PATH_MAX];
+    last_part(path, buf, cap);
+    if ((strcmp(buf, ".") == 0 || strcmp(buf, "..") == 0) && realpath(path, real) != NULL) {
+        last_part(real, buf, cap);
+    }
 }
 
 static void name_after_file(tt_model *m, const char *base)

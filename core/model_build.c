@@ -460,9 +460,9 @@ void tt_model_set_name(tt_model *m, const char *p, size_t n)
         char c = p[i];
         bool safe = (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
                     c == '.' || c == '_' || c == '-';
-        if (safe) {
+        if (safe && (k > 0 || (c != '.' && c != '-'))) {
             m->name[k++] = c;
-        } else if (k > 0 && m->name[k - 1] != '-') {
+        } else if (k > 0 && m->name[k - 1] != '-') { /* never the first */
             m->name[k++] = '-';
         }
     }

@@ -52,7 +52,8 @@ tt_code tt_model_check_dims(const tt_model_spec *s, tt_err *reterr);
  * good for tt_model_close(). */
 tt_code tt_model_build(tt_model *m, const tt_model_spec *s, tt_err *reterr);
 
-/* m->name: text with everything but [A-Za-z0-9._-] turned into '-', runs of it into one. */
+/* m->name: text with everything but [A-Za-z0-9._-] turned into '-', runs of it into one, and no '.'
+ * or '-' at the start. */
 void tt_model_set_name(tt_model *m, const char *p, size_t n);
 
 /* The two readers. The file's map (GGUF) or the folder's maps are in m->files or go there. */

@@ -186,27 +186,47 @@ static tt_code read_rope(reader *r)
     return TT_OK;
 }
 
-/* Gemma 3: every sixth layer sees all, the others a window. */
-static tt_code read_windows(reader *r)
+/* sliding_window_pattern is the distance of the layers that see all, or says it layer by layer. */
+static tt_code read_pattern(reader *r)
 {
     int64_t pattern;
-    tt_code rc = get_int(r, "attention.sliding_window", INT32_MAX, 0, &r->s.window);
-    if (rc != TT_OK || !(r->s.arch->flags & TT_ARCH_LOCAL_ROPE)) {
+    const tt_gguf_value *v = tt_gguf_find(r->g, key_of(r, "attention.sliding_window_pattern"));
+    if (v != NULL && v->type == TT_GGUF_ARRAY && v->elem_type == TT_GGUF_BOOL) {
+        if (v->n != (uint64_t)r->s.n_layers) {
+            return tt_fail(r->err, TT_E_MODEL,
+                           "%s (byte %" PRIu64 ") has %" PRIu64 " entries for %" PRId64 " layers",
+                           r->key, v->offset, v->n, r->s.n_layers);
+        }
+        for (int64_t i = 0; i < r->s.n_layers; i++) {
+            r->sliding[i] = v->data[i] != 0;
+        }
+        return TT_OK;
+    }
+    tt_code rc = get_int(r, "attention.sliding_window_pattern", INT32_MAX, 6, &pattern);
+    if (rc != TT_OK) {
         return rc;
     }
-    if ((rc = get_int(r, "attention.sliding_window_pattern", INT32_MAX, 6, &pattern)) != TT_OK) {
-        return rc;
-    }
-    if (pattern < 1 || r->s.window < 1) {
-        return tt_fail(r->err, TT_E_MODEL,
-                       "a window of %" PRId64 " tokens in a pattern of %" PRId64 " layers",
-                       r->s.window, pattern);
+    if (pattern < 1) {
+        return tt_fail(r->err, TT_E_MODEL, "%s is 0", r->key);
     }
     for (int64_t i = 0; i < r->s.n_layers; i++) {
         r->sliding[i] = (i + 1) % pattern != 0;
     }
-    r->s.sliding = r->sliding;
     return TT_OK;
+}
+
+/* Gemma 3: every sixth layer sees all, the others a window. */
+static tt_code read_windows(reader *r)
+{
+    tt_code rc = get_int(r, "attention.sliding_window", INT32_MAX, 0, &r->s.window);
+    if (rc != TT_OK || !(r->s.arch->flags & TT_ARCH_LOCAL_ROPE)) {
+        return rc;
+    }
+    if (r->s.window < 1) {
+        return tt_fail(r->err, TT_E_MODEL, "%s is missing or 0", r->key);
+    }
+    r->s.sliding = r->sliding;
+    return read_pattern(r);
 }
 
 static tt_code read_scales(reader *r)
@@ -227,7 +247,7 @@ static tt_code read_scales(reader *r)
     return TT_OK;
 }
 
-static tt_code read_experts(reader *r)
+static tt_code refuse_others(reader *r)
 {
     int64_t n;
     tt_code rc = get_int(r, "expert_count", INT32_MAX, 0, &n);
@@ -235,7 +255,16 @@ static tt_code read_experts(reader *r)
         return tt_fail(r->err, TT_E_UNSUPPORTED, "mixtures of experts are not supported (%s)",
                        r->key);
     }
-    return rc;
+    n = 1;
+    if (rc == TT_OK) {
+        rc = tt_gguf_get_int(r->g, "split.count", 0, INT32_MAX, &n, r->err);
+    }
+    if (rc >= 0 && n > 1) {
+        return tt_fail(r->err, TT_E_UNSUPPORTED,
+                       "one of %" PRId64 " parts of a split model: join them into one file first",
+                       n);
+    }
+    return rc < 0 ? rc : TT_OK;
 }
 
 static tt_str token_text(const tt_vocab *v, int32_t id)
@@ -267,7 +296,7 @@ static tt_code read_text(reader *r)
 static tt_code read_spec(reader *r)
 {
     tt_code rc = read_arch(r);
-    if (rc != TT_OK || (rc = read_experts(r)) != TT_OK || (rc = read_dims(r)) != TT_OK ||
+    if (rc != TT_OK || (rc = refuse_others(r)) != TT_OK || (rc = read_dims(r)) != TT_OK ||
         (rc = read_scales(r)) != TT_OK || (rc = tt_model_check_dims(&r->s, r->err)) != TT_OK ||
         (rc = read_rope(r)) != TT_OK || (rc = read_windows(r)) != TT_OK) {
         return rc;

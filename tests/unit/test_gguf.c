@@ -362,7 +362,8 @@ static void test_hostile_tensors(void **state)
         {1, {32}, 10, 0, TT_E_UNSUPPORTED, "Q2_K"},
         {1, {32}, 4, 0, TT_E_UNSUPPORTED, "unknown type"},
         {1, {32}, UINT32_MAX, 0, TT_E_UNSUPPORTED, "unknown type"},
-        {4, {1, 1, 1, 4}, 0, 0, TT_OK, ""},
+        {4, {1, 1, 1, 4}, 0, 0, TT_E_MODEL, "overlap"},
+        {1, {1}, 0, 160, TT_E_MODEL, "overlap"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         mw_gguf w;

@@ -211,6 +211,58 @@ static void test_gemma_layers(void **state)
     tt_model_close(&m);
 }
 
+static void test_gemma_pattern(void **state)
+{
+    (void)state;
+    const uint8_t pattern[] = {0, 1, 0};
+    for (uint64_t n = 2; n <= 3; n++) {
+        mw_gguf w;
+        tt_model *m;
+        tt_err err;
+        mw_gguf_init(&w);
+        mw_kv_array(&w, "gemma3.attention.sliding_window_pattern", 7, pattern, n, 1);
+        mw_model_gguf(&w, &(mw_model){.arch = "gemma3", .layers = 3});
+        tt_code rc = open_written(&w, &m, &err);
+        if (n == 2) {
+            assert_int_equal(rc, TT_E_MODEL);
+            assert_non_null(strstr(err.msg, "has 2 entries for 3 layers"));
+            continue;
+        }
+        assert_int_equal(rc, TT_OK);
+        assert_true(m->layers[0].window == 0 && m->layers[1].window == 16 &&
+                    m->layers[2].window == 0);
+        assert_true(m->layers[0].rope == 0 && m->layers[1].rope == 1);
+        tt_model_close(&m);
+    }
+}
+
+static void test_names(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *general, *want;
+    } cases[] = {
+        {"Qwen3 0.6B", "Qwen3-0.6B"},
+        {"../../etc/passwd", "etc-passwd"},
+        {"...", "tiny"}, /* nothing left: the file's name */
+        {"", "tiny"},
+        {"a\xFF\xFE  b--", "a-b"},
+        {"0123456789012345678901234567890123456789012345678901234567890123456789",
+         "012345678901234567890123456789012345678901234567890123456789012"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        mw_gguf w;
+        tt_model *m;
+        tt_err err;
+        mw_gguf_init(&w);
+        mw_kv_str(&w, "general.name", cases[i].general);
+        mw_model_gguf(&w, &(mw_model){.layers = 1});
+        assert_int_equal(open_written(&w, &m, &err), TT_OK);
+        assert_string_equal(m->name, cases[i].want);
+        tt_model_close(&m);
+    }
+}
+
 static void test_rope_freqs(void **state)
 {
     (void)state;
@@ -347,6 +399,8 @@ static void test_hostile_values(void **state)
         expect_with_u32(sizes[i], UINT32_MAX, sizes[i], TT_E_MODEL, sizes[i]);
         expect_with_u32(sizes[i], INT32_MAX, sizes[i], code, "");
     }
+    expect_with_u32("split.count", 3, NULL, TT_E_UNSUPPORTED, "one of 3 parts");
+    expect_with_u32("split.count", 1, NULL, TT_OK, "");
     expect_with_u32("llama.expert_count", 8, NULL, TT_E_UNSUPPORTED, "experts");
     expect_with_u32("llama.rope.dimension_count", 16, NULL, TT_E_MODEL, "rope rotates 16");
     expect_with_u32("llama.rope.dimension_count", 0, NULL, TT_E_MODEL, "rope rotates 0");
@@ -460,6 +514,8 @@ int main(void)
         cmocka_unit_test(test_other_archs),
         cmocka_unit_test(test_gemma_layers),
         cmocka_unit_test(test_rope_freqs),
+        cmocka_unit_test(test_gemma_pattern),
+        cmocka_unit_test(test_names),
         cmocka_unit_test(test_yarn),
         cmocka_unit_test(test_fingerprint),
         cmocka_unit_test(test_refused),

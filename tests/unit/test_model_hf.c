@@ -168,6 +168,7 @@ static void test_same_as_gguf(void **state)
         same_model(hf, gguf);
         assert_int_equal(hf->rope[0].kind, TT_ROPE_HALF);
         assert_string_equal(hf->format, "safetensors");
+        assert_memory_equal(hf->name, "qttt_test_", 10); /* the folder's */
         assert_int_equal(hf->vocab.n_tokens, 4);
         assert_int_equal(hf->vocab.eos, 3);
         assert_memory_equal(hf->eos_text.p, "<e>", 3);
@@ -178,6 +179,19 @@ static void test_same_as_gguf(void **state)
         tt_model_close(&gguf);
         mw_remove_folder(folder);
     }
+}
+
+static void test_dot(void **state)
+{
+    (void)state;
+    char *folder = make(&(mw_model){.arch = "llama", .layers = 1}, 1, NULL);
+    char path[4200];
+    snprintf(path, sizeof path, "%s/.", folder);
+    tt_model *a = open_good(folder), *b = open_good(path);
+    assert_string_equal(a->name, b->name);
+    tt_model_close(&a);
+    tt_model_close(&b);
+    mw_remove_folder(folder);
 }
 
 static void test_shards(void **state)
@@ -353,9 +367,10 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_as_gguf),   cmocka_unit_test(test_shards),
-        cmocka_unit_test(test_misaligned),     cmocka_unit_test(test_prefixes),
-        cmocka_unit_test(test_chat_templates), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_same_as_gguf), cmocka_unit_test(test_shards),
+        cmocka_unit_test(test_dot),          cmocka_unit_test(test_misaligned),
+        cmocka_unit_test(test_prefixes),     cmocka_unit_test(test_chat_templates),
+        cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
