@@ -202,8 +202,10 @@ typedef struct tensor {
     bool norm; /* Gemma: the folder holds x - 1 */
 } tensor;
 
+#define MAX_TENSORS 256
+
 typedef struct tensors {
-    tensor t[64];
+    tensor t[MAX_TENSORS];
     int n;
 } tensors;
 
@@ -213,7 +215,7 @@ static void add(tensors *l, const mw_model *m, const char *gguf, const char *hf,
     if (is(m->skip, gguf)) {
         return;
     }
-    assert(l->n < 64);
+    assert(l->n < MAX_TENSORS);
     tensor *t = &l->t[l->n++];
     snprintf(t->gguf, sizeof t->gguf, "%s", gguf);
     snprintf(t->hf, sizeof t->hf, "%s", hf);
