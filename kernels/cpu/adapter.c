@@ -1,6 +1,7 @@
-/* adapter.c - the adapter term of the query projection, its transpose and its gradient, by the products of matmul.c and
- * matvec.c. Thread: engine. Where products run in BF16 the operands D, A and B are rounded to it, each by itself: an update of
- * 3e-6 keeps its 8 bits, because it is never added to W before the f32 sum. */
+/* adapter.c - the adapter term of the query projection, its transpose and its gradient, by the
+ * products of matmul.c and matvec.c. Thread: engine. Where products run in BF16 the operands D, A
+ * and B are rounded to it, each by itself: an update of 3e-6 keeps its 8 bits, because it is never
+ * added to W before the f32 sum. */
 #include "kernels/cpu/kern.h"
 
 enum { SLOT_T = 3 }; /* scratch of the low-rank middle; the products use 0 .. 2 */
@@ -18,18 +19,28 @@ static void scale_all(float *x, int64_t n, float scale)
 }
 
 /* y[n_rows, w->rows] (+)= x W^T */
-static void forward(tt_lane *lane, const float *x, tt_weight *w, float *y, int32_t n_rows, bool accumulate,
-                    tt_family family)
+static void forward(tt_lane *lane, const float *x, tt_weight *w, float *y, int32_t n_rows,
+                    bool accumulate, tt_family family)
 {
-    tt_matmul_args m = {.x = tt_addr(x), .n_rows = n_rows, .n_w = 1, .w = {w}, .y = {tt_addr(y)},
-                        .accumulate = accumulate, .family = family};
+    tt_matmul_args m = {.x = tt_addr(x),
+                        .n_rows = n_rows,
+                        .n_w = 1,
+                        .w = {w},
+                        .y = {tt_addr(y)},
+                        .accumulate = accumulate,
+                        .family = family};
     TT_FN(tt_matmul)(lane, &m);
 }
 
 /* dx[n_rows, w->cols] (+)= dy W */
-static void backward(tt_lane *lane, const float *dy, tt_weight *w, float *dx, int32_t n_rows, bool accumulate)
+static void backward(tt_lane *lane, const float *dy, tt_weight *w, float *dx, int32_t n_rows,
+                     bool accumulate)
 {
-    tt_matmul_bwd_args m = {.dy = {tt_addr(dy)}, .w = {w}, .n_rows = n_rows, .n_w = 1, .dx = tt_addr(dx),
+    tt_matmul_bwd_args m = {.dy = {tt_addr(dy)},
+                            .w = {w},
+                            .n_rows = n_rows,
+                            .n_w = 1,
+                            .dx = tt_addr(dx),
                             .accumulate = accumulate};
     TT_FN(tt_product_bwd)(lane, &m);
 }

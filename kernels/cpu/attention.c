@@ -1,40 +1,54 @@
-/* attention.c - attention of prompt and span rows: tiles of rows against blocks of keys, softmax with a running maximum.
- * Source: FlashAttention, arXiv 2205.14135. Thread: engine.
+/* attention.c - attention of prompt and span rows: tiles of rows against blocks of keys, softmax
+ * with a running maximum. Source: FlashAttention, arXiv 2205.14135. Thread: engine.
  *
- * Per tile and block: S = Q K^T, P = exp(scale S - maximum so far), O = O * correction + P V; both products by gemm.h, in BF16
- * where K and V are BF16 and the machine multiplies it (P is then rounded to BF16, its sum is not). */
+ * Per tile and block: S = Q K^T, P = exp(scale S - maximum so far), O = O * correction + P V; both
+ * products by gemm.h, in BF16 where K and V are BF16 and the machine multiplies it (P is then
+ * rounded to BF16, its sum is not). */
 #include <math.h>
 #include <omp.h>
 
 #include "kernels/cpu/attn_tile.h"
 
 typedef struct fwd_bufs {
-    void *q, *k, *v, *p;         /* operands [m_pad, d], [ATTN_KEYS, d] twice, [m_pad, ATTN_KEYS] */
-    float *s, *o, *max, *sum;    /* [m, ATTN_KEYS], [m, d], [m], [m] */
+    void *q, *k, *v, *p;      /* operands [m_pad, d], [ATTN_KEYS, d] twice, [m_pad, ATTN_KEYS] */
+    float *s, *o, *max, *sum; /* [m, ATTN_KEYS], [m, d], [m], [m] */
     float *tail;
 } fwd_bufs;
 
 static size_t carve(fwd_bufs *b, char *base, int64_t m, int64_t d)
 {
     size_t at = 0, part[9];
-    const int64_t elems[9] = {m * d,         ATTN_KEYS * d, ATTN_KEYS * d,
-                              m * ATTN_KEYS, m * ATTN_KEYS, m * d,
-                              m,             m,             (int64_t)tt_gemm_tail_elems(d > ATTN_KEYS ? d : ATTN_KEYS)};
+    const int64_t elems[9] = {m * d,
+                              ATTN_KEYS * d,
+                              ATTN_KEYS * d,
+                              m * ATTN_KEYS,
+                              m * ATTN_KEYS,
+                              m * d,
+                              m,
+                              m,
+                              (int64_t)tt_gemm_tail_elems(d > ATTN_KEYS ? d : ATTN_KEYS)};
     for (int i = 0; i < 9; i++) {
         part[i] = at;
         at += ((size_t)elems[i] * sizeof(float) + 63) / 64 * 64;
     }
     if (b != NULL) {
-        *b = (fwd_bufs){.q = base + part[0], .k = base + part[1], .v = base + part[2], .p = base + part[3],
-                        .s = (float *)(void *)(base + part[4]), .o = (float *)(void *)(base + part[5]),
-                        .max = (float *)(void *)(base + part[6]), .sum = (float *)(void *)(base + part[7]),
+        *b = (fwd_bufs){.q = base + part[0],
+                        .k = base + part[1],
+                        .v = base + part[2],
+                        .p = base + part[3],
+                        .s = (float *)(void *)(base + part[4]),
+                        .o = (float *)(void *)(base + part[5]),
+                        .max = (float *)(void *)(base + part[6]),
+                        .sum = (float *)(void *)(base + part[7]),
                         .tail = (float *)(void *)(base + part[8])};
     }
     return at;
 }
 
-/* p[ATTN_KEYS] = exp(scale * s - new maximum) for the visible keys [lo, hi) of the block, 0 elsewhere; o is corrected. */
-static void softmax_row(const attn_tile *t, float *s, void *p, int lo, int hi, float *o, float *max, float *sum)
+/* p[ATTN_KEYS] = exp(scale * s - new maximum) for the visible keys [lo, hi) of the block, 0
+ * elsewhere; o is corrected. */
+static void softmax_row(const attn_tile *t, float *s, void *p, int lo, int hi, float *o, float *max,
+                        float *sum)
 {
     const vf scale = vf_set1(t->a->scale), none = vf_set1(-INFINITY);
     float edge[VW];
@@ -85,17 +99,20 @@ static void softmax_block(const attn_tile *t, const fwd_bufs *b, int32_t key0)
 {
     size_t elem = attn_elem(t);
     for (int64_t i = 0; i < t->m; i++) {
-        int32_t row = (int32_t)(i / t->group), lo = attn_first_key(t, row) - key0, hi = t->pos0 + row + 1 - key0;
+        int32_t row = (int32_t)(i / t->group), lo = attn_first_key(t, row) - key0,
+                hi = t->pos0 + row + 1 - key0;
         lo = lo < 0 ? 0 : lo;
         hi = hi > ATTN_KEYS ? ATTN_KEYS : hi;
         char *p = (char *)b->p + (size_t)(i * ATTN_KEYS) * elem;
         if (lo >= hi) {
             memset(p, 0, ATTN_KEYS * elem);
         } else {
-            softmax_row(t, b->s + i * ATTN_KEYS, p, lo, hi, b->o + i * t->d, b->max + i, b->sum + i);
+            softmax_row(t, b->s + i * ATTN_KEYS, p, lo, hi, b->o + i * t->d, b->max + i,
+                        b->sum + i);
         }
     }
-    memset((char *)b->p + (size_t)(t->m * ATTN_KEYS) * elem, 0, (size_t)((t->m_pad - t->m) * ATTN_KEYS) * elem);
+    memset((char *)b->p + (size_t)(t->m * ATTN_KEYS) * elem, 0,
+           (size_t)((t->m_pad - t->m) * ATTN_KEYS) * elem);
 }
 
 static void finish_tile(const attn_tile *t, const fwd_bufs *b)
@@ -122,12 +139,31 @@ static void run_tile(const attn_tile *t, tt_gemm *g, int thread, const fwd_bufs 
         b->max[i] = -INFINITY;
         b->sum[i] = 0;
     }
-    tt_gemm_call qk = {.a = b->q, .b = b->k, .c = b->s, .m = t->m, .n = ATTN_KEYS, .k = t->d, .lda = t->d,
-                       .ldb = t->d, .ldc = ATTN_KEYS, .bf16 = t->bf16, .trans_b = true};
-    tt_gemm_call pv = {.a = b->p, .b = b->v, .c = b->o, .m = t->m, .n = t->d, .k = ATTN_KEYS, .lda = ATTN_KEYS,
-                       .ldb = t->d, .ldc = t->d, .bf16 = t->bf16, .accumulate = true};
+    tt_gemm_call qk = {.a = b->q,
+                       .b = b->k,
+                       .c = b->s,
+                       .m = t->m,
+                       .n = ATTN_KEYS,
+                       .k = t->d,
+                       .lda = t->d,
+                       .ldb = t->d,
+                       .ldc = ATTN_KEYS,
+                       .bf16 = t->bf16,
+                       .trans_b = true};
+    tt_gemm_call pv = {.a = b->p,
+                       .b = b->v,
+                       .c = b->o,
+                       .m = t->m,
+                       .n = t->d,
+                       .k = ATTN_KEYS,
+                       .lda = ATTN_KEYS,
+                       .ldb = t->d,
+                       .ldc = t->d,
+                       .bf16 = t->bf16,
+                       .accumulate = true};
     int32_t end = t->pos0 + t->n_rows;
-    for (int32_t key0 = attn_first_key(t, 0) / ATTN_KEYS * ATTN_KEYS; key0 < end; key0 += ATTN_KEYS) {
+    for (int32_t key0 = attn_first_key(t, 0) / ATTN_KEYS * ATTN_KEYS; key0 < end;
+         key0 += ATTN_KEYS) {
         TT_FN(tt_attn_load_keys)(t, t->a->kv->k, key0, b->k);
         TT_FN(tt_attn_load_keys)(t, t->a->kv->v, key0, b->v);
         tt_gemm_rows(g, thread, &qk, b->tail);
@@ -146,7 +182,8 @@ void TT_FN(tt_attention)(tt_lane *lane, const tt_attention_args *a)
     tt_gemm *g = tt_gemm_get(lane);
     int64_t n_tiles = TT_FN(tt_attn_tiles)(a);
     int64_t m_max = (int64_t)TT_FN(tt_attn_tile_rows)(a) * (a->n_heads / a->kv->n_kv_heads) + 48;
-    if (g == NULL || n_tiles == 0 || !tt_lane_reserve_threads(lane, carve(NULL, NULL, m_max, a->kv->head_dim))) {
+    if (g == NULL || n_tiles == 0 ||
+        !tt_lane_reserve_threads(lane, carve(NULL, NULL, m_max, a->kv->head_dim))) {
         return;
     }
 #pragma omp parallel for num_threads(lane->n_threads) schedule(dynamic, 1)

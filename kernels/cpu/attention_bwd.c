@@ -1,7 +1,8 @@
-/* attention_bwd.c - the gradient of the queries; K and V are constants. Tiles and blocks as in attention.c.
- * Source: FlashAttention, arXiv 2205.14135, appendix B.4, its dQ part. Thread: engine.
+/* attention_bwd.c - the gradient of the queries; K and V are constants. Tiles and blocks as in
+ * attention.c. Source: FlashAttention, arXiv 2205.14135, appendix B.4, its dQ part. Thread: engine.
  *
- * Per tile and block: S = Q K^T, P = exp(scale S - lse), dP = dO V^T, dS = P (dP - rowsum(dO O)), dQ += dS K. */
+ * Per tile and block: S = Q K^T, P = exp(scale S - lse), dP = dO V^T, dS = P (dP - rowsum(dO O)),
+ * dQ += dS K. */
 #include <assert.h>
 #include <math.h>
 #include <omp.h>
@@ -9,7 +10,8 @@
 #include "kernels/cpu/attn_tile.h"
 
 typedef struct bwd_bufs {
-    void *q, *d_out, *k, *v, *ds;   /* operands [m_pad, d] twice, [ATTN_KEYS, d] twice, [m_pad, ATTN_KEYS] */
+    void *q, *d_out, *k, *v,
+        *ds; /* operands [m_pad, d] twice, [ATTN_KEYS, d] twice, [m_pad, ATTN_KEYS] */
     float *s, *dp, *dq, *lse, *along; /* [m, ATTN_KEYS] twice, [m, d], [m] twice */
     float *tail;
 } bwd_bufs;
@@ -18,10 +20,17 @@ enum { N_BUFS = 11 };
 
 static size_t carve(bwd_bufs *b, char *base, int64_t m, int64_t d)
 {
-    const int64_t elems[N_BUFS] = {m * d,         m * d,         ATTN_KEYS * d,
-                                   ATTN_KEYS * d, m * ATTN_KEYS, m * ATTN_KEYS,
-                                   m * ATTN_KEYS, m * d,         m,
-                                   m,             (int64_t)tt_gemm_tail_elems(d > ATTN_KEYS ? d : ATTN_KEYS)};
+    const int64_t elems[N_BUFS] = {m * d,
+                                   m * d,
+                                   ATTN_KEYS * d,
+                                   ATTN_KEYS * d,
+                                   m * ATTN_KEYS,
+                                   m * ATTN_KEYS,
+                                   m * ATTN_KEYS,
+                                   m * d,
+                                   m,
+                                   m,
+                                   (int64_t)tt_gemm_tail_elems(d > ATTN_KEYS ? d : ATTN_KEYS)};
     size_t at = 0, part[N_BUFS];
     for (int i = 0; i < N_BUFS; i++) {
         part[i] = at / sizeof(float);
@@ -29,16 +38,25 @@ static size_t carve(bwd_bufs *b, char *base, int64_t m, int64_t d)
     }
     if (b != NULL) {
         float *f = (float *)(void *)base;
-        *b = (bwd_bufs){.q = f + part[0], .d_out = f + part[1], .k = f + part[2], .v = f + part[3],
-                        .ds = f + part[4], .s = f + part[5], .dp = f + part[6], .dq = f + part[7],
-                        .lse = f + part[8], .along = f + part[9], .tail = f + part[10]};
+        *b = (bwd_bufs){.q = f + part[0],
+                        .d_out = f + part[1],
+                        .k = f + part[2],
+                        .v = f + part[3],
+                        .ds = f + part[4],
+                        .s = f + part[5],
+                        .dp = f + part[6],
+                        .dq = f + part[7],
+                        .lse = f + part[8],
+                        .along = f + part[9],
+                        .tail = f + part[10]};
     }
     return at;
 }
 
-/* ds[ATTN_KEYS] = exp(scale * s - lse) * (dp - along) for the visible keys [lo, hi), 0 elsewhere. */
-static void ds_row(const attn_tile *t, const float *s, const float *dp, float lse, float along, int lo, int hi,
-                   void *ds)
+/* ds[ATTN_KEYS] = exp(scale * s - lse) * (dp - along) for the visible keys [lo, hi), 0 elsewhere.
+ */
+static void ds_row(const attn_tile *t, const float *s, const float *dp, float lse, float along,
+                   int lo, int hi, void *ds)
 {
     const vf scale = vf_set1(t->a->scale), vlse = vf_set1(lse), valong = vf_set1(along);
     float edge[VW];
@@ -67,13 +85,15 @@ static void ds_block(const attn_tile *t, const bwd_bufs *b, int32_t key0)
 {
     size_t elem = attn_elem(t);
     for (int64_t i = 0; i < t->m; i++) {
-        int32_t row = (int32_t)(i / t->group), lo = attn_first_key(t, row) - key0, hi = t->pos0 + row + 1 - key0;
+        int32_t row = (int32_t)(i / t->group), lo = attn_first_key(t, row) - key0,
+                hi = t->pos0 + row + 1 - key0;
         lo = lo < 0 ? 0 : lo;
         hi = hi > ATTN_KEYS ? ATTN_KEYS : hi;
         char *ds = (char *)b->ds + (size_t)(i * ATTN_KEYS) * elem;
         ds_row(t, b->s + i * ATTN_KEYS, b->dp + i * ATTN_KEYS, b->lse[i], b->along[i], lo, hi, ds);
     }
-    memset((char *)b->ds + (size_t)(t->m * ATTN_KEYS) * elem, 0, (size_t)((t->m_pad - t->m) * ATTN_KEYS) * elem);
+    memset((char *)b->ds + (size_t)(t->m * ATTN_KEYS) * elem, 0,
+           (size_t)((t->m_pad - t->m) * ATTN_KEYS) * elem);
 }
 
 static int64_t row_head(const attn_tile *t, int64_t i)
@@ -98,19 +118,39 @@ static void begin_tile(const attn_tile *t, const tt_attention_bwd_args *a, const
     }
 }
 
-static void run_tile(const attn_tile *t, const tt_attention_bwd_args *a, tt_gemm *g, int thread, const bwd_bufs *b)
+static void run_tile(const attn_tile *t, const tt_attention_bwd_args *a, tt_gemm *g, int thread,
+                     const bwd_bufs *b)
 {
     begin_tile(t, a, b);
-    tt_gemm_call qk = {.a = b->q, .b = b->k, .c = b->s, .m = t->m, .n = ATTN_KEYS, .k = t->d, .lda = t->d,
-                       .ldb = t->d, .ldc = ATTN_KEYS, .bf16 = t->bf16, .trans_b = true};
+    tt_gemm_call qk = {.a = b->q,
+                       .b = b->k,
+                       .c = b->s,
+                       .m = t->m,
+                       .n = ATTN_KEYS,
+                       .k = t->d,
+                       .lda = t->d,
+                       .ldb = t->d,
+                       .ldc = ATTN_KEYS,
+                       .bf16 = t->bf16,
+                       .trans_b = true};
     tt_gemm_call dov = qk;
     dov.a = b->d_out;
     dov.b = b->v;
     dov.c = b->dp;
-    tt_gemm_call dsk = {.a = b->ds, .b = b->k, .c = b->dq, .m = t->m, .n = t->d, .k = ATTN_KEYS, .lda = ATTN_KEYS,
-                        .ldb = t->d, .ldc = t->d, .bf16 = t->bf16, .accumulate = true};
+    tt_gemm_call dsk = {.a = b->ds,
+                        .b = b->k,
+                        .c = b->dq,
+                        .m = t->m,
+                        .n = t->d,
+                        .k = ATTN_KEYS,
+                        .lda = ATTN_KEYS,
+                        .ldb = t->d,
+                        .ldc = t->d,
+                        .bf16 = t->bf16,
+                        .accumulate = true};
     int32_t end = t->pos0 + t->n_rows;
-    for (int32_t key0 = attn_first_key(t, 0) / ATTN_KEYS * ATTN_KEYS; key0 < end; key0 += ATTN_KEYS) {
+    for (int32_t key0 = attn_first_key(t, 0) / ATTN_KEYS * ATTN_KEYS; key0 < end;
+         key0 += ATTN_KEYS) {
         TT_FN(tt_attn_load_keys)(t, t->a->kv->k, key0, b->k);
         TT_FN(tt_attn_load_keys)(t, t->a->kv->v, key0, b->v);
         tt_gemm_rows(g, thread, &qk, b->tail);

@@ -1,8 +1,10 @@
-/* attn_decode.c - attention of single rows over long caches: bound by reading K and V. Thread: engine.
+/* attn_decode.c - attention of single rows over long caches: bound by reading K and V. Thread:
+ * engine.
  *
- * The keys of a row are cut into splits of SPLIT positions, aligned to absolute positions, so that the cut does not depend on
- * anything but the row's position. A task is one split of one row and K/V head, for all query heads of the group: a key is
- * loaded once for all of them. Each leaves (maximum, sum, weighted values); they are then joined in rising order. */
+ * The keys of a row are cut into splits of SPLIT positions, aligned to absolute positions, so that
+ * the cut does not depend on anything but the row's position. A task is one split of one row and
+ * K/V head, for all query heads of the group: a key is loaded once for all of them. Each leaves
+ * (maximum, sum, weighted values); they are then joined in rising order. */
 #include <math.h>
 #include <omp.h>
 
@@ -27,9 +29,14 @@ static int64_t find_rows(const tt_attention_args *a, int32_t n_parts, row_ref *r
     for (int32_t s = 0; s < a->n_segs; s++) {
         const tt_seg *seg = &a->segs_host[s];
         for (int32_t i = 0; i < seg->n_rows; i++) {
-            int32_t pos = seg->pos0 + i, first = a->window > 0 && pos >= a->window ? pos - a->window + 1 : 0;
-            row_ref r = {.pages = (const int32_t *)tt_ptr(a->page_table) + seg->page0, .pos = pos, .first = first,
-                         .task0 = n_tasks, .split0 = first / SPLIT, .n_splits = pos / SPLIT - first / SPLIT + 1};
+            int32_t pos = seg->pos0 + i,
+                    first = a->window > 0 && pos >= a->window ? pos - a->window + 1 : 0;
+            row_ref r = {.pages = (const int32_t *)tt_ptr(a->page_table) + seg->page0,
+                         .pos = pos,
+                         .first = first,
+                         .task0 = n_tasks,
+                         .split0 = first / SPLIT,
+                         .n_splits = pos / SPLIT - first / SPLIT + 1};
             rows[seg->row0 + i] = r;
             n_tasks += (int64_t)r.n_splits * n_parts;
         }
@@ -56,7 +63,8 @@ static vf load_kv(const char *p, int64_t i, int64_t d, bool bf16)
     return vf_load_bf16(last);
 }
 
-static const char *key_at(const tt_attention_args *a, const row_ref *r, tt_dev base, int32_t kv_head, int32_t pos)
+static const char *key_at(const tt_attention_args *a, const row_ref *r, tt_dev base,
+                          int32_t kv_head, int32_t pos)
 {
     const tt_kv_layer *kv = a->kv;
     int64_t elem = kv->type == TT_BF16 ? 2 : 4;
@@ -65,7 +73,8 @@ static const char *key_at(const tt_attention_args *a, const row_ref *r, tt_dev b
 }
 
 /* score[h][key - lo] = scale * q_h . k; one vector sum a head, elements in rising order. */
-static void scores(const tt_attention_args *a, const row_ref *r, const part_ref *p, const float *q, float *score)
+static void scores(const tt_attention_args *a, const row_ref *r, const part_ref *p, const float *q,
+                   float *score)
 {
     int64_t d = a->kv->head_dim;
     bool bf16 = a->kv->type == TT_BF16;
@@ -105,7 +114,8 @@ static void soften(float *score, int32_t n, float *ret_max, float *ret_sum)
 }
 
 /* out: [n_heads][2 + d] = maximum, sum, sum of e * v. */
-static void run_part(const tt_attention_args *a, const row_ref *r, const part_ref *p, float *score, float *out)
+static void run_part(const tt_attention_args *a, const row_ref *r, const part_ref *p, float *score,
+                     float *out)
 {
     int64_t d = a->kv->head_dim;
     bool bf16 = a->kv->type == TT_BF16;
@@ -128,8 +138,8 @@ static void run_part(const tt_attention_args *a, const row_ref *r, const part_re
 }
 
 /* Joins the splits of one head of one row; part: [n_splits], `stride` floats apart. */
-static void join(const tt_attention_args *a, int32_t row, int32_t head, const float *part, int32_t n_splits,
-                 int64_t stride)
+static void join(const tt_attention_args *a, int32_t row, int32_t head, const float *part,
+                 int32_t n_splits, int64_t stride)
 {
     int64_t d = a->kv->head_dim;
     float *to = (float *)tt_ptr(a->out) + ((int64_t)row * a->n_heads + head) * d;
@@ -144,7 +154,8 @@ static void join(const tt_attention_args *a, int32_t row, int32_t head, const fl
         float weight = expf(part[s * stride] - top);
         sum += part[s * stride + 1] * weight;
         for (int64_t i = 0; i < d; i += VW) {
-            vf_put(to, i, d, vf_fma(vf_at(part + s * stride + 2, i, d), vf_set1(weight), vf_at(to, i, d)));
+            vf_put(to, i, d,
+                   vf_fma(vf_at(part + s * stride + 2, i, d), vf_set1(weight), vf_at(to, i, d)));
         }
     }
     vf inv = vf_set1(1.0f / sum);
@@ -157,11 +168,13 @@ static void join(const tt_attention_args *a, int32_t row, int32_t head, const fl
 }
 
 /* Task t: row, then split, then part of the heads. */
-static part_ref part_at(const tt_attention_args *a, const row_ref *rows, int32_t n_parts, int64_t t, int32_t *ret_split)
+static part_ref part_at(const tt_attention_args *a, const row_ref *rows, int32_t n_parts, int64_t t,
+                        int32_t *ret_split)
 {
-    int32_t row = 0, group = a->n_heads / a->kv->n_kv_heads, per_group = (group + GROUP_MAX - 1) / GROUP_MAX;
-    while (rows[row].pages == NULL || t >= rows[row].task0 + (int64_t)rows[row].n_splits * n_parts ||
-           t < rows[row].task0) {
+    int32_t row = 0, group = a->n_heads / a->kv->n_kv_heads,
+            per_group = (group + GROUP_MAX - 1) / GROUP_MAX;
+    while (rows[row].pages == NULL ||
+           t >= rows[row].task0 + (int64_t)rows[row].n_splits * n_parts || t < rows[row].task0) {
         row++;
     }
     const row_ref *r = &rows[row];
@@ -188,7 +201,8 @@ void TT_FN(tt_attention_decode)(tt_lane *lane, const tt_attention_args *a)
         return;
     }
     int64_t n_tasks = find_rows(a, n_parts, rows);
-    float *parts = tt_lane_scratch(lane, 1, (size_t)(n_tasks / n_parts * part_floats) * sizeof *parts);
+    float *parts =
+        tt_lane_scratch(lane, 1, (size_t)(n_tasks / n_parts * part_floats) * sizeof *parts);
     if (parts == NULL) {
         return;
     }
@@ -206,7 +220,8 @@ void TT_FN(tt_attention_decode)(tt_lane *lane, const tt_attention_args *a)
         for (int64_t i = 0; i < (int64_t)a->n_rows * a->n_heads; i++) {
             int32_t row = (int32_t)(i / a->n_heads), head = (int32_t)(i % a->n_heads);
             if (rows[row].pages != NULL) {
-                const float *part = parts + rows[row].task0 / n_parts * part_floats + head * (2 + d);
+                const float *part =
+                    parts + rows[row].task0 / n_parts * part_floats + head * (2 + d);
                 join(a, row, head, part, rows[row].n_splits, part_floats);
             }
         }

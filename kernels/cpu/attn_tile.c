@@ -36,9 +36,14 @@ attn_tile TT_FN(tt_attn_tile_at)(const tt_attention_args *a, int64_t i)
     }
     assert(seg < a->segs_host + a->n_segs);
     int32_t first = (int32_t)(in_seg - 1 - i / n_kv) * rows;
-    attn_tile t = {.a = a, .pages = (const int32_t *)tt_ptr(a->page_table) + seg->page0, .row0 = seg->row0 + first,
-                   .n_rows = seg->n_rows - first < rows ? seg->n_rows - first : rows, .pos0 = seg->pos0 + first,
-                   .kv_head = (int32_t)(i % n_kv), .group = a->n_heads / n_kv, .d = a->kv->head_dim,
+    attn_tile t = {.a = a,
+                   .pages = (const int32_t *)tt_ptr(a->page_table) + seg->page0,
+                   .row0 = seg->row0 + first,
+                   .n_rows = seg->n_rows - first < rows ? seg->n_rows - first : rows,
+                   .pos0 = seg->pos0 + first,
+                   .kv_head = (int32_t)(i % n_kv),
+                   .group = a->n_heads / n_kv,
+                   .d = a->kv->head_dim,
                    .bf16 = TT_GEMM_BF16 && a->kv->type == TT_BF16};
     int64_t unit = tt_gemm_unit(t.bf16);
     t.m = (int64_t)t.n_rows * t.group;
@@ -59,7 +64,8 @@ void TT_FN(tt_attn_load_rows)(const attn_tile *t, const float *x, void *dst)
             memcpy(to, src, (size_t)n * sizeof *src);
         }
     }
-    memset((char *)dst + (size_t)(t->m * t->d) * elem, 0, (size_t)((t->m_pad - t->m) * t->d) * elem);
+    memset((char *)dst + (size_t)(t->m * t->d) * elem, 0,
+           (size_t)((t->m_pad - t->m) * t->d) * elem);
 }
 
 void TT_FN(tt_attn_load_keys)(const attn_tile *t, tt_dev base, int32_t key0, void *dst)
@@ -71,7 +77,8 @@ void TT_FN(tt_attn_load_keys)(const attn_tile *t, tt_dev base, int32_t key0, voi
         int64_t n = end - k < 0 ? 0 : end - k < TT_PAGE_TOKENS ? end - k : TT_PAGE_TOKENS;
         char *to = (char *)dst + (size_t)((k - key0) * t->d) * elem;
         if (n > 0) {
-            const char *src = (const char *)tt_ptr(base) + t->pages[k / TT_PAGE_TOKENS] * kv->page_stride +
+            const char *src = (const char *)tt_ptr(base) +
+                              t->pages[k / TT_PAGE_TOKENS] * kv->page_stride +
                               (size_t)(t->kv_head * TT_PAGE_TOKENS * t->d) * stored;
             if (elem == stored) {
                 memcpy(to, src, (size_t)(n * t->d) * elem);

@@ -1,9 +1,10 @@
-/* attn_tile.h - what the forward and the backward pass of attention share: the cut into tiles and the blocks of keys.
- * Thread: any thread of a region, on its own buffers.
+/* attn_tile.h - what the forward and the backward pass of attention share: the cut into tiles and
+ * the blocks of keys. Thread: any thread of a region, on its own buffers.
  *
- * A tile is some consecutive rows of one segment and the query heads of one K/V head, stacked: matrix row
- * i = row * group + head. It meets the keys in blocks of ATTN_KEYS positions, aligned to absolute positions, in rising order; so
- * what happens to one row depends on its position alone, not on its tile, the chunk or the number of threads. */
+ * A tile is some consecutive rows of one segment and the query heads of one K/V head, stacked:
+ * matrix row i = row * group + head. It meets the keys in blocks of ATTN_KEYS positions, aligned to
+ * absolute positions, in rising order; so what happens to one row depends on its position alone,
+ * not on its tile, the chunk or the number of threads. */
 #ifndef TT_ATTN_TILE_H
 #define TT_ATTN_TILE_H
 
@@ -18,10 +19,10 @@ typedef struct attn_tile {
     int32_t row0, n_rows; /* rows of the step */
     int32_t pos0;         /* position of row0 */
     int32_t kv_head;
-    int32_t group;        /* query heads of a K/V head */
-    int64_t m, m_pad;     /* n_rows * group; rounded up to the unit of products */
-    int64_t d;            /* elements of a head */
-    bool bf16;            /* type of the products */
+    int32_t group;    /* query heads of a K/V head */
+    int64_t m, m_pad; /* n_rows * group; rounded up to the unit of products */
+    int64_t d;        /* elements of a head */
+    bool bf16;        /* type of the products */
 } attn_tile;
 
 /* Rows of a tile: about 256 matrix rows. */
@@ -33,8 +34,9 @@ attn_tile TT_FN(tt_attn_tile_at)(const tt_attention_args *a, int64_t i);
 
 /* x[R, NQ]'s part of the tile as operand rows [m_pad, d], the last ones zero. */
 void TT_FN(tt_attn_load_rows)(const attn_tile *t, const float *x, void *dst);
-/* Keys or values (base: kv->k or kv->v) of positions [key0, key0 + ATTN_KEYS) as operand rows [ATTN_KEYS, d]; those beyond
- * the tile's last row are zero: the cache behind them may never have been written. */
+/* Keys or values (base: kv->k or kv->v) of positions [key0, key0 + ATTN_KEYS) as operand rows
+ * [ATTN_KEYS, d]; those beyond the tile's last row are zero: the cache behind them may never have
+ * been written. */
 void TT_FN(tt_attn_load_keys)(const attn_tile *t, tt_dev base, int32_t key0, void *dst);
 
 /* First position that the tile's first row sees, and end of what its last row sees. */

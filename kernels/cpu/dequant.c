@@ -5,7 +5,8 @@
 #include "kernels/cpu/qblock.h"
 
 /* n_blocks blocks of n_groups groups each, to f32 or to BF16. */
-TT_INLINE void expand(q32_loader load, const tt_dtype_info *info, const uint8_t *b, void *dst, int64_t n, bool bf16)
+TT_INLINE void expand(q32_loader load, const tt_dtype_info *info, const uint8_t *b, void *dst,
+                      int64_t n, bool bf16)
 {
     int n_groups = info->block_elems / 32;
     for (int64_t i = 0; i < n; b += info->block_bytes) {

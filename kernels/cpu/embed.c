@@ -13,7 +13,8 @@ void TT_FN(tt_embed)(tt_lane *lane, const tt_embed_args *a)
     for (int32_t r = 0; r < a->n_rows; r++) {
         assert(ids[r] >= 0 && ids[r] < t->rows);
         float *y = (float *)tt_ptr(a->x) + r * n;
-        TT_FN(tt_dequant)(t->type, (const char *)tt_ptr(t->data) + ids[r] * tt_row_bytes(t->type, n), y, n);
+        TT_FN(tt_dequant)
+        (t->type, (const char *)tt_ptr(t->data) + ids[r] * tt_row_bytes(t->type, n), y, n);
         for (int64_t i = 0; i < n; i += VW) {
             vf_put(y, i, n, vf_mul(vf_at(y, i, n), scale));
         }

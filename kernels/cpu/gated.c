@@ -1,5 +1,6 @@
 /* gated.c - act(gate) * up and its backward, element by element. Thread: engine.
- * Source of the tanh form of GELU: Hendrycks and Gimpel, arXiv 1606.08415; tanh(z) = 1 - 2 / (e^(2z) + 1). */
+ * Source of the tanh form of GELU: Hendrycks and Gimpel, arXiv 1606.08415; tanh(z) = 1 - 2 /
+ * (e^(2z) + 1). */
 #include "kernels/cpu/kern.h"
 
 enum { PIECE = 4096 }; /* elements of a task */
@@ -18,7 +19,8 @@ static act_value silu(vf x)
 
 static act_value gelu_tanh(vf x)
 {
-    const vf one = vf_set1(1.0f), half = vf_set1(0.5f), c = vf_set1(0.7978845608f), c3 = vf_set1(0.044715f);
+    const vf one = vf_set1(1.0f), half = vf_set1(0.5f), c = vf_set1(0.7978845608f),
+             c3 = vf_set1(0.044715f);
     vf x2 = vf_mul(x, x);
     vf z = vf_mul(vf_mul(c, x), vf_fma(c3, x2, one));
     /* e^(2z) is infinite for large z (t = 1) and 0 for very negative z (t = -1). */

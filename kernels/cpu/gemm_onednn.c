@@ -1,13 +1,16 @@
-/* gemm_onednn.c - matrix products by oneDNN 2.x (C API); the only file that includes it. Thread: see gemm.h.
+/* gemm_onednn.c - matrix products by oneDNN 2.x (C API); the only file that includes it. Thread:
+ * see gemm.h.
  *
- * oneDNN is used on one thread at a time: inside a parallel region of ours it starts none of its own, and
- * omp_set_num_threads(1) around the region makes that so for a region of one thread too (tt_gemm_get sets it for the engine
- * thread; our regions name their number of threads). Shapes and strides are given at run time: one primitive per kind of
- * product, at most eight in BF16 and eight in f32, no cache to bound, nothing compiled per shape, no scratchpad (checked).
+ * oneDNN is used on one thread at a time: inside a parallel region of ours it starts none of its
+ * own, and omp_set_num_threads(1) around the region makes that so for a region of one thread too
+ * (tt_gemm_get sets it for the engine thread; our regions name their number of threads). Shapes and
+ * strides are given at run time: one primitive per kind of product, at most eight in BF16 and eight
+ * in f32, no cache to bound, nothing compiled per shape, no scratchpad (checked).
  *
- * Batch invariance. Measured with oneDNN 2.6.3, k up to 1,024: BF16 on AMX and on AVX-512 BF16 gives equal rows for every
- * m >= 2 (m = 1 is another kernel); f32 treats the last rows of m differently (6, 8 or 16 at a time) and changes its kernel
- * with the size. So BF16 rows go in multiples of 16, and f32 in blocks of exactly 48, the last one padded. */
+ * Batch invariance. Measured with oneDNN 2.6.3, k up to 1,024: BF16 on AMX and on AVX-512 BF16
+ * gives equal rows for every m >= 2 (m = 1 is another kernel); f32 treats the last rows of m
+ * differently (6, 8 or 16 at a time) and changes its kernel with the size. So BF16 rows go in
+ * multiples of 16, and f32 in blocks of exactly 48, the last one padded. */
 #include "kernels/cpu/gemm.h"
 
 #include <assert.h>
@@ -24,8 +27,8 @@ struct tt_gemm {
     atomic_int failed;                 /* a dnnl_status_t, the last one that was not success */
 };
 
-static dnnl_status_t describe(dnnl_memory_desc_t *md, dnnl_data_type_t type, bool trans, int64_t rows, int64_t cols,
-                              int64_t ld)
+static dnnl_status_t describe(dnnl_memory_desc_t *md, dnnl_data_type_t type, bool trans,
+                              int64_t rows, int64_t cols, int64_t ld)
 {
     dnnl_dims_t dims = {rows, cols};
     dnnl_dims_t strides = {trans ? 1 : ld, trans ? ld : 1};
@@ -50,8 +53,8 @@ static dnnl_status_t set_attributes(dnnl_primitive_attr_t attr, bool accumulate)
     return st;
 }
 
-static dnnl_status_t make_primitive(dnnl_engine_t engine, bool bf16, bool trans_a, bool trans_b, bool accumulate,
-                                    dnnl_primitive_t *ret)
+static dnnl_status_t make_primitive(dnnl_engine_t engine, bool bf16, bool trans_a, bool trans_b,
+                                    bool accumulate, dnnl_primitive_t *ret)
 {
     const int64_t any = DNNL_RUNTIME_DIM_VAL;
     dnnl_data_type_t type = bf16 ? dnnl_bf16 : dnnl_f32;
@@ -143,7 +146,8 @@ tt_gemm *tt_gemm_get(tt_lane *lane)
     dnnl_status_t st = gemm_init(g, strcmp(lane->ops->isa, "avx512bf16") == 0);
     if (st != dnnl_success) {
         gemm_destroy(g);
-        tt_lane_fail(lane, st == dnnl_out_of_memory ? TT_E_NOMEM : TT_E_DEVICE, "oneDNN cannot make a matrix product");
+        tt_lane_fail(lane, st == dnnl_out_of_memory ? TT_E_NOMEM : TT_E_DEVICE,
+                     "oneDNN cannot make a matrix product");
         return NULL;
     }
     lane->gemm = g;
@@ -156,7 +160,8 @@ void tt_gemm_check(tt_lane *lane)
     tt_gemm *g = lane->gemm;
     int st = g == NULL ? 0 : atomic_exchange(&g->failed, 0);
     if (st != dnnl_success) {
-        tt_lane_fail(lane, st == dnnl_out_of_memory ? TT_E_NOMEM : TT_E_DEVICE, "a matrix product failed in oneDNN");
+        tt_lane_fail(lane, st == dnnl_out_of_memory ? TT_E_NOMEM : TT_E_DEVICE,
+                     "a matrix product failed in oneDNN");
     }
 }
 

@@ -1,4 +1,5 @@
-/* head.c - cross-entropy of the output head in blocks of vocabulary columns; the products are matmul.c's. Thread: engine. */
+/* head.c - cross-entropy of the output head in blocks of vocabulary columns; the products are
+ * matmul.c's. Thread: engine. */
 #include <assert.h>
 #include <math.h>
 
@@ -20,7 +21,8 @@ static tt_weight block_of(const tt_head_args *a)
 /* The block's logits [n_rows, n_cols]; NULL = sticky failure. */
 static float *block_logits(tt_lane *lane, const tt_head_args *a, tt_weight *w)
 {
-    float *z = tt_lane_scratch(lane, SLOT_LOGITS, (size_t)a->n_rows * (size_t)a->n_cols * sizeof *z);
+    float *z =
+        tt_lane_scratch(lane, SLOT_LOGITS, (size_t)a->n_rows * (size_t)a->n_cols * sizeof *z);
     if (z != NULL) {
         tt_matmul_args m = {.x = a->x, .n_rows = a->n_rows, .n_w = 1, .w = {w}, .y = {tt_addr(z)}};
         TT_FN(tt_product)(lane, &m);
@@ -113,7 +115,11 @@ void TT_FN(tt_head_bwd)(tt_lane *lane, const tt_head_args *a)
     for (int32_t r = 0; r < a->n_rows; r++) {
         grad_row(a, r, z + (int64_t)r * a->n_cols);
     }
-    tt_matmul_bwd_args b = {.dy = {tt_addr(z)}, .w = {&w}, .n_rows = a->n_rows, .n_w = 1, .dx = a->dx,
+    tt_matmul_bwd_args b = {.dy = {tt_addr(z)},
+                            .w = {&w},
+                            .n_rows = a->n_rows,
+                            .n_w = 1,
+                            .dx = a->dx,
                             .accumulate = a->col0 != 0};
     TT_FN(tt_product_bwd)(lane, &b);
 }

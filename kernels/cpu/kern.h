@@ -1,12 +1,13 @@
-/* kern.h - the kernels that are compiled once per instruction set: helpers they share, and the ops, which
- * kernels/ops.h specifies. Thread: the ops on the engine thread; helpers anywhere. */
+/* kern.h - the kernels that are compiled once per instruction set: helpers they share, and the ops,
+ * which kernels/ops.h specifies. Thread: the ops on the engine thread; helpers anywhere. */
 #ifndef TT_KERN_H
 #define TT_KERN_H
 
 #include "kernels/cpu/simd.h"
 #include "kernels/lane.h"
 
-/* BF16 products where the instruction set has them; f32 elsewhere (oneDNN only emulates BF16 there, slowly). */
+/* BF16 products where the instruction set has them; f32 elsewhere (oneDNN only emulates BF16 there,
+ * slowly). */
 #if defined(__AVX512BF16__)
 enum { TT_GEMM_BF16 = 1 };
 typedef uint16_t tt_gelem; /* an operand of tt_gemm_run() */
@@ -41,16 +42,17 @@ void TT_FN(tt_product)(tt_lane *lane, const tt_matmul_args *a);
 /* tt_ops.matmul_bwd. Scratch slots 0 .. n_w - 1. */
 void TT_FN(tt_product_bwd)(tt_lane *lane, const tt_matmul_bwd_args *a);
 /* g[n_out, n_in] = dq[n_rows, n_out]^T x[n_rows, n_in]. Scratch slots 0 and 1. */
-void TT_FN(tt_product_grad)(tt_lane *lane, const float *dq, const float *x, float *g, int64_t n_rows, int64_t n_out,
-                            int64_t n_in);
+void TT_FN(tt_product_grad)(tt_lane *lane, const float *dq, const float *x, float *g,
+                            int64_t n_rows, int64_t n_out, int64_t n_in);
 
 /* ---- norm.c ---- */
 
 /* y[n] = (add +) x / sqrt(mean(x^2) + eps) * w; add may be NULL; y may be x or add. */
-void TT_FN(tt_norm_row)(const float *x, const float *w, const float *add, float *y, int64_t n, float eps);
+void TT_FN(tt_norm_row)(const float *x, const float *w, const float *add, float *y, int64_t n,
+                        float eps);
 /* dx[n] (+)= the transpose of its derivative times dy; dx may be dy. */
-void TT_FN(tt_norm_row_bwd)(const float *x, const float *w, const float *dy, float *dx, int64_t n, float eps,
-                            bool accumulate);
+void TT_FN(tt_norm_row_bwd)(const float *x, const float *w, const float *dy, float *dx, int64_t n,
+                            float eps, bool accumulate);
 
 /* ---- ops ---- */
 

@@ -1,10 +1,12 @@
-/* matmul.c - products of many rows with quantised weights (family PREFILL and backward). Thread: engine.
+/* matmul.c - products of many rows with quantised weights (family PREFILL and backward). Thread:
+ * engine.
  *
- * Weights stay as they are in the file. A task dequantises a panel that fits the second-level cache and multiplies all rows
- * by it at once; for SmolLM2 in Q4_1 that costs some 5 ms a pass on one core, less than reading a prepared BF16 copy from
- * memory would, so there are no prepared copies: nothing to build on first use, nothing to account for. F32 and F16 weights
- * are rounded to BF16 on the way where products run in BF16. Activations are rounded once per product.
- * Tasks are cut by shape alone, so the bits do not depend on the number of threads. */
+ * Weights stay as they are in the file. A task dequantises a panel that fits the second-level cache
+ * and multiplies all rows by it at once; for SmolLM2 in Q4_1 that costs some 5 ms a pass on one
+ * core, less than reading a prepared BF16 copy from memory would, so there are no prepared copies:
+ * nothing to build on first use, nothing to account for. F32 and F16 weights are rounded to BF16 on
+ * the way where products run in BF16. Activations are rounded once per product. Tasks are cut by
+ * shape alone, so the bits do not depend on the number of threads. */
 #include <assert.h>
 #include <omp.h>
 
@@ -12,13 +14,14 @@
 #include "kernels/cpu/kern.h"
 
 enum {
-    SLICE = 96,        /* outputs of a forward task: six AMX tiles; divides 576 and 1536 */
-    FWD_DEPTH = 1024,  /* columns of a forward panel, at most */
-    BWD_DEPTH = 512,   /* rows of a backward panel, at most */
-    BLOCK_MAX = 256,   /* elements of the largest quantisation block */
+    SLICE = 96,       /* outputs of a forward task: six AMX tiles; divides 576 and 1536 */
+    FWD_DEPTH = 1024, /* columns of a forward panel, at most */
+    BWD_DEPTH = 512,  /* rows of a backward panel, at most */
+    BLOCK_MAX = 256,  /* elements of the largest quantisation block */
 };
 
-/* x[n_rows, dim] as operands in scratch `slot`, with rows of zeros up to the unit of tt_gemm_rows(). */
+/* x[n_rows, dim] as operands in scratch `slot`, with rows of zeros up to the unit of
+ * tt_gemm_rows(). */
 static tt_gelem *to_operand(tt_lane *lane, int slot, const float *x, int64_t n_rows, int64_t dim)
 {
     int64_t unit = tt_gemm_unit(TT_GEMM_BF16);
@@ -36,7 +39,8 @@ static tt_gelem *to_operand(tt_lane *lane, int slot, const float *x, int64_t n_r
 }
 
 /* dst[n_rows, n_cols] = W[row0 .., col0 ..], dense. */
-static void fill_panel(const tt_weight *w, int64_t row0, int64_t n_rows, int64_t col0, int64_t n_cols, tt_gelem *dst)
+static void fill_panel(const tt_weight *w, int64_t row0, int64_t n_rows, int64_t col0,
+                       int64_t n_cols, tt_gelem *dst)
 {
     const char *src = tt_ptr(w->data);
     int64_t stride = tt_row_bytes(w->type, w->cols), skip = tt_row_bytes(w->type, col0);
@@ -72,7 +76,8 @@ typedef struct fwd_job {
 } fwd_job;
 
 /* y[n_rows, slice of w's rows] (+)= x W^T. buf: a panel, then the tail of tt_gemm_rows(). */
-static void fwd_slice(const fwd_job *j, int thread, const tt_weight *w, int64_t row0, float *y, void *buf)
+static void fwd_slice(const fwd_job *j, int thread, const tt_weight *w, int64_t row0, float *y,
+                      void *buf)
 {
     int64_t n = min64(SLICE, w->rows - row0), depth = depth_of(w->cols, FWD_DEPTH);
     tt_gelem *panel = buf;
@@ -80,8 +85,17 @@ static void fwd_slice(const fwd_job *j, int thread, const tt_weight *w, int64_t 
     for (int64_t c = 0; c < w->cols; c += depth) {
         int64_t k = min64(depth, w->cols - c);
         fill_panel(w, row0, n, c, k, panel);
-        tt_gemm_call call = {.a = j->x + c, .b = panel, .c = y + row0, .m = j->n_rows, .n = n, .k = k,
-                             .lda = w->cols, .ldb = k, .ldc = w->rows, .bf16 = TT_GEMM_BF16, .trans_b = true,
+        tt_gemm_call call = {.a = j->x + c,
+                             .b = panel,
+                             .c = y + row0,
+                             .m = j->n_rows,
+                             .n = n,
+                             .k = k,
+                             .lda = w->cols,
+                             .ldb = k,
+                             .ldc = w->rows,
+                             .bf16 = TT_GEMM_BF16,
+                             .trans_b = true,
                              .accumulate = j->accumulate || c > 0};
         tt_gemm_rows(j->g, thread, &call, tail);
     }
@@ -90,7 +104,8 @@ static void fwd_slice(const fwd_job *j, int thread, const tt_weight *w, int64_t 
 void TT_FN(tt_product)(tt_lane *lane, const tt_matmul_args *a)
 {
     tt_gemm *g = tt_gemm_get(lane);
-    size_t buf_bytes = (size_t)(SLICE * FWD_DEPTH) * sizeof(tt_gelem) + tt_gemm_tail_elems(SLICE) * sizeof(float);
+    size_t buf_bytes =
+        (size_t)(SLICE * FWD_DEPTH) * sizeof(tt_gelem) + tt_gemm_tail_elems(SLICE) * sizeof(float);
     if (g == NULL || a->n_rows == 0 || !tt_lane_reserve_threads(lane, buf_bytes)) {
         return;
     }
@@ -110,14 +125,15 @@ void TT_FN(tt_product)(tt_lane *lane, const tt_matmul_args *a)
         while (t >= first[i + 1]) {
             i++;
         }
-        fwd_slice(&job, thread, a->w[i], (t - first[i]) * SLICE, tt_ptr(a->y[i]), tt_lane_thread_buf(lane, thread));
+        fwd_slice(&job, thread, a->w[i], (t - first[i]) * SLICE, tt_ptr(a->y[i]),
+                  tt_lane_thread_buf(lane, thread));
     }
     tt_gemm_check(lane);
 }
 
 /* dx[n_rows, slice of columns] (+)= sum over i of dy_i W_i. */
-static void bwd_slice(const tt_matmul_bwd_args *a, tt_gemm *g, tt_gelem *const *dy, int thread, int64_t col0,
-                      int64_t n, void *buf)
+static void bwd_slice(const tt_matmul_bwd_args *a, tt_gemm *g, tt_gelem *const *dy, int thread,
+                      int64_t col0, int64_t n, void *buf)
 {
     tt_gelem *panel = buf;
     float *tail = (float *)(void *)((char *)buf + (size_t)(BLOCK_MAX * BWD_DEPTH) * sizeof *panel);
@@ -129,8 +145,16 @@ static void bwd_slice(const tt_matmul_bwd_args *a, tt_gemm *g, tt_gelem *const *
         for (int64_t r = 0; r < w->rows; r += depth) {
             int64_t k = min64(depth, w->rows - r);
             fill_panel(w, r, k, col0, n, panel);
-            tt_gemm_call call = {.a = dy[i] + r, .b = panel, .c = (float *)tt_ptr(a->dx) + col0, .m = a->n_rows,
-                                 .n = n, .k = k, .lda = w->rows, .ldb = n, .ldc = cols, .bf16 = TT_GEMM_BF16,
+            tt_gemm_call call = {.a = dy[i] + r,
+                                 .b = panel,
+                                 .c = (float *)tt_ptr(a->dx) + col0,
+                                 .m = a->n_rows,
+                                 .n = n,
+                                 .k = k,
+                                 .lda = w->rows,
+                                 .ldb = n,
+                                 .ldc = cols,
+                                 .bf16 = TT_GEMM_BF16,
                                  .accumulate = accumulate};
             tt_gemm_rows(g, thread, &call, tail);
             accumulate = true;
@@ -141,7 +165,8 @@ static void bwd_slice(const tt_matmul_bwd_args *a, tt_gemm *g, tt_gelem *const *
 void TT_FN(tt_product_bwd)(tt_lane *lane, const tt_matmul_bwd_args *a)
 {
     tt_gemm *g = tt_gemm_get(lane);
-    size_t buf_bytes = (size_t)(BLOCK_MAX * BWD_DEPTH) * sizeof(tt_gelem) + tt_gemm_tail_elems(BLOCK_MAX) * sizeof(float);
+    size_t buf_bytes = (size_t)(BLOCK_MAX * BWD_DEPTH) * sizeof(tt_gelem) +
+                       tt_gemm_tail_elems(BLOCK_MAX) * sizeof(float);
     if (g == NULL || a->n_rows == 0 || !tt_lane_reserve_threads(lane, buf_bytes)) {
         return;
     }
@@ -161,13 +186,14 @@ void TT_FN(tt_product_bwd)(tt_lane *lane, const tt_matmul_bwd_args *a)
 #pragma omp parallel for num_threads(lane->n_threads) schedule(dynamic, 1)
     for (int64_t t = 0; t < n_tasks; t++) {
         int thread = omp_get_thread_num();
-        bwd_slice(a, g, dy, thread, t * slice, min64(slice, cols - t * slice), tt_lane_thread_buf(lane, thread));
+        bwd_slice(a, g, dy, thread, t * slice, min64(slice, cols - t * slice),
+                  tt_lane_thread_buf(lane, thread));
     }
     tt_gemm_check(lane);
 }
 
-void TT_FN(tt_product_grad)(tt_lane *lane, const float *dq, const float *x, float *g, int64_t n_rows, int64_t n_out,
-                            int64_t n_in)
+void TT_FN(tt_product_grad)(tt_lane *lane, const float *dq, const float *x, float *g,
+                            int64_t n_rows, int64_t n_out, int64_t n_in)
 {
     tt_gemm *gemm = tt_gemm_get(lane);
     tt_gelem *a = gemm == NULL ? NULL : to_operand(lane, 0, dq, n_rows, n_out);
@@ -178,8 +204,16 @@ void TT_FN(tt_product_grad)(tt_lane *lane, const float *dq, const float *x, floa
     int64_t n_tasks = (n_out + SLICE - 1) / SLICE;
 #pragma omp parallel for num_threads(lane->n_threads) schedule(dynamic, 1)
     for (int64_t t = 0; t < n_tasks; t++) {
-        tt_gemm_call call = {.a = a + t * SLICE, .b = b, .c = g + t * SLICE * n_in, .m = min64(SLICE, n_out - t * SLICE),
-                             .n = n_in, .k = n_rows, .lda = n_out, .ldb = n_in, .ldc = n_in, .bf16 = TT_GEMM_BF16,
+        tt_gemm_call call = {.a = a + t * SLICE,
+                             .b = b,
+                             .c = g + t * SLICE * n_in,
+                             .m = min64(SLICE, n_out - t * SLICE),
+                             .n = n_in,
+                             .k = n_rows,
+                             .lda = n_out,
+                             .ldb = n_in,
+                             .ldc = n_in,
+                             .bf16 = TT_GEMM_BF16,
                              .trans_a = true};
         tt_gemm_run(gemm, omp_get_thread_num(), &call);
     }

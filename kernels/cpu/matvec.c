@@ -1,9 +1,10 @@
-/* matvec.c - products of few rows with quantised weights (family DECODE): bound by the memory that the weights come from.
- * Thread: engine.
+/* matvec.c - products of few rows with quantised weights (family DECODE): bound by the memory that
+ * the weights come from. Thread: engine.
  *
- * A task takes GROUP weight rows, one after the other; every activation row is multiplied by a weight row while it is in the
- * first-level cache, so up to any number of rows costs one pass over the weights. The sum of one output has one order (QV
- * vector sums, each over its part of every group of 32), whatever the number of rows or threads. */
+ * A task takes GROUP weight rows, one after the other; every activation row is multiplied by a
+ * weight row while it is in the first-level cache, so up to any number of rows costs one pass over
+ * the weights. The sum of one output has one order (QV vector sums, each over its part of every
+ * group of 32), whatever the number of rows or threads. */
 #include <assert.h>
 #include <omp.h>
 
@@ -14,6 +15,8 @@ enum {
     ROWS = VW / 4, /* activation rows whose sums are in registers: 4 * 2 or 2 * 4 vectors */
     GROUP = 16,    /* weight rows of a task */
     PIECE = 512,   /* columns at a time of plain types */
+    AHEAD = 1536,  /* bytes between what is read and what is fetched: the hardware's own prefetch
+                      stops at each page */
 };
 
 static inline float total(const vf s[QV])
@@ -26,8 +29,8 @@ static inline float total(const vf s[QV])
 }
 
 /* y[r] = w . x[r] for n_rows <= ROWS rows of x, ldx apart. */
-TT_INLINE void dot_rows(q32_loader load, const tt_dtype_info *info, const uint8_t *b, const float *x, int64_t ldx,
-                            int64_t n, int n_rows, float *y)
+TT_INLINE void dot_rows(q32_loader load, const tt_dtype_info *info, const uint8_t *b,
+                        const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
 {
     int n_groups = info->block_elems / 32;
     vf s[ROWS][QV];
@@ -37,6 +40,7 @@ TT_INLINE void dot_rows(q32_loader load, const tt_dtype_info *info, const uint8_
         }
     }
     for (int64_t i = 0; i < n; b += info->block_bytes) {
+        _mm_prefetch((const char *)b + AHEAD, _MM_HINT_T0);
         for (int g = 0; g < n_groups; g++, i += 32) {
             q32 w = load(b, g);
             for (int r = 0; r < n_rows; r++) {
@@ -52,8 +56,8 @@ TT_INLINE void dot_rows(q32_loader load, const tt_dtype_info *info, const uint8_
 }
 
 /* The number of rows as a constant, so that the sums stay in registers. */
-TT_INLINE void dot_some(q32_loader load, const tt_dtype_info *info, const uint8_t *b, const float *x, int64_t ldx,
-                            int64_t n, int n_rows, float *y)
+TT_INLINE void dot_some(q32_loader load, const tt_dtype_info *info, const uint8_t *b,
+                        const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
 {
     if (n_rows == ROWS) {
         dot_rows(load, info, b, x, ldx, n, ROWS, y);
@@ -65,7 +69,8 @@ TT_INLINE void dot_some(q32_loader load, const tt_dtype_info *info, const uint8_
 }
 
 /* Plain types: the same, in pieces, with the same order of sums. */
-static void dot_plain(tt_dtype t, const char *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
+static void dot_plain(tt_dtype t, const char *src, const float *x, int64_t ldx, int64_t n,
+                      int n_rows, float *y)
 {
     float piece[PIECE];
     vf s[ROWS][QV];
@@ -75,14 +80,18 @@ static void dot_plain(tt_dtype t, const char *src, const float *x, int64_t ldx, 
         }
     }
     for (int64_t c = 0; c < n; c += PIECE) {
-        int64_t m = n - c < PIECE ? n - c : PIECE;
+        int64_t m = n - c < PIECE ? n - c : PIECE, bytes = tt_row_bytes(t, m);
+        for (int64_t i = 0; i < bytes; i += 64) {
+            _mm_prefetch(src + tt_row_bytes(t, c) + AHEAD + i, _MM_HINT_T0);
+        }
         TT_FN(tt_dequant)(t, src + tt_row_bytes(t, c), piece, m);
         for (int r = 0; r < n_rows; r++) {
             const float *xr = x + r * ldx + c;
             int64_t i = 0;
             for (; i + 32 <= m; i += 32) {
                 for (int j = 0; j < QV; j++) {
-                    s[r][j] = vf_fma(vf_load(piece + i + j * VW), vf_load(xr + i + j * VW), s[r][j]);
+                    s[r][j] =
+                        vf_fma(vf_load(piece + i + j * VW), vf_load(xr + i + j * VW), s[r][j]);
                 }
             }
             for (; i < m; i += VW) {
@@ -95,7 +104,8 @@ static void dot_plain(tt_dtype t, const char *src, const float *x, int64_t ldx, 
     }
 }
 
-static void dot_type(tt_dtype t, const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
+static void dot_type(tt_dtype t, const void *src, const float *x, int64_t ldx, int64_t n,
+                     int n_rows, float *y)
 {
     const tt_dtype_info *info = &tt_dtypes[t];
     switch (t) {
@@ -129,7 +139,8 @@ static void dot_type(tt_dtype t, const void *src, const float *x, int64_t ldx, i
 }
 
 /* Outputs [0, n_rows) of weight row `row`. */
-static void one_output(const tt_weight *w, int64_t row, const float *x, int32_t n_rows, float *y, bool accumulate)
+static void one_output(const tt_weight *w, int64_t row, const float *x, int32_t n_rows, float *y,
+                       bool accumulate)
 {
     const char *src = (const char *)tt_ptr(w->data) + row * tt_row_bytes(w->type, w->cols);
     float out[ROWS];

@@ -22,7 +22,8 @@ static float dot3(const float *a, const float *b, const float *c, int64_t n)
     return vf_sum(vf_add(vf_add(s[0], s[1]), vf_add(s[2], s[3])));
 }
 
-void TT_FN(tt_norm_row)(const float *x, const float *w, const float *add, float *y, int64_t n, float eps)
+void TT_FN(tt_norm_row)(const float *x, const float *w, const float *add, float *y, int64_t n,
+                        float eps)
 {
     vf inv = vf_set1(1.0f / sqrtf(dot2(x, x, n) / (float)n + eps));
     for (int64_t i = 0; i < n; i += VW) {
@@ -32,8 +33,8 @@ void TT_FN(tt_norm_row)(const float *x, const float *w, const float *add, float 
 }
 
 /* dx = inv * (w * dy - x * inv^2 / n * sum(w * dy * x)) */
-void TT_FN(tt_norm_row_bwd)(const float *x, const float *w, const float *dy, float *dx, int64_t n, float eps,
-                            bool accumulate)
+void TT_FN(tt_norm_row_bwd)(const float *x, const float *w, const float *dy, float *dx, int64_t n,
+                            float eps, bool accumulate)
 {
     float inv = 1.0f / sqrtf(dot2(x, x, n) / (float)n + eps);
     vf vinv = vf_set1(inv), along = vf_set1(-inv * inv * inv / (float)n * dot3(x, w, dy, n));
@@ -51,7 +52,8 @@ void TT_FN(tt_rmsnorm)(tt_lane *lane, const tt_rmsnorm_args *a)
     int64_t n = a->dim;
 #pragma omp parallel for num_threads(lane->n_threads) schedule(static) if (a->n_rows > 8)
     for (int32_t r = 0; r < a->n_rows; r++) {
-        TT_FN(tt_norm_row)(x + r * n, tt_ptr(a->w), add == NULL ? NULL : add + r * n, y + r * n, n, a->eps);
+        TT_FN(tt_norm_row)
+        (x + r * n, tt_ptr(a->w), add == NULL ? NULL : add + r * n, y + r * n, n, a->eps);
     }
 }
 
@@ -62,6 +64,7 @@ void TT_FN(tt_rmsnorm_bwd)(tt_lane *lane, const tt_rmsnorm_bwd_args *a)
     int64_t n = a->dim;
 #pragma omp parallel for num_threads(lane->n_threads) schedule(static) if (a->n_rows > 8)
     for (int32_t r = 0; r < a->n_rows; r++) {
-        TT_FN(tt_norm_row_bwd)(x + r * n, tt_ptr(a->w), dy + r * n, dx + r * n, n, a->eps, a->accumulate);
+        TT_FN(tt_norm_row_bwd)
+        (x + r * n, tt_ptr(a->w), dy + r * n, dx + r * n, n, a->eps, a->accumulate);
     }
 }

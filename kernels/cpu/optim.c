@@ -1,6 +1,6 @@
 /* optim.c - gradient norm, AdamW and SGD, norm of the delta, rounding to BF16. Thread: engine.
- * Source: as kernels/ref/optim_ref.c. Sums are in double, over blocks of fixed size that are added in order, so they do not
- * depend on the number of threads. */
+ * Source: as kernels/ref/optim_ref.c. Sums are in double, over blocks of fixed size that are added
+ * in order, so they do not depend on the number of threads. */
 #include <assert.h>
 #include <math.h>
 #include <omp.h>
@@ -12,7 +12,8 @@ enum { BLOCK = 4096, PIECE = 512 };
 /* sum of x[i]^2, four interleaved sums of four. */
 static double sum_squares(const float *x, int64_t n)
 {
-    __m256d s[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()};
+    __m256d s[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(),
+                    _mm256_setzero_pd()};
     int64_t i = 0;
     for (; i + 16 <= n; i += 16) {
         for (int j = 0; j < 4; j++) {
@@ -93,11 +94,13 @@ static update update_of(const tt_optim_args *a, double grad_sq)
 static void adamw(const update *u, const tt_optim_tensor *t, int64_t i0, int64_t n, const float *w)
 {
     const float *g = (const float *)tt_ptr(t->g) + i0;
-    float *d = (float *)tt_ptr(t->d) + i0, *m = (float *)tt_ptr(t->m) + i0, *v = (float *)tt_ptr(t->v) + i0;
+    float *d = (float *)tt_ptr(t->d) + i0, *m = (float *)tt_ptr(t->m) + i0,
+          *v = (float *)tt_ptr(t->v) + i0;
     for (int64_t i = 0; i < n; i += VW) {
         vf gi = vf_mul(vf_at(g, i, n), vf_set1(u->clip));
         vf mi = vf_fma(vf_set1(u->rest1), gi, vf_mul(vf_at(m, i, n), vf_set1(u->beta1)));
-        vf vi = vf_fma(vf_mul(vf_set1(u->rest2), gi), gi, vf_mul(vf_at(v, i, n), vf_set1(u->beta2)));
+        vf vi =
+            vf_fma(vf_mul(vf_set1(u->rest2), gi), gi, vf_mul(vf_at(v, i, n), vf_set1(u->beta2)));
         vf di = vf_at(d, i, n), wd = w == NULL ? di : vf_add(vf_at(w, i, n), di);
         vf by = vf_div(vf_mul(mi, vf_set1(u->step)),
                        vf_fma(vf_sqrt(vi), vf_set1(u->v_scale), vf_set1(u->eps)));
@@ -119,7 +122,8 @@ static void sgd(const update *u, const tt_optim_tensor *t, int64_t i0, int64_t n
 }
 
 /* One row of a tensor, in pieces that stay in the first-level cache. */
-static void update_row(const tt_optim_args *a, const update *u, const tt_optim_tensor *t, int64_t row, int64_t cols)
+static void update_row(const tt_optim_args *a, const update *u, const tt_optim_tensor *t,
+                       int64_t row, int64_t cols)
 {
     float piece[PIECE];
     int64_t end = (row + 1) * cols < t->n ? (row + 1) * cols : t->n;
@@ -127,7 +131,8 @@ static void update_row(const tt_optim_args *a, const update *u, const tt_optim_t
         int64_t n = end - i < PIECE ? end - i : PIECE;
         const float *w = NULL;
         if (t->w != NULL) {
-            const char *src = (const char *)tt_ptr(t->w->data) + row * tt_row_bytes(t->w->type, cols) +
+            const char *src = (const char *)tt_ptr(t->w->data) +
+                              row * tt_row_bytes(t->w->type, cols) +
                               tt_row_bytes(t->w->type, i - row * cols);
             TT_FN(tt_dequant)(t->w->type, src, piece, n);
             w = piece;
@@ -179,7 +184,8 @@ static void gram(const tt_adapter_layer *l, tt_dev data, int64_t n, bool by_rows
     }
 }
 
-/* |scale B A|^2 = scale^2 * sum over i, j of (B^T B)[i, j] (A A^T)[i, j]: rank^2 sums instead of the whole matrix. */
+/* |scale B A|^2 = scale^2 * sum over i, j of (B^T B)[i, j] (A A^T)[i, j]: rank^2 sums instead of
+ * the whole matrix. */
 static double lora_squares(tt_lane *lane, const tt_adapter_layer *l, const tt_weight *w)
 {
     size_t n = (size_t)l->rank * (size_t)l->rank;
@@ -222,7 +228,8 @@ void TT_FN(tt_delta_norm)(tt_lane *lane, const tt_delta_norm_args *a)
     for (int64_t r = 0; r < w->rows; r++) {
         const char *d = (const char *)tt_ptr(l->d) + r * tt_row_bytes(l->type, w->cols);
         sq[2 * r] = full ? row_squares(l->type, d, w->cols) : 0;
-        sq[2 * r + 1] = row_squares(w->type, (const char *)tt_ptr(w->data) + r * tt_row_bytes(w->type, w->cols), w->cols);
+        sq[2 * r + 1] = row_squares(
+            w->type, (const char *)tt_ptr(w->data) + r * tt_row_bytes(w->type, w->cols), w->cols);
     }
     double sum[2] = {0, 0};
     for (int64_t r = 0; r < w->rows; r++) {

@@ -1,7 +1,9 @@
-/* rope.c - bias, per-head norm, RoPE and the write of K and V; the transpose of RoPE and norm. Thread: engine.
+/* rope.c - bias, per-head norm, RoPE and the write of K and V; the transpose of RoPE and norm.
+ * Thread: engine.
  *
- * The sine and cosine of an angle are computed in double once per row and pair (positions up to 2^31 lose nothing) and used
- * by all heads; the rotation itself is vectorised for the half-split layout. */
+ * The sine and cosine of an angle are computed in double once per row and pair (positions up to
+ * 2^31 lose nothing) and used by all heads; the rotation itself is vectorised for the half-split
+ * layout. */
 #include <assert.h>
 #include <math.h>
 #include <omp.h>
@@ -57,7 +59,8 @@ static void add_to(float *x, const float *bias, int64_t n)
 }
 
 /* One head to its place in the page. */
-static void store_head(const tt_kv_layer *kv, tt_dev base, int32_t slot, int32_t head, const float *x)
+static void store_head(const tt_kv_layer *kv, tt_dev base, int32_t slot, int32_t head,
+                       const float *x)
 {
     int64_t d = kv->head_dim, elem = kv->type == TT_BF16 ? 2 : 4;
     char *to = (char *)tt_ptr(base) + slot / TT_PAGE_TOKENS * kv->page_stride +
@@ -90,7 +93,8 @@ static void row_q(const tt_qk_rope_args *a, int32_t r, const rot *angles)
 static void row_kv(const tt_qk_rope_args *a, int32_t r, int32_t slot, const rot *angles)
 {
     int64_t d = a->kv->head_dim, nk = a->kv->n_kv_heads * d;
-    const float *k = (const float *)tt_ptr(a->k) + r * nk, *v = (const float *)tt_ptr(a->v) + r * nk;
+    const float *k = (const float *)tt_ptr(a->k) + r * nk,
+                *v = (const float *)tt_ptr(a->v) + r * nk;
     const float *bk = tt_ptr(a->bk), *bv = tt_ptr(a->bv);
     float *head = angles->head;
     for (int32_t h = 0; h < a->kv->n_kv_heads; h++) {
@@ -144,7 +148,8 @@ void TT_FN(tt_q_rope_bwd)(tt_lane *lane, const tt_q_rope_bwd_args *a)
         for (int32_t h = 0; h < a->n_heads; h++) {
             rotate(&a->rope, &angles, -1.0f, dq + h * d);
             if (pre != NULL) {
-                TT_FN(tt_norm_row_bwd)(pre + h * d, tt_ptr(a->q_norm), dq + h * d, dq + h * d, d, a->norm_eps, false);
+                TT_FN(tt_norm_row_bwd)
+                (pre + h * d, tt_ptr(a->q_norm), dq + h * d, dq + h * d, d, a->norm_eps, false);
             }
         }
     }

@@ -1,8 +1,9 @@
-/* simd.h - one vector of floats, 8 (AVX2) or 16 (AVX-512) wide, for kernels that are written once and compiled once per
- * instruction set. Source of the exponential: Cephes' expf (range reduction by ln 2 in two parts, polynomial of degree 6).
- * Thread: pure functions.
+/* simd.h - one vector of floats, 8 (AVX2) or 16 (AVX-512) wide, for kernels that are written once
+ * and compiled once per instruction set. Source of the exponential: Cephes' expf (range reduction
+ * by ln 2 in two parts, polynomial of degree 6). Thread: pure functions.
  *
- * TT_FN(name) gives a function the suffix of its instruction set: tt_rmsnorm_avx2, tt_rmsnorm_avx512. */
+ * TT_FN(name) gives a function the suffix of its instruction set: tt_rmsnorm_avx2,
+ * tt_rmsnorm_avx512. */
 #ifndef TT_SIMD_H
 #define TT_SIMD_H
 
@@ -14,8 +15,8 @@
 #define TT_JOIN(a, b) TT_JOIN_(a, b)
 #define TT_FN(name) TT_JOIN(name, TT_ISA_SUFFIX)
 
-/* Drivers that take a loader or a count as a constant are only fast when they are compiled into their caller, which the
- * compiler's own limits on size would refuse. */
+/* Drivers that take a loader or a count as a constant are only fast when they are compiled into
+ * their caller, which the compiler's own limits on size would refuse. */
 #define TT_INLINE static inline __attribute__((always_inline))
 
 #if defined(__AVX512BF16__)
@@ -148,11 +149,27 @@ static inline void vf_store_bf16(uint16_t *p, vf v)
 }
 #endif
 
-/* 32 signed bytes to floats, in order. */
-static inline void vf_from_i8x32(__m256i q, vf v[2])
+/* 16 signed bytes to floats, in order. */
+static inline void vf_from_i8x16(__m128i q, vf *v)
 {
-    v[0] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(q)));
-    v[1] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(q, 1)));
+    v[0] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q));
+}
+
+/* The low (or high) nibbles of the 16 bytes at p as floats: a table of 16 floats is looked up, by
+ * the low four bits. */
+static inline void vf_from_nibbles(const uint8_t *p, int high, vf *v)
+{
+    const __m512 table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512i q = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+    v[0] = _mm512_permutexvar_ps(high ? _mm512_srli_epi32(q, 4) : q, table);
+}
+
+/* The IEEE half at p in every element. */
+static inline vf vf_half1(const uint8_t *p)
+{
+    int16_t h;
+    memcpy(&h, p, sizeof h);
+    return _mm512_cvtph_ps(_mm256_set1_epi16(h));
 }
 
 /* 2^n for n whole, with overflow and gradual underflow. */
@@ -283,13 +300,23 @@ static inline void vf_store_bf16(uint16_t *p, vf v)
     _mm_storeu_si128((__m128i *)(void *)p, _mm256_castsi256_si128(r));
 }
 
-static inline void vf_from_i8x32(__m256i q, vf v[4])
+static inline void vf_from_i8x16(__m128i q, vf *v)
 {
-    __m128i lo = _mm256_castsi256_si128(q), hi = _mm256_extracti128_si256(q, 1);
-    v[0] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(lo));
-    v[1] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(lo, 8)));
-    v[2] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(hi));
-    v[3] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(hi, 8)));
+    v[0] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q));
+    v[1] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(q, 8)));
+}
+
+static inline void vf_from_nibbles(const uint8_t *p, int high, vf *v)
+{
+    __m128i q = _mm_loadu_si128((const __m128i *)(const void *)p);
+    vf_from_i8x16(_mm_and_si128(high ? _mm_srli_epi16(q, 4) : q, _mm_set1_epi8(15)), v);
+}
+
+static inline vf vf_half1(const uint8_t *p)
+{
+    int16_t h;
+    memcpy(&h, p, sizeof h);
+    return _mm256_cvtph_ps(_mm_set1_epi16(h));
 }
 
 /* In two factors, because 2^n alone may leave the range of floats; n in [-252, 254]. */
@@ -310,7 +337,8 @@ static inline vf vf_round(vf x)
 
 #endif
 
-/* e^x with a relative error of about 2e-7; exactly 0 below -110 (also for -inf), inf above 88.8, NaN for NaN. */
+/* e^x with a relative error of about 2e-7; exactly 0 below -110 (also for -inf), inf above 88.8,
+ * NaN for NaN. */
 static inline vf vf_exp(vf x)
 {
     x = vf_min(vf_set1(100.0f), vf_max(vf_set1(-110.0f), x));
