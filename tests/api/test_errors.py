@@ -92,7 +92,7 @@ def wrong_values(schema):
         if "maximum" in schema:
             yield schema["maximum"] * 1.5 + (0 if "integer" not in types else 1)
     if "integer" in types:
-        yield from (1.5, 10 ** 30)
+        yield from (1.5, 1e300)
     if types and "boolean" in types:
         yield from (0, "true", [], {})
     if types and "object" in types and "array" not in types:
@@ -235,15 +235,14 @@ def test_strict_refuses_unknown_names():
 
 
 def test_cors_preflight(server):
+    wanted = ["authorization", "content-type", "x-stainless-lang", "x-stainless-retry-count", "x-request-id", "x-session-id",
+              "idempotency-key", "traceparent"]
     r = server.request("OPTIONS", CHAT, headers={"Origin": "http://example.org", "Access-Control-Request-Method": "POST",
-                                                 "Access-Control-Request-Headers": "authorization,content-type,"
-                                                 "x-stainless-lang,x-stainless-os,x-request-id,x-session-id"})
+                                                 "Access-Control-Request-Headers": ",".join(wanted)})
     assert r.status in (200, 204)
     assert r.headers["access-control-allow-origin"] in ("*", "http://example.org")
     allowed = r.headers["access-control-allow-headers"].lower()
-    for name in ("authorization", "content-type", "x-stainless-lang", "x-stainless-retry-count", "x-request-id",
-                 "x-session-id", "idempotency-key", "traceparent"):
-        assert name in allowed, name
+    assert "*" in allowed or not set(wanted) - {name.strip() for name in allowed.split(",")}
     assert "POST" in r.headers["access-control-allow-methods"]
     r = server.get("/v1/models", headers={"Origin": "http://example.org"})
     assert r.headers["access-control-allow-origin"] in ("*", "http://example.org")
