@@ -188,23 +188,26 @@ static bool filter_truncate(tt_run *r, const tt_call *call, tt_val *ret)
     static const char *const names[] = {"length", "killwords", "end", "leeway"};
     tt_val arg[4];
     int64_t length, leeway = 5;
+    size_t n = 0;
     if (!tt_call_bind(r, call, names, 4, 0, arg) || !tt_arg_int(r, call, &arg[0], 255, &length) ||
-        (arg[3].kind != TT_V_NONE && !tt_arg_int(r, call, &arg[3], 5, &leeway)) ||
-        tt_arg_text(r, call, &call->self) == NULL) {
+        (arg[3].kind != TT_V_NONE && !tt_arg_int(r, call, &arg[3], 5, &leeway)) || !tt_val_len(r, &call->self, &n)) {
         return false;
     }
     tt_text *end = arg[2].kind == TT_V_MISSING ? tt_text_cstr(r, "...") : (tt_text *)tt_arg_text(r, call, &arg[2]);
     if (end == NULL) {
         return false;
     }
-    tt_text *s = call->self.u.s;
-    int64_t chars = (int64_t)tt_text_chars(r, s), end_chars = (int64_t)tt_text_chars(r, end);
+    int64_t chars = (int64_t)n, end_chars = (int64_t)tt_text_chars(r, end);
     if (length < end_chars || leeway < 0) {
         return tt_run_invalid(r, "expected length >= %lld, got %lld", (long long)end_chars, (long long)length);
     }
     if (length > INT64_MAX - leeway || chars <= length + leeway) {
         *ret = call->self;
         return true;
+    }
+    tt_text *s = (tt_text *)tt_arg_text(r, call, &call->self);
+    if (s == NULL) {
+        return false;
     }
     size_t cut = tt_text_offset(r, s, (size_t)(length - end_chars));
     if (!tt_val_truthy(&arg[1])) {

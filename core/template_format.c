@@ -283,8 +283,14 @@ tt_text *tt_format_percent(tt_run *r, const tt_text *format, const tt_val *args)
 
 /* -- str.format ------------------------------------------------------------------------------------------------- */
 
-/* The value of "0.name[key]" or "name", or of the next position when it is empty. */
-static bool field_value(tt_run *r, const tt_call *call, const tt_text *field, size_t *auto_index, tt_val *ret)
+/* How the fields so far were numbered: 'm' by hand, 'a' not at all, 0 not yet known. */
+typedef struct numbering {
+    size_t next;
+    char style;
+} numbering;
+
+/* The value of a field "0" or "name", or of the next position when it is empty. */
+static bool field_value(tt_run *r, const tt_call *call, const tt_text *field, numbering *num, tt_val *ret)
 {
     size_t n = 0;
     while (n < field->n && field->p[n] != '.' && field->p[n] != '[') {
@@ -299,10 +305,12 @@ static bool field_value(tt_run *r, const tt_call *call, const tt_text *field, si
         digits = field->p[i] >= '0' && field->p[i] <= '9' && index < 100000;
         index = index * 10 + (size_t)(field->p[i] - '0');
     }
-    if (n == 0) {
-        index = (*auto_index)++;
+    if (digits && num->style != 0 && num->style != (n == 0 ? 'a' : 'm')) {
+        return tt_run_invalid(r, "cannot switch between manual and automatic field numbering");
     }
     if (digits) {
+        num->style = n == 0 ? 'a' : 'm';
+        index = n == 0 ? num->next++ : index;
         if (index >= call->n_pos) {
             return tt_run_invalid(r, "Replacement index %zu out of range for positional args tuple", index);
         }
@@ -318,7 +326,7 @@ static bool field_value(tt_run *r, const tt_call *call, const tt_text *field, si
     return tt_run_invalid(r, "format() has no argument of that name");
 }
 
-static bool put_field(tt_run *r, const tt_call *call, tt_text *field, size_t *auto_index, tt_textbuf *out)
+static bool put_field(tt_run *r, const tt_call *call, tt_text *field, numbering *num, tt_textbuf *out)
 {
     tt_val v;
     bool repr = field->n >= 2 && memcmp(field->p + field->n - 2, "!r", 2) == 0;
@@ -327,7 +335,7 @@ static bool put_field(tt_run *r, const tt_call *call, tt_text *field, size_t *au
     if (memchr(field->p, ':', field->n) != NULL || memchr(field->p, '!', field->n) != NULL) {
         return tt_run_fail(r, TT_E_UNSUPPORTED, "format() with a format specification");
     }
-    if (!field_value(r, call, field, auto_index, &v)) {
+    if (!field_value(r, call, field, num, &v)) {
         return false;
     }
     if (repr) {
@@ -341,7 +349,7 @@ bool tt_method_format(tt_run *r, const tt_call *call, tt_val *ret)
 {
     const tt_text *f = call->self.u.s;
     tt_textbuf *out = tt_textbuf_new(r);
-    size_t auto_index = 0;
+    numbering num = {0};
     for (size_t i = 0; out != NULL && i < f->n;) {
         char c = f->p[i];
         if ((c == '{' || c == '}') && i + 1 < f->n && f->p[i + 1] == c) {
@@ -369,7 +377,7 @@ bool tt_method_format(tt_run *r, const tt_call *call, tt_val *ret)
             return tt_run_invalid(r, "expected '}' before end of string");
         }
         tt_text *field = tt_text_slice(r, f, i + 1, end - i - 1);
-        if (field == NULL || !put_field(r, call, field, &auto_index, out)) {
+        if (field == NULL || !put_field(r, call, field, &num, out)) {
             return false;
         }
         i = end + 1;

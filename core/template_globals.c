@@ -48,6 +48,9 @@ static bool global_dict(tt_run *r, const tt_call *call, tt_val *ret)
         return tt_run_invalid(r, "dict expected at most 1 argument, got %zu", call->n_pos);
     }
     tt_val from = call->n_pos == 1 ? call->pos[0] : d, item, pair;
+    if (from.kind == TT_V_UNDEFINED) {
+        return tt_run_invalid(r, "%s", tt_undefined_message(r, &from));
+    }
     tt_iter it;
     from.kind = from.kind == TT_V_DICT ? TT_V_ITEMS : from.kind;
     if (!tt_iter_init(r, &from, &it)) {

@@ -149,7 +149,7 @@ static bool set_json(tt_run *r, const char *name, const json_t *j)
 static bool set_token(tt_run *r, const char *name, const char *token)
 {
     tt_val v;
-    return tt_val_set_text(tt_text_cstr(r, token == NULL ? "" : token), &v) && set_global(r, name, v);
+    return token == NULL || (tt_val_set_text(tt_text_cstr(r, token), &v) && set_global(r, name, v));
 }
 
 static bool set_globals(tt_run *r, const tt_render_options *opt)

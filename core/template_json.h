@@ -26,7 +26,7 @@ typedef struct tt_render_options {
     const json_t *tools;          /* array or NULL (then `tools` is none, as transformers passes it) */
     const json_t *kwargs;         /* object or NULL: further globals (chat_template_kwargs) */
     bool add_generation_prompt;
-    const char *bos_token, *eos_token; /* "" when the model has none */
+    const char *bos_token, *eos_token; /* borrowed; NULL: undefined in the template, as transformers leaves it */
     time_t now;                   /* strftime_now */
     size_t max_steps, max_output_bytes; /* 0 = 10 million, 64 MiB */
 } tt_render_options;

@@ -1,175 +1,8 @@
-/* template_parse.c - the expressions of a chat template: recursive descent with Jinja's precedences, and what both
- * halves of the parser share. Statements are in template_statement.c. Thread: none. */
+/* template_parse.c - the expressions of a chat template: recursive descent with Jinja's precedences. Statements are in
+ * template_statement.c. Thread: none. */
 #include "core/template_parser.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
-
-/* -- Shared ----------------------------------------------------------------------------------------------------- */
-
-bool tt_parser_fail(tt_parser *p, tt_code code, uint32_t line, const char *fmt, ...)
-{
-    if (p->code == TT_OK) {
-        char msg[sizeof p->err->msg];
-        va_list ap;
-        va_start(ap, fmt);
-        int n = vsnprintf(msg, sizeof msg, fmt, ap);
-        va_end(ap);
-        p->code = tt_fail(p->err, code, "chat template line %u: %s", line, n < 0 ? "" : msg);
-    }
-    return false;
-}
-
-void *tt_parser_alloc(tt_parser *p, size_t n, size_t elem_bytes)
-{
-    void *m = tt_arena_calloc(&p->ast->arena, n, elem_bytes);
-    if (m == NULL && p->code == TT_OK) {
-        p->code = tt_fail(p->err, TT_E_NOMEM, "no memory for the chat template");
-    }
-    return m;
-}
-
-bool tt_parser_next(tt_parser *p)
-{
-    if (p->has_ahead) {
-        p->cur = p->ahead;
-        p->has_ahead = false;
-        return true;
-    }
-    if (p->code == TT_OK) {
-        p->code = tt_lexer_next(&p->lexer, &p->cur);
-    }
-    return p->code == TT_OK;
-}
-
-bool tt_parser_is_name(const tt_parser *p, const char *name)
-{
-    return p->cur.type == TT_T_NAME && p->cur.n == strlen(name) && memcmp(p->cur.p, name, p->cur.n) == 0;
-}
-
-bool tt_parser_skip_name(tt_parser *p, const char *name)
-{
-    return tt_parser_is_name(p, name) && tt_parser_next(p);
-}
-
-bool tt_parser_unexpected(tt_parser *p, const char *expected)
-{
-    const tt_token *t = &p->cur;
-    if (t->type == TT_T_NAME) {
-        return tt_parser_fail(p, TT_E_MODEL, t->line, "expected %s, found '%.*s'", expected,
-                              (int)(t->n < 40 ? t->n : 40), t->p);
-    }
-    return tt_parser_fail(p, TT_E_MODEL, t->line, "expected %s, found '%s'", expected, tt_tok_name(t->type));
-}
-
-bool tt_parser_expect(tt_parser *p, tt_tok type)
-{
-    return p->cur.type == type ? tt_parser_next(p) : tt_parser_unexpected(p, tt_tok_name(type));
-}
-
-const tt_text *tt_parser_text(tt_parser *p, const char *s, size_t n)
-{
-    tt_text *t = tt_parser_alloc(p, 1, sizeof *t);
-    if (t != NULL) {
-        size_t ascii = 0;
-        while (ascii < n && (unsigned char)s[ascii] < 0x80) {
-            ascii++;
-        }
-        /* Counted now: a tree is shared by threads, so rendering must not write to its texts. */
-        size_t chars = ascii;
-        for (size_t i = ascii; i < n; i++) {
-            chars += ((unsigned char)s[i] & 0xC0) != 0x80;
-        }
-        *t = (tt_text){.p = s, .n = n, .n_chars = chars, .trusted = true};
-    }
-    return t;
-}
-
-uint32_t tt_parser_intern(tt_parser *p, const char *s, size_t n)
-{
-    uint32_t at = tt_ast_name(p->ast, s, n);
-    if (at != UINT32_MAX) {
-        return at;
-    }
-    if (p->ast->n_names == p->cap_names) {
-        size_t cap = p->cap_names < 64 ? 64 : p->cap_names * 2;
-        const tt_text **names = cap > 4096 ? NULL : tt_parser_alloc(p, cap, sizeof *names);
-        if (names == NULL) {
-            tt_parser_fail(p, TT_E_UNSUPPORTED, p->cur.line, "more than 4096 different names");
-            return 0;
-        }
-        if (p->ast->n_names != 0) {
-            memcpy(names, p->ast->names, p->ast->n_names * sizeof *names);
-        }
-        p->ast->names = names;
-        p->cap_names = cap;
-    }
-    const tt_text *t = tt_parser_text(p, s, n);
-    if (t == NULL) {
-        return 0;
-    }
-    p->ast->names[p->ast->n_names] = t;
-    return p->ast->n_names++;
-}
-
-tt_node *tt_parser_node(tt_parser *p, tt_node_type type, uint32_t line)
-{
-    tt_node *node = p->code == TT_OK ? tt_parser_alloc(p, 1, sizeof *node) : NULL;
-    if (node != NULL) {
-        *node = (tt_node){.type = (uint8_t)type, .line = line, .depth = 1};
-    }
-    return node;
-}
-
-/* Notes a child's depth; false when the tree gets too deep to be walked. */
-bool tt_parser_child(tt_parser *p, tt_node *parent, const tt_node *child)
-{
-    if (child != NULL && child->depth >= parent->depth) {
-        parent->depth = (uint16_t)(child->depth + 1);
-        if (parent->depth > tt_ast_max_depth) {
-            return tt_parser_fail(p, TT_E_UNSUPPORTED, parent->line, "nesting deeper than %d levels",
-                                  tt_ast_max_depth);
-        }
-    }
-    return p->code == TT_OK;
-}
-
-bool tt_parser_push(tt_parser *p, tt_nodes *v, tt_node *node)
-{
-    if (node == NULL && p->code != TT_OK) {
-        return false;
-    }
-    if (v->n == v->cap) {
-        size_t cap = v->cap < 4 ? 4 : v->cap * 2;
-        tt_node **items = tt_parser_alloc(p, cap, sizeof *items);
-        if (items == NULL) {
-            return false;
-        }
-        if (v->n != 0) {
-            memcpy(items, v->items, v->n * sizeof *items);
-        }
-        v->items = items;
-        v->cap = cap;
-    }
-    v->items[v->n++] = node;
-    return true;
-}
-
-tt_node *tt_parser_list_node(tt_parser *p, tt_node_type type, uint32_t line, const tt_nodes *v)
-{
-    tt_node *node = tt_parser_node(p, type, line);
-    for (size_t i = 0; node != NULL && i < v->n; i++) {
-        if (!tt_parser_child(p, node, v->items[i])) {
-            return NULL;
-        }
-    }
-    if (node != NULL) {
-        node->list = v->items;
-        node->n = v->n;
-    }
-    return node;
-}
 
 static tt_node *unary(tt_parser *p, tt_node_type type, uint32_t line, tt_node *a)
 {
@@ -189,15 +22,6 @@ static tt_node *binary(tt_parser *p, tt_node_type type, uint32_t line, tt_node *
     }
     node->b = b;
     return node;
-}
-
-static tt_token *look(tt_parser *p)
-{
-    if (!p->has_ahead && p->code == TT_OK) {
-        p->code = tt_lexer_next(&p->lexer, &p->ahead);
-        p->has_ahead = p->code == TT_OK;
-    }
-    return &p->ahead;
 }
 
 /* -- Primaries -------------------------------------------------------------------------------------------------- */
@@ -402,7 +226,7 @@ static bool parse_argument(tt_parser *p, tt_args *args, tt_nodes *pos, tt_nodes 
         args->star_star = tt_parser_next(p) ? tt_parse_expression(p, true) : NULL;
         return args->star_star != NULL;
     }
-    if (p->cur.type == TT_T_NAME && look(p)->type == TT_T_ASSIGN && args->star_star == NULL) {
+    if (p->cur.type == TT_T_NAME && tt_parser_look(p)->type == TT_T_ASSIGN && args->star_star == NULL) {
         return parse_keyword(p, args, kw);
     }
     if (args->star != NULL || args->star_star != NULL || kw->n != 0) {
@@ -446,8 +270,31 @@ static bool parse_args(tt_parser *p, tt_node *node)
     return tt_parser_next(p);
 }
 
+/* What jinja2 would call and this interpreter does not have is reported when the template is loaded. */
+static bool check_callee(tt_parser *p, const tt_node *callee)
+{
+    static const char *const functions[] = {"cycler", "joiner", "lipsum"};
+    static const char *const methods[] = {"casefold",     "encode",  "expandtabs", "format_map", "isidentifier",
+                                          "istitle",      "maketrans", "translate", "fromkeys",  "bit_length",
+                                          "is_integer",   "hex",     "as_integer_ratio"};
+    bool name = callee->type == TT_N_NAME;
+    const tt_text *t = name ? p->ast->names[callee->name] : callee->type == TT_N_ATTR ? callee->text : NULL;
+    const char *const *list = name ? functions : methods;
+    size_t n = name ? sizeof functions / sizeof functions[0] : sizeof methods / sizeof methods[0];
+    for (size_t i = 0; t != NULL && i < n; i++) {
+        if (tt_text_is(t, list[i])) {
+            return tt_parser_fail(p, TT_E_UNSUPPORTED, callee->line, "%s '%s' is not supported",
+                                  name ? "function" : "method", list[i]);
+        }
+    }
+    return true;
+}
+
 static tt_node *parse_call(tt_parser *p, tt_node *callee)
 {
+    if (!check_callee(p, callee)) {
+        return NULL;
+    }
     tt_node *node = unary(p, TT_N_CALL, p->cur.line, callee);
     return node != NULL && parse_args(p, node) ? node : NULL;
 }
@@ -555,6 +402,18 @@ static tt_node *parse_postfix(tt_parser *p, tt_node *node)
 
 /* -- Filters and tests ------------------------------------------------------------------------------------------ */
 
+/* NULL after reporting a filter or test that this interpreter does not have. */
+static const tt_builtin *find_builtin(tt_parser *p, bool filter, const char *name, size_t n)
+{
+    bool known = false;
+    const tt_builtin *f = (filter ? tt_filter_find : tt_test_find)(name, n, &known);
+    if (f == NULL) {
+        tt_parser_fail(p, TT_E_UNSUPPORTED, p->cur.line, "%s '%.*s' is not %s", filter ? "filter" : "test",
+                       (int)(n < 40 ? n : 40), name, known ? "supported" : "known");
+    }
+    return f;
+}
+
 /* The name after "|" or "is". */
 static const tt_builtin *parse_builtin(tt_parser *p, bool filter)
 {
@@ -562,14 +421,29 @@ static const tt_builtin *parse_builtin(tt_parser *p, bool filter)
         tt_parser_unexpected(p, filter ? "the name of a filter" : "the name of a test");
         return NULL;
     }
-    bool known = false;
-    const tt_builtin *f = (filter ? tt_filter_find : tt_test_find)(p->cur.p, p->cur.n, &known);
-    if (f == NULL) {
-        tt_parser_fail(p, TT_E_UNSUPPORTED, p->cur.line, "%s '%.*s' is not %s", filter ? "filter" : "test",
-                       (int)(p->cur.n < 40 ? p->cur.n : 40), p->cur.p, known ? "supported" : "known");
-        return NULL;
+    const tt_builtin *f = find_builtin(p, filter, p->cur.p, p->cur.n);
+    return f != NULL && tt_parser_next(p) ? f : NULL;
+}
+
+/* map('upper'), select('odd'), selectattr('x', 'in', y): the filters and tests that are named by a constant. */
+static bool check_named(tt_parser *p, const tt_node *node)
+{
+    static const struct {
+        const char *filter;
+        size_t at;
+        bool names_filter;
+    } named[] = {{"map", 0, true}, {"select", 0, false}, {"reject", 0, false}, {"selectattr", 1, false}, {"rejectattr", 1, false}};
+    for (size_t i = 0; node->args != NULL && i < sizeof named / sizeof named[0]; i++) {
+        if (strcmp(node->builtin->name, named[i].filter) != 0 || node->args->n_pos <= named[i].at) {
+            continue;
+        }
+        const tt_node *arg = node->args->pos[named[i].at];
+        if (arg->type == TT_N_CONST && arg->value.kind == TT_V_STR &&
+            find_builtin(p, named[i].names_filter, arg->value.u.s->p, arg->value.u.s->n) == NULL) {
+            return false;
+        }
     }
-    return tt_parser_next(p) ? f : NULL;
+    return true;
 }
 
 tt_node *tt_parse_filters(tt_parser *p, tt_node *node)
@@ -581,7 +455,7 @@ tt_node *tt_parse_filters(tt_parser *p, tt_node *node)
             return NULL;
         }
         node->builtin = f;
-        if (p->cur.type == TT_T_LPAREN && !parse_args(p, node)) {
+        if (p->cur.type == TT_T_LPAREN && (!parse_args(p, node) || !check_named(p, node))) {
             return NULL;
         }
     } while (p->cur.type == TT_T_PIPE && tt_parser_next(p));
@@ -735,7 +609,7 @@ static bool at_comparison(tt_parser *p, tt_op *ret)
         *ret = TT_OP_IN;
         return tt_parser_next(p);
     }
-    const tt_token *t = tt_parser_is_name(p, "not") ? look(p) : NULL;
+    const tt_token *t = tt_parser_is_name(p, "not") ? tt_parser_look(p) : NULL;
     if (t != NULL && p->code == TT_OK && t->type == TT_T_NAME && t->n == 2 && memcmp(t->p, "in", 2) == 0) {
         *ret = TT_OP_NOTIN;
         return tt_parser_next(p) && tt_parser_next(p);
@@ -805,20 +679,6 @@ static tt_node *parse_or(tt_parser *p)
         left = tt_parser_next(p) ? binary(p, TT_N_OR, line, left, parse_and(p)) : NULL;
     }
     return left;
-}
-
-bool tt_parser_enter(tt_parser *p)
-{
-    if (p->depth >= tt_parser_max_depth) {
-        return tt_parser_fail(p, TT_E_UNSUPPORTED, p->cur.line, "nesting deeper than %d levels", tt_parser_max_depth);
-    }
-    p->depth++;
-    return true;
-}
-
-void tt_parser_leave(tt_parser *p)
-{
-    p->depth--;
 }
 
 tt_node *tt_parse_expression(tt_parser *p, bool with_condition)

@@ -1,5 +1,5 @@
-/* template_parser.h - state of the chat template parser, shared by its two halves: expressions (template_parse.c) and
- * statements (template_statement.c). Functions return false or NULL after filling p->err. Thread: none. */
+/* template_parser.h - state of the chat template parser, shared by expressions (template_parse.c) and statements
+ * (template_statement.c). Functions return false or NULL after filling p->err. Thread: none. */
 #ifndef TT_TEMPLATE_PARSER_H
 #define TT_TEMPLATE_PARSER_H
 
@@ -46,6 +46,7 @@ bool tt_parser_enter(tt_parser *p);
 void tt_parser_leave(tt_parser *p);
 
 bool tt_parser_next(tt_parser *p);
+const tt_token *tt_parser_look(tt_parser *p); /* the token after the current one */
 bool tt_parser_is_name(const tt_parser *p, const char *name);
 bool tt_parser_skip_name(tt_parser *p, const char *name);
 bool tt_parser_expect(tt_parser *p, tt_tok type);

@@ -111,17 +111,10 @@ static void reverse_keyed(keyed *a, size_t n)
     }
 }
 
-/* The key of an item: one path's value, or for several a list of them. */
+/* The key of an item: the list of its paths' values. A list, because its order asks for equality before it asks for "<". */
 static bool key_of(tt_run *r, const attr_path *paths, size_t n_paths, tt_val item, tt_val *ret)
 {
     tt_val l;
-    if (n_paths == 0) {
-        *ret = item;
-        return true;
-    }
-    if (n_paths == 1) {
-        return path_get(r, &paths[0], item, ret);
-    }
     if (!tt_val_list(r, TT_V_LIST, n_paths, &l)) {
         return false;
     }
@@ -138,10 +131,13 @@ static bool key_of(tt_run *r, const attr_path *paths, size_t n_paths, tt_val ite
 /* Items of `list` with their keys, sorted; [list->n] in the arena. */
 static keyed *sort_list(tt_run *r, const tt_list *list, const attr_path *paths, size_t n_paths, bool reverse)
 {
+    /* n_paths 0: the key is the value of paths[0] alone */
     keyed *a = tt_run_alloc(r, list->n * 2 + 1, sizeof *a);
     for (size_t i = 0; a != NULL && i < list->n; i++) {
         a[i].value = list->items[i];
-        if (!key_of(r, paths, n_paths, list->items[i], &a[i].key)) {
+        bool ok = n_paths == 0 ? path_get(r, &paths[0], list->items[i], &a[i].key)
+                               : key_of(r, paths, n_paths, list->items[i], &a[i].key);
+        if (!ok) {
             return NULL;
         }
     }
@@ -222,7 +218,7 @@ bool tt_filter_dictsort(tt_run *r, const tt_call *call, tt_val *ret)
         return false;
     }
     path.ignore_case = !tt_val_truthy(&arg[0]);
-    return list_of(r, sort_list(r, list.u.list, &path, 1, tt_val_truthy(&arg[2])), list.u.list->n, ret);
+    return list_of(r, sort_list(r, list.u.list, &path, 0, tt_val_truthy(&arg[2])), list.u.list->n, ret);
 }
 
 bool tt_filter_groupby(tt_run *r, const tt_call *call, tt_val *ret)
@@ -236,7 +232,7 @@ bool tt_filter_groupby(tt_run *r, const tt_call *call, tt_val *ret)
     }
     path.default_value = arg[1];
     path.ignore_case = !tt_val_truthy(&arg[2]);
-    keyed *a = sort_list(r, list.u.list, &path, 1, false);
+    keyed *a = sort_list(r, list.u.list, &path, 0, false);
     if (a == NULL) {
         return false;
     }

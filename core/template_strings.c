@@ -53,26 +53,48 @@ static size_t map_char(const tt_text *t, size_t at, size_t n, uint32_t cp, tt_ca
     return tt_uni_to_lower(cp, out);
 }
 
+/* Mapped bytes of one origin on their way to the buffer. */
+typedef struct pending {
+    char bytes[256];
+    size_t n;
+    bool trusted;
+} pending;
+
+static bool flush(tt_run *r, tt_textbuf *b, pending *p)
+{
+    bool ok = tt_textbuf_add(r, b, p->bytes, p->n, p->trusted);
+    p->n = 0;
+    return ok;
+}
+
 tt_text *tt_text_case(tt_run *r, const tt_text *t, tt_case mode)
 {
     tt_textbuf *b = tt_textbuf_new(r);
+    pending p = {.n = 0};
     bool start = true; /* of the text or, for TITLE, of a word */
+    size_t run = 0;    /* bytes left of the same origin */
     for (size_t i = 0; b != NULL && i < t->n;) {
         uint32_t cp, to[3];
-        char bytes[12];
-        size_t run, n_bytes = 0, n = tt_utf8_get(t->p + i, t->n - i, &cp);
-        bool trusted = tt_text_origin(t, i, &run), valid = cp < 0xDC80 || cp > 0xDCFF;
-        size_t n_to = valid ? map_char(t, i, n, cp, mode, start, to) : 0;
-        for (size_t k = 0; k < n_to; k++) {
-            n_bytes += (size_t)tt_utf8_put(to[k], bytes + n_bytes);
+        size_t n = tt_utf8_get(t->p + i, t->n - i, &cp);
+        if (run < n || p.n + 12 > sizeof p.bytes) {
+            if (!flush(r, b, &p)) {
+                return NULL;
+            }
+            p.trusted = tt_text_origin(t, i, &run);
         }
-        if (!tt_textbuf_add(r, b, valid ? bytes : t->p + i, valid ? n_bytes : n, trusted)) {
-            return NULL;
+        if (cp >= 0xDC80 && cp <= 0xDCFF) { /* a stray byte */
+            p.bytes[p.n++] = t->p[i];
+        } else {
+            size_t n_to = map_char(t, i, n, cp, mode, start, to);
+            for (size_t k = 0; k < n_to; k++) {
+                p.n += (size_t)tt_utf8_put(to[k], p.bytes + p.n);
+            }
         }
         start = mode == TT_CASE_TITLE && !tt_uni_is_cased(cp);
+        run -= n < run ? n : run;
         i += n;
     }
-    return b == NULL ? NULL : tt_textbuf_text(r, b);
+    return b == NULL || !flush(r, b, &p) ? NULL : tt_textbuf_text(r, b);
 }
 
 bool tt_text_has_case(const tt_text *t, bool upper)

@@ -227,6 +227,10 @@ static bool is_ge(tt_run *r, const tt_call *c, tt_val *ret)
 static bool is_filter(tt_run *r, const tt_call *c, tt_val *ret)
 {
     bool known = false;
+    uint64_t hash;
+    if (!tt_val_hash(r, &c->self, &hash)) { /* looked up in a dict there */
+        return false;
+    }
     bool found = c->self.kind == TT_V_STR && tt_filter_find(c->self.u.s->p, c->self.u.s->n, &known) != NULL;
     return answer(r, c, found || known, ret);
 }
@@ -234,6 +238,10 @@ static bool is_filter(tt_run *r, const tt_call *c, tt_val *ret)
 static bool is_test(tt_run *r, const tt_call *c, tt_val *ret)
 {
     bool known = false;
+    uint64_t hash;
+    if (!tt_val_hash(r, &c->self, &hash)) { /* looked up in a dict there */
+        return false;
+    }
     bool found = c->self.kind == TT_V_STR && tt_test_find(c->self.u.s->p, c->self.u.s->n, &known) != NULL;
     return answer(r, c, found || known, ret);
 }

@@ -1,6 +1,8 @@
 /* template_unicode.c - see template_unicode.h. Thread: any. */
 #include "core/template_unicode.h"
 
+#include "core/template_unicode_data.h"
+
 size_t tt_utf8_get(const char *s, size_t n, uint32_t *ret_cp)
 {
     const unsigned char *u = (const unsigned char *)s;
@@ -74,73 +76,134 @@ size_t tt_utf8_span_word(const char *s, size_t n)
 {
     size_t i = 0;
     while (i < n) {
-        unsigned char c = (unsigned char)s[i];
-        if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c >= 0x80)) {
+        uint32_t cp;
+        size_t len = tt_utf8_get(s + i, n - i, &cp);
+        if (cp != '_' && !tt_uni_is_alpha(cp) && !tt_uni_is_numeric(cp)) {
             break;
         }
-        i++;
+        i += len;
     }
     return i;
 }
 
-bool tt_uni_is_printable(uint32_t cp)
+/* -- Tables ----------------------------------------------------------------------------------------------------- */
+
+/* Rows are sorted and do not interleave: the last that starts at or before cp decides. */
+static bool in_rows(const tt_uni_range *rows, size_t n, uint32_t cp)
 {
-    return cp >= 0x20 && cp != 0x7F && !(cp >= 0x80 && cp < 0xA1) && cp != 0xAD;
+    size_t lo = 0, hi = n;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (rows[mid].first <= cp) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    uint32_t d = lo == 0 ? 0 : cp - rows[lo - 1].first;
+    return lo != 0 && d % rows[lo - 1].step == 0 && d / rows[lo - 1].step < rows[lo - 1].n;
+}
+
+static size_t map(const tt_uni_shift *rows, size_t n, const tt_uni_special *special, size_t n_special, uint32_t cp,
+                  uint32_t out[3])
+{
+    size_t lo = 0, hi = n_special;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (special[mid].from < cp) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    if (lo < n_special && special[lo].from == cp) {
+        size_t k = 0;
+        while (k < 3 && special[lo].to[k] != 0) {
+            out[k] = special[lo].to[k];
+            k++;
+        }
+        return k;
+    }
+    lo = 0;
+    hi = n;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (rows[mid].first <= cp) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    out[0] = cp;
+    if (lo > 0) {
+        const tt_uni_shift *row = &rows[lo - 1];
+        uint32_t d = cp - row->first;
+        if (d % row->step == 0 && d / row->step < row->n) {
+            out[0] = (uint32_t)((int64_t)cp + row->delta);
+        }
+    }
+    return 1;
 }
 
 size_t tt_uni_to_upper(uint32_t cp, uint32_t out[3])
 {
-    out[0] = cp >= 'a' && cp <= 'z' ? cp - 32 : cp;
-    return 1;
+    return map(tt_uni_to_upper_rows, tt_uni_n_to_upper, tt_uni_to_upper_special_rows, tt_uni_n_to_upper_special, cp,
+               out);
 }
 
 size_t tt_uni_to_lower(uint32_t cp, uint32_t out[3])
 {
-    out[0] = cp >= 'A' && cp <= 'Z' ? cp + 32 : cp;
-    return 1;
+    return map(tt_uni_to_lower_rows, tt_uni_n_to_lower, tt_uni_to_lower_special_rows, tt_uni_n_to_lower_special, cp,
+               out);
 }
 
 size_t tt_uni_to_title(uint32_t cp, uint32_t out[3])
 {
-    return tt_uni_to_upper(cp, out);
+    return map(tt_uni_to_title_rows, tt_uni_n_to_title, tt_uni_to_title_special_rows, tt_uni_n_to_title_special, cp,
+               out);
+}
+
+bool tt_uni_is_printable(uint32_t cp)
+{
+    return cp < 0x80 ? cp >= 0x20 && cp < 0x7F : in_rows(tt_uni_printable_rows, tt_uni_n_printable, cp);
 }
 
 bool tt_uni_is_upper(uint32_t cp)
 {
-    return cp >= 'A' && cp <= 'Z';
+    return in_rows(tt_uni_upper_rows, tt_uni_n_upper, cp);
 }
 
 bool tt_uni_is_lower(uint32_t cp)
 {
-    return cp >= 'a' && cp <= 'z';
+    return in_rows(tt_uni_lower_rows, tt_uni_n_lower, cp);
 }
 
 bool tt_uni_is_cased(uint32_t cp)
 {
-    return tt_uni_is_upper(cp) || tt_uni_is_lower(cp);
+    return tt_uni_is_upper(cp) || tt_uni_is_lower(cp) || in_rows(tt_uni_title_rows, tt_uni_n_title, cp);
 }
 
 bool tt_uni_is_case_ignorable(uint32_t cp)
 {
-    return cp == '\'' || cp == '.' || cp == ':' || cp == '^' || cp == '`';
+    return in_rows(tt_uni_case_ignorable_rows, tt_uni_n_case_ignorable, cp);
 }
 
 bool tt_uni_is_alpha(uint32_t cp)
 {
-    return tt_uni_is_cased(cp);
+    return in_rows(tt_uni_alpha_rows, tt_uni_n_alpha, cp);
 }
 
 bool tt_uni_is_decimal(uint32_t cp)
 {
-    return cp >= '0' && cp <= '9';
+    return in_rows(tt_uni_decimal_rows, tt_uni_n_decimal, cp);
 }
 
 bool tt_uni_is_digit(uint32_t cp)
 {
-    return tt_uni_is_decimal(cp);
+    return in_rows(tt_uni_digit_rows, tt_uni_n_digit, cp);
 }
 
 bool tt_uni_is_numeric(uint32_t cp)
 {
-    return tt_uni_is_decimal(cp);
+    return in_rows(tt_uni_numeric_rows, tt_uni_n_numeric, cp);
 }

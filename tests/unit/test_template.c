@@ -139,6 +139,10 @@ static void test_unsupported(void **state)
     assert_fails("{% for a in b recursive %}{% endfor %}", TT_E_UNSUPPORTED, "recursive loop");
     assert_fails("\n\n{{ a | xmlattr }}", TT_E_UNSUPPORTED, "line 3: filter 'xmlattr' is not supported");
     assert_fails("{{ a | nonsense }}", TT_E_UNSUPPORTED, "filter 'nonsense' is not known");
+    assert_fails("{{ a | map('nonsense') }}", TT_E_UNSUPPORTED, "filter 'nonsense' is not known");
+    assert_fails("{{ a | rejectattr('x', 'odder') }}", TT_E_UNSUPPORTED, "test 'odder'");
+    assert_fails("\n{{ cycler(1) }}", TT_E_UNSUPPORTED, "line 2: function 'cycler'");
+    assert_fails("{{ a.encode() }}", TT_E_UNSUPPORTED, "method 'encode'");
     assert_fails("{{ a is nonsense }}", TT_E_UNSUPPORTED, "test 'nonsense' is not known");
 }
 

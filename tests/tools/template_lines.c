@@ -1,6 +1,7 @@
 /* template_lines.c - renders chat templates for check_template.py: one JSON object a line in, one a line out.
  * In: {"template": TEXT, "context": {"messages": [...], ...}, "now": SECONDS}. Out: {"text": TEXT, "untrusted": [[from, to],
- * ...]} or {"error": CODE, "message": TEXT, "stage": "create" | "render"}. Thread: one. */
+ * ...]} or {"error": CODE, "message": TEXT, "stage": "create" | "render"}. With --chatml: prints the fallback template.
+ * Thread: one. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,8 +62,12 @@ static json_t *render_line(const json_t *line)
     return ret;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc == 2 && strcmp(argv[1], "--chatml") == 0) {
+        fputs(tt_template_chatml, stdout);
+        return 0;
+    }
     char *line = NULL;
     size_t cap = 0;
     while (getline(&line, &cap, stdin) > 0) {
