@@ -413,53 +413,6 @@ static void test_hostile_values(void **state)
     expect_with_u32("tokenizer.chat_template", 1, NULL, TT_E_MODEL, "string");
 }
 
-static void test_tokenizer_values(void **state)
-{
-    (void)state;
-    static const char *const tokens[] = {"a", "b", "ab"}, *const merges[] = {"a b"};
-    const float scores[] = {0.0f, NAN, 1.0f};
-    const int32_t types[] = {1, 9, 1};
-    for (int i = 0; i < 7; i++) {
-        mw_gguf w;
-        tt_model *m;
-        tt_err err;
-        mw_gguf_init(&w);
-        mw_kv_str(&w, "tokenizer.ggml.model", i == 0 ? "wordpiece" : i < 4 ? "llama" : "gpt2");
-        if (i != 1) {
-            mw_kv_strs(&w, "tokenizer.ggml.tokens", tokens, 3);
-        }
-        if (i < 4) {
-            mw_kv_array(&w, "tokenizer.ggml.scores", 6, scores, i == 2 ? 2 : 3, 4);
-        }
-        if (i == 4) {
-            mw_kv_array(&w, "tokenizer.ggml.token_type", 5, types, 3, 4);
-        }
-        if (i != 5) {
-            mw_kv_strs(&w, "tokenizer.ggml.merges", merges, 1);
-        }
-        mw_model_gguf(&w, &(mw_model){.skip = "tokenizer"});
-        static const char *const texts[] = {"\"wordpiece\" is not supported",
-                                            "tokens is missing",
-                                            "has 2 entries for 3 tokens",
-                                            "not a number",
-                                            "has type 9",
-                                            "merges is missing",
-                                            ""};
-        tt_code rc = open_written(&w, &m, &err);
-        if (strstr(err.msg, texts[i]) == NULL || (rc == TT_OK) != (i == 6)) {
-            fail_msg("case %d: %d \"%s\"", i, rc, err.msg);
-        }
-        if (i == 6) {
-            assert_int_equal(m->vocab.kind, TT_VOCAB_BPE);
-            assert_int_equal(m->vocab.n_merges, 1);
-            assert_int_equal(m->vocab.bos, -1);
-            assert_int_equal(m->bos_text.n, 0);
-            assert_false(m->vocab.add_bos || m->vocab.add_space_prefix);
-        }
-        tt_model_close(&m);
-    }
-}
-
 /* Cut anywhere and with any byte changed, a whole model gives a model or an error, never more. */
 static void test_damaged(void **state)
 {
@@ -510,19 +463,12 @@ static void test_not_a_model(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_llama),
-        cmocka_unit_test(test_other_archs),
-        cmocka_unit_test(test_gemma_layers),
-        cmocka_unit_test(test_rope_freqs),
-        cmocka_unit_test(test_gemma_pattern),
-        cmocka_unit_test(test_names),
-        cmocka_unit_test(test_yarn),
-        cmocka_unit_test(test_fingerprint),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_hostile_values),
-        cmocka_unit_test(test_tokenizer_values),
-        cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_not_a_model),
+        cmocka_unit_test(test_llama),         cmocka_unit_test(test_other_archs),
+        cmocka_unit_test(test_gemma_layers),  cmocka_unit_test(test_rope_freqs),
+        cmocka_unit_test(test_gemma_pattern), cmocka_unit_test(test_names),
+        cmocka_unit_test(test_yarn),          cmocka_unit_test(test_fingerprint),
+        cmocka_unit_test(test_refused),       cmocka_unit_test(test_hostile_values),
+        cmocka_unit_test(test_damaged),       cmocka_unit_test(test_not_a_model),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
