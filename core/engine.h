@@ -50,8 +50,8 @@ const char *tt_engine_isa(const tt_engine *e);
 int tt_engine_threads(const tt_engine *e);
 
 /* Admission: checks the parameters against model and caps and queues the job; the engine takes a reference.
- * TT_E_UNAVAILABLE (not ready), TT_E_BUSY (queue full), TT_E_CONTEXT_LENGTH, TT_E_INVALID, TT_E_CAPACITY (the prompt cannot
- * fit into the K/V pool even when it is empty). */
+ * TT_E_UNAVAILABLE (not ready), TT_E_BUSY (queue full), TT_E_CONTEXT_LENGTH (also when the request cannot fit into the K/V
+ * pool even when it is empty), TT_E_INVALID. */
 tt_code tt_engine_submit(tt_engine *e, tt_job *job, tt_err *reterr);
 
 /* See job.h; the values are those of docs/qttt.md. */

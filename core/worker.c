@@ -165,8 +165,8 @@ tt_code tt_worker_check(const tt_worker *w, const tt_job_params *p, tt_err *rete
     }
     int64_t pages = (want + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS + scratch;
     if (pages > tt_kv_total(w->kv)) {
-        return tt_fail(reterr, TT_E_CAPACITY,
-                       "the request needs %lld K/V pages of 64 tokens, the pool has %d (setting kv.size)",
+        return tt_fail(reterr, TT_E_CONTEXT_LENGTH, /* not TT_E_CAPACITY: trying again would never help */
+                       "the request needs %lld K/V pages of 64 tokens, the pool has %d (setting model.kv_size)",
                        (long long)pages, tt_kv_total(w->kv));
     }
     tt_code rc = check_ids(w, p, reterr);
