@@ -1,5 +1,5 @@
-/* detok.c - token ids to text (tokenizer.h): one by one with whole code points only, or a whole sequence.
- * Thread: any; a tt_detok belongs to one sequence. */
+/* detok.c - token ids to text (tokenizer.h): one by one with whole code points only, or a whole
+ * sequence. Thread: any; a tt_detok belongs to one sequence. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +47,8 @@ size_t tt_detok_push(tt_detok *d, const tt_tokenizer *tok, int32_t id, char *out
             memcpy(out + len, d->pending, (size_t)step);
             len += (size_t)step;
             d->n_pending = 0;
-        } else if (step < 0) { /* only the last byte can have spoilt it: look at that again, if it is not the first */
+        } else if (step < 0) { /* only the last byte can have spoilt it: look at that again, if it
+                                  is not the first */
             memcpy(out + len, replacement, REPLACEMENT_BYTES);
             len += REPLACEMENT_BYTES;
             if (d->n_pending > 1) {
@@ -70,8 +71,9 @@ size_t tt_detok_flush(tt_detok *d, char *out)
     return REPLACEMENT_BYTES;
 }
 
-/* Hugging Face's byte fallback: a run of byte tokens is text when all of it is UTF-8, else one U+FFFD for each byte.
- * Tokens that print nothing do not end a run. Returns the number of tokens taken. */
+/* Hugging Face's byte fallback: a run of byte tokens is text when all of it is UTF-8, else one
+ * U+FFFD for each byte. Tokens that print nothing do not end a run. Returns the number of tokens
+ * taken. */
 static size_t decode_byte_run(const tt_tokenizer *tok, const int32_t *ids, size_t n, bool special,
                               char *out, size_t *len)
 {

@@ -1,6 +1,7 @@
-/* nfc.c - see nfc.h. Source: Unicode Standard Annex 15; the tables are utf8proc's. Its own ordering of combining marks
- * is an insertion sort, quadratic on a long run of them, so runs are sorted here. (Hugging Face's
- * normalizer has the tables of Unicode 9: it leaves runs of the few combining marks that are newer as they are.) */
+/* nfc.c - see nfc.h. Source: Unicode Standard Annex 15; the tables are utf8proc's. Its own ordering
+ * of combining marks is an insertion sort, quadratic on a long run of them, so runs are sorted
+ * here. (Hugging Face's normalizer has the tables of Unicode 9: it leaves runs of the few combining
+ * marks that are newer as they are.) */
 #include "core/nfc.h"
 
 #include <stdint.h>
@@ -71,7 +72,8 @@ static size_t decompose(const char *text, size_t n, int32_t *cp)
         int32_t parts[MAX_PARTS];
         int boundary = 0;
         i += (size_t)tt_utf8_next(text + i, n - i, &c);
-        utf8proc_ssize_t k = utf8proc_decompose_char((int32_t)c, parts, MAX_PARTS, OPTIONS, &boundary);
+        utf8proc_ssize_t k =
+            utf8proc_decompose_char((int32_t)c, parts, MAX_PARTS, OPTIONS, &boundary);
         if (k < 1 || k > MAX_PARTS) {
             k = 1;
             parts[0] = (int32_t)c;

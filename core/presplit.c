@@ -1,7 +1,8 @@
-/* presplit.c - see presplit.h. The patterns are those in the tokenizer.json files of the models. They are written so
- * that a match never backtracks more than one step or once over a run of spaces: linear time on any text.
- * PCRE2 (Unicode 14 in Debian 12) and the models' own libraries differ in the age of their Unicode tables and in what
- * \s means, so \s is spelt out and letters and numbers that came after Unicode 14 are added by range. */
+/* presplit.c - see presplit.h. The patterns are those in the tokenizer.json files of the models.
+ * They are written so that a match never backtracks more than one step or once over a run of
+ * spaces: linear time on any text. PCRE2 (Unicode 14 in Debian 12) and the models' own libraries
+ * differ in the age of their Unicode tables and in what \s means, so \s is spelt out and letters
+ * and numbers that came after Unicode 14 are added by range. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "core/presplit.h"
 
@@ -13,7 +14,8 @@
 #define SPACE                                                                                      \
     "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}"    \
     "\\x{205f}\\x{3000}"
-/* Letters and numbers of Unicode 15 to 16, and of 17 for the digits that are split off one by one. */
+/* Letters and numbers of Unicode 15 to 16, and of 17 for the digits that are split off one by one.
+ */
 #define LETTER                                                                                     \
     "\\p{L}\\x{1c89}-\\x{1c8a}\\x{a7cb}-\\x{a7cd}\\x{a7da}-\\x{a7dc}\\x{105c0}-\\x{105f3}"         \
     "\\x{10d4a}-\\x{10d65}\\x{10d6f}-\\x{10d85}\\x{10ec2}-\\x{10ec4}\\x{1123f}-\\x{11240}"         \
@@ -37,8 +39,7 @@ static const char pattern_digits[] = "[" NUMBER17 "]|[^" NUMBER17 "]++";
 
 #define CONTRACTION "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define WORD "|[^\\r\\n" LETTER NUMBER "]?[" LETTER "]++"
-#define REST                                                                                       \
-    "| ?[^" SPACE LETTER NUMBER "]++[\\r\\n]*+|[" SPACE "]*[\\r\\n]++|" SPACES_END
+#define REST "| ?[^" SPACE LETTER NUMBER "]++[\\r\\n]*+|[" SPACE "]*[\\r\\n]++|" SPACES_END
 static const char pattern_llama3[] = CONTRACTION WORD "|[" NUMBER "]{1,3}+" REST;
 static const char pattern_qwen2[] = CONTRACTION WORD "|[" NUMBER "]" REST;
 
@@ -69,14 +70,15 @@ static tt_code compile(const char *pattern, pcre2_code **ret_code, tt_err *reter
 {
     int error;
     PCRE2_SIZE offset;
-    pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
-                                     PCRE2_UTF | PCRE2_ANCHORED | PCRE2_NO_START_OPTIMIZE, &error,
-                                     &offset, NULL);
+    pcre2_code *code =
+        pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
+                      PCRE2_UTF | PCRE2_ANCHORED | PCRE2_NO_START_OPTIMIZE, &error, &offset, NULL);
     if (code == NULL) {
         return tt_fail(reterr, error == PCRE2_ERROR_HEAP_FAILED ? TT_E_NOMEM : TT_E_INTERNAL,
                        "PCRE2 refuses a pre-split pattern: error %d at %zu", error, offset);
     }
-    (void)pcre2_jit_compile(code, PCRE2_JIT_COMPLETE); /* where the machine has no JIT, PCRE2 interprets */
+    (void)pcre2_jit_compile(
+        code, PCRE2_JIT_COMPLETE); /* where the machine has no JIT, PCRE2 interprets */
     *ret_code = code;
     return TT_OK;
 }
@@ -90,10 +92,10 @@ tt_code tt_presplit_create(tt_str name, tt_presplit **ret_split, tt_err *reterr)
         }
     }
     if (f == NULL) {
-        return name.n == 0
-                   ? tt_fail(reterr, TT_E_UNSUPPORTED, "the vocabulary does not name its pre-split pattern")
-                   : tt_fail(reterr, TT_E_UNSUPPORTED, "unknown pre-split pattern \"%.*s\"",
-                             name.n < 64 ? (int)name.n : 64, name.p);
+        return name.n == 0 ? tt_fail(reterr, TT_E_UNSUPPORTED,
+                                     "the vocabulary does not name its pre-split pattern")
+                           : tt_fail(reterr, TT_E_UNSUPPORTED, "unknown pre-split pattern \"%.*s\"",
+                                     name.n < 64 ? (int)name.n : 64, name.p);
     }
     tt_presplit *split = calloc(1, sizeof *split);
     if (split == NULL) {
@@ -133,8 +135,8 @@ bool tt_presplit_wants_nfc(const tt_presplit *split)
     return split->nfc;
 }
 
-tt_code tt_presplit_begin(const tt_presplit *split, const char *text, size_t n, tt_presplit_iter *it,
-                          tt_err *reterr)
+tt_code tt_presplit_begin(const tt_presplit *split, const char *text, size_t n,
+                          tt_presplit_iter *it, tt_err *reterr)
 {
     *it = (tt_presplit_iter){.split = split, .text = text, .n = n};
     pcre2_match_context *context = pcre2_match_context_create(NULL);
@@ -144,7 +146,8 @@ tt_code tt_presplit_begin(const tt_presplit *split, const char *text, size_t n, 
         tt_presplit_end(it);
         return tt_fail(reterr, TT_E_NOMEM, "no memory to split text");
     }
-    /* The interpreter's defaults would refuse a long run of one class; the patterns are linear, so they may run. */
+    /* The interpreter's defaults would refuse a long run of one class; the patterns are linear, so
+     * they may run. */
     pcre2_set_match_limit(context, UINT32_MAX);
     pcre2_set_depth_limit(context, UINT32_MAX);
     pcre2_set_heap_limit(context, UINT32_MAX);
@@ -174,7 +177,8 @@ static tt_code match_end(tt_presplit_iter *it, const pcre2_code *code, size_t n,
                        "PCRE2 gave up splitting text: error %d", rc);
     }
     size_t end = rc < 0 ? it->pos : pcre2_get_ovector_pointer(it->match)[1];
-    if (end == it->pos) { /* no pattern leaves a character out; should one do, it is a word of its own */
+    if (end ==
+        it->pos) { /* no pattern leaves a character out; should one do, it is a word of its own */
         for (end++; end < n && ((unsigned char)it->text[end] & 0xc0) == 0x80;) {
             end++;
         }

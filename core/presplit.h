@@ -1,5 +1,6 @@
-/* presplit.h - cuts text into the words that byte-level BPE never merges across: the patterns of model families, by
- * the names GGUF files give them. Thread: a pattern set is immutable; an iterator belongs to one call. */
+/* presplit.h - cuts text into the words that byte-level BPE never merges across: the patterns of
+ * model families, by the names GGUF files give them. Thread: a pattern set is immutable; an
+ * iterator belongs to one call. */
 #ifndef TT_PRESPLIT_H
 #define TT_PRESPLIT_H
 
@@ -15,8 +16,10 @@ typedef struct tt_presplit tt_presplit;
 tt_code tt_presplit_create(tt_str name, tt_presplit **ret_split, tt_err *reterr);
 void tt_presplit_destroy(tt_presplit **split);
 
-bool tt_presplit_ignores_merges(const tt_presplit *split); /* a word that is a token is that token */
-bool tt_presplit_wants_nfc(const tt_presplit *split);      /* text is composed (nfc.h) before it is split */
+bool tt_presplit_ignores_merges(
+    const tt_presplit *split); /* a word that is a token is that token */
+bool tt_presplit_wants_nfc(
+    const tt_presplit *split); /* text is composed (nfc.h) before it is split */
 
 typedef struct tt_presplit_iter {
     const tt_presplit *split;
@@ -27,10 +30,12 @@ typedef struct tt_presplit_iter {
 } tt_presplit_iter;
 
 /* text: valid UTF-8 (not checked again), borrowed. */
-tt_code tt_presplit_begin(const tt_presplit *split, const char *text, size_t n, tt_presplit_iter *it,
-                          tt_err *reterr);
-/* The next word, never empty; *ret_n == 0 at the end. Every byte is in one word. TT_E_INTERNAL: PCRE2 gave up. */
-tt_code tt_presplit_next(tt_presplit_iter *it, const char **ret_word, size_t *ret_n, tt_err *reterr);
+tt_code tt_presplit_begin(const tt_presplit *split, const char *text, size_t n,
+                          tt_presplit_iter *it, tt_err *reterr);
+/* The next word, never empty; *ret_n == 0 at the end. Every byte is in one word. TT_E_INTERNAL:
+ * PCRE2 gave up. */
+tt_code tt_presplit_next(tt_presplit_iter *it, const char **ret_word, size_t *ret_n,
+                         tt_err *reterr);
 /* Legal on a zeroed iterator. */
 void tt_presplit_end(tt_presplit_iter *it);
 

@@ -1,5 +1,6 @@
-/* textout.c - see textout.h. Source: Aho & Corasick 1975; the state of the automaton is at every byte the longest end of
- * the text that begins some stop string, and that is exactly what must be held back. */
+/* textout.c - see textout.h. Source: Aho & Corasick 1975; the state of the automaton is at every
+ * byte the longest end of the text that begins some stop string, and that is exactly what must be
+ * held back. */
 #include "core/textout.h"
 
 #include <assert.h>
@@ -18,10 +19,10 @@ struct tt_textout {
     bool include_stop, stopped;
     int32_t stop;
 
-    tt_token_trie trie; /* of the stop strings */
-    uint32_t *fail;     /* [n_nodes] the node of the longest proper end that is in the trie */
-    uint32_t *depth;    /* [n_nodes] bytes */
-    int32_t *match;     /* [n_nodes] the longest stop string that the node ends with, -1 = none */
+    tt_token_trie trie;   /* of the stop strings */
+    uint32_t *fail;       /* [n_nodes] the node of the longest proper end that is in the trie */
+    uint32_t *depth;      /* [n_nodes] bytes */
+    int32_t *match;       /* [n_nodes] the longest stop string that the node ends with, -1 = none */
     uint32_t *stop_bytes; /* [n_stops] */
     uint32_t state;
 
@@ -41,7 +42,8 @@ static uint32_t advance(const tt_textout *o, uint32_t node, unsigned char byte)
     }
 }
 
-/* fail and match, shortest strings first: both follow from those of shorter ones. `from` names each node's edge. */
+/* fail and match, shortest strings first: both follow from those of shorter ones. `from` names each
+ * node's edge. */
 static void link_nodes(tt_textout *o, const uint32_t *from, const uint32_t *by_depth)
 {
     o->fail[0] = 0;
@@ -62,7 +64,8 @@ static tt_code build_automaton(tt_textout *o, tt_err *reterr)
     uint32_t *from = calloc(n, sizeof *from), *by_depth = malloc(n * sizeof *by_depth);
     uint32_t *begin = NULL;
     tt_code rc = TT_OK;
-    if (o->fail == NULL || o->depth == NULL || o->match == NULL || from == NULL || by_depth == NULL) {
+    if (o->fail == NULL || o->depth == NULL || o->match == NULL || from == NULL ||
+        by_depth == NULL) {
         rc = tt_fail(reterr, TT_E_NOMEM, "no memory for the stop strings");
         goto out;
     }
@@ -112,7 +115,8 @@ static tt_code add_stops(tt_textout *o, const tt_textout_options *opt, tt_err *r
             return tt_fail(reterr, TT_E_INVALID, "stop string %zu is empty", i);
         }
         if (total > MAX_STOP_BYTES) {
-            return tt_fail(reterr, TT_E_INVALID, "the stop strings have over %d bytes", MAX_STOP_BYTES);
+            return tt_fail(reterr, TT_E_INVALID, "the stop strings have over %d bytes",
+                           MAX_STOP_BYTES);
         }
         if (tt_utf8_valid_prefix(s->p, s->n) != s->n) {
             return tt_fail(reterr, TT_E_INVALID, "stop string %zu is not UTF-8", i);
@@ -123,8 +127,8 @@ static tt_code add_stops(tt_textout *o, const tt_textout_options *opt, tt_err *r
     return rc;
 }
 
-tt_code tt_textout_create(const tt_tokenizer *tok, const tt_textout_options *opt, tt_textout **ret_out,
-                          tt_err *reterr)
+tt_code tt_textout_create(const tt_tokenizer *tok, const tt_textout_options *opt,
+                          tt_textout **ret_out, tt_err *reterr)
 {
     if (opt->n_stops > MAX_STOP_BYTES) {
         return tt_fail(reterr, TT_E_INVALID, "%zu stop strings", opt->n_stops);
@@ -166,8 +170,8 @@ void tt_textout_destroy(tt_textout **out)
     *out = NULL;
 }
 
-/* Room for `more` bytes at the end. What was taken goes first, but only when that is most of the text, so that each byte
- * moves a bounded number of times. */
+/* Room for `more` bytes at the end. What was taken goes first, but only when that is most of the
+ * text, so that each byte moves a bounded number of times. */
 static tt_code reserve(tt_textout *o, size_t more, tt_err *reterr)
 {
     if (o->taken > o->n - o->taken) {

@@ -1,4 +1,5 @@
-/* token_map.c - see token_map.h. Open addressing, linear probes, at most half full; slots never move once filled. */
+/* token_map.c - see token_map.h. Open addressing, linear probes, at most half full; slots never
+ * move once filled. */
 #include "core/token_map.h"
 
 #include <assert.h>
@@ -17,7 +18,8 @@ static size_t slots_for(size_t n)
     return cap;
 }
 
-/* Eight bits or more an entry: one question in eight about what is not there passes, the others end here. */
+/* Eight bits or more an entry: one question in eight about what is not there passes, the others end
+ * here. */
 static uint64_t *new_filter(size_t n_slots, size_t *ret_mask)
 {
     size_t bits = 4 * n_slots;
@@ -132,7 +134,8 @@ static uint64_t pair_hash(int32_t left, int32_t right)
     return mix((uint64_t)(uint32_t)left << 32 | (uint32_t)right);
 }
 
-static struct tt_pair_slot *pair_slot(const tt_pair_map *m, uint64_t hash, int32_t left, int32_t right)
+static struct tt_pair_slot *pair_slot(const tt_pair_map *m, uint64_t hash, int32_t left,
+                                      int32_t right)
 {
     size_t i = (size_t)hash & m->mask;
     while (m->slots[i].left >= 0 && (m->slots[i].left != left || m->slots[i].right != right)) {

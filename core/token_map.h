@@ -1,5 +1,5 @@
-/* token_map.h - the lookups of a tokenizer: spelling -> id, pair of ids -> merge, and a trie of the added tokens.
- * Thread: filled by one, then immutable. */
+/* token_map.h - the lookups of a tokenizer: spelling -> id, pair of ids -> merge, and a trie of the
+ * added tokens. Thread: filled by one, then immutable. */
 #ifndef TT_TOKEN_MAP_H
 #define TT_TOKEN_MAP_H
 
@@ -16,9 +16,10 @@ typedef struct tt_token_map {
     struct tt_token_slot {
         uint32_t hash;
         int32_t id; /* -1 = free */
-    } *slots;
+    } * slots;
     size_t mask;
-    uint64_t *filter;   /* bit set by hash, small enough for a near cache: most questions are about what is not there */
+    uint64_t *filter; /* bit set by hash, small enough for a near cache: most questions are about
+                         what is not there */
     size_t filter_mask;
     uint32_t max_bytes; /* longest key */
 } tt_token_map;
@@ -34,7 +35,7 @@ typedef struct tt_pair_map {
         int32_t left, right; /* left -1 = free */
         uint32_t rank;
         int32_t merged;
-    } *slots;
+    } * slots;
     size_t mask;
     uint64_t *filter; /* as in tt_token_map */
     size_t filter_mask;
@@ -51,7 +52,7 @@ typedef struct tt_token_trie {
     struct tt_trie_edge {
         uint32_t from; /* node << 8 | byte; UINT32_MAX = free */
         uint32_t to;
-    } *edges;
+    } * edges;
     size_t mask, n_edges;
     int32_t *ids; /* [n_nodes] id of the string that ends here, -1 = none */
     uint32_t n_nodes, cap_nodes;
@@ -60,7 +61,8 @@ typedef struct tt_token_trie {
 
 tt_code tt_token_trie_init(tt_token_trie *t, tt_err *reterr);
 void tt_token_trie_finish(tt_token_trie *t);
-/* Empty strings are ignored; of equal strings the first wins. TT_E_NOMEM, TT_E_UNSUPPORTED over 2^24 nodes. */
+/* Empty strings are ignored; of equal strings the first wins. TT_E_NOMEM, TT_E_UNSUPPORTED over
+ * 2^24 nodes. */
 tt_code tt_token_trie_add(tt_token_trie *t, const char *p, size_t n, int32_t id, tt_err *reterr);
 /* The node after `byte`, or 0 when no string goes on so. */
 uint32_t tt_token_trie_step(const tt_token_trie *t, uint32_t node, unsigned char byte);

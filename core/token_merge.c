@@ -1,5 +1,6 @@
-/* token_merge.c - see token_merge.h. Short words scan for the lowest rank; long ones keep a heap of candidates that is
- * never searched: a candidate that is no longer the best of its place is recognised when it comes out. */
+/* token_merge.c - see token_merge.h. Short words scan for the lowest rank; long ones keep a heap of
+ * candidates that is never searched: a candidate that is no longer the best of its place is
+ * recognised when it comes out. */
 #include "core/token_merge.h"
 
 #include <assert.h>
@@ -90,7 +91,8 @@ static void run_short(tt_merge_space *s, tt_merge_find find, const void *ctx)
     }
 }
 
-/* A heap with four children a node: half the levels of a binary one, and the children share a cache line. */
+/* A heap with four children a node: half the levels of a binary one, and the children share a cache
+ * line. */
 static void sift_down(uint64_t *heap, size_t n, size_t i, uint64_t key)
 {
     for (size_t first; (first = 4 * i + 1) < n;) {
@@ -160,7 +162,8 @@ static uint64_t key_of(const tt_merge_space *s, uint32_t a)
     return (uint64_t)s->best[a].rank << 32 | a;
 }
 
-/* At most one candidate a symbol at first, and each merge takes one out and puts two in: the heap never holds over 2n. */
+/* At most one candidate a symbol at first, and each merge takes one out and puts two in: the heap
+ * never holds over 2n. */
 static void run_long(tt_merge_space *s, tt_merge_find find, const void *ctx)
 {
     s->n_heap = 0;

@@ -1,5 +1,6 @@
-/* tokenizer.c - see tokenizer.h: the vocabulary's checks and tables, and the cutting of text at added tokens; what lies
- * between them goes to tokenizer_bpe.c or tokenizer_spm.c. Thread: any, a tokenizer is immutable. */
+/* tokenizer.c - see tokenizer.h: the vocabulary's checks and tables, and the cutting of text at
+ * added tokens; what lies between them goes to tokenizer_bpe.c or tokenizer_spm.c. Thread: any, a
+ * tokenizer is immutable. */
 #include "core/tokenizer.h"
 
 #include <assert.h>
@@ -10,17 +11,20 @@
 
 /* Turn markers are control tokens whatever the file says: some files call them normal. */
 static const char *const markers[] = {
-    "<|im_start|>",   "<|im_end|>",          "<|endoftext|>",       "<|begin_of_text|>",
-    "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>",   "<|eot_id|>",
-    "<|eom_id|>",     "<start_of_turn>",     "<end_of_turn>",       "<start_of_image>",
-    "<end_of_image>", "<|end|>",             "<|assistant|>",       "<|user|>",
-    "<|system|>",     "<|fim_prefix|>",      "<|fim_middle|>",      "<|fim_suffix|>",
+    "<|im_start|>",      "<|im_end|>",      "<|endoftext|>",
+    "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>",
+    "<|end_header_id|>", "<|eot_id|>",      "<|eom_id|>",
+    "<start_of_turn>",   "<end_of_turn>",   "<start_of_image>",
+    "<end_of_image>",    "<|end|>",         "<|assistant|>",
+    "<|user|>",          "<|system|>",      "<|fim_prefix|>",
+    "<|fim_middle|>",    "<|fim_suffix|>",
 };
 
 /* End a generation, where they are control tokens. */
 static const char *const end_markers[] = {
-    "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>",
-    "<end_of_turn>", "</s>", "<eos>", "<|end|>", "<EOT>", "<|endofturn|>",
+    "<|im_end|>",    "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>",
+    "<end_of_turn>", "</s>",          "<eos>",           "<|end|>",    "<EOT>",
+    "<|endofturn|>",
 };
 
 static bool listed(const tt_str *s, const char *const *list, size_t n)
@@ -43,14 +47,15 @@ static tt_code check_vocab(const tt_vocab *v, tt_err *reterr)
     const struct {
         const char *name;
         int32_t id;
-    } named[] = {{"bos", v->bos}, {"eos", v->eos}, {"eot", v->eot}, {"unk", v->unk}, {"pad", v->pad}};
+    } named[] = {
+        {"bos", v->bos}, {"eos", v->eos}, {"eot", v->eot}, {"unk", v->unk}, {"pad", v->pad}};
     if (v->n_tokens < 1 || v->tokens == NULL || v->n_merges < 0 ||
         (v->n_merges > 0 && v->merges == NULL)) {
         return tt_fail(reterr, TT_E_MODEL, "the vocabulary is empty");
     }
     if (v->n_merges > INT32_MAX / 4 || v->n_tokens > INT32_MAX / 4) {
-        return tt_fail(reterr, TT_E_UNSUPPORTED, "a vocabulary of %d tokens and %d merges", v->n_tokens,
-                       v->n_merges);
+        return tt_fail(reterr, TT_E_UNSUPPORTED, "a vocabulary of %d tokens and %d merges",
+                       v->n_tokens, v->n_merges);
     }
     for (size_t i = 0; i < sizeof named / sizeof named[0]; i++) {
         if (named[i].id < -1 || named[i].id >= v->n_tokens) {
@@ -71,7 +76,8 @@ static tt_code check_vocab(const tt_vocab *v, tt_err *reterr)
     return TT_OK;
 }
 
-/* The file's types, with turn markers and, where there are no types, bos, eos and eot made control tokens. */
+/* The file's types, with turn markers and, where there are no types, bos, eos and eot made control
+ * tokens. */
 static tt_code effective_types(tt_tokenizer *tok, tt_err *reterr)
 {
     const tt_vocab *v = tok->vocab;
@@ -84,7 +90,8 @@ static tt_code effective_types(tt_tokenizer *tok, tt_err *reterr)
         const tt_str *s = &v->tokens[i];
         uint8_t type = v->types != NULL ? v->types[i] : TT_TOKEN_NORMAL;
         bool named = v->types == NULL && (i == v->bos || i == v->eos || i == v->eot);
-        bool marker = s->n > 2 && s->p[0] == '<' && listed(s, markers, sizeof markers / sizeof *markers);
+        bool marker =
+            s->n > 2 && s->p[0] == '<' && listed(s, markers, sizeof markers / sizeof *markers);
         if (named || (marker && type != TT_TOKEN_UNKNOWN)) {
             type = TT_TOKEN_CONTROL;
         }
@@ -208,13 +215,16 @@ struct joined {
     char *copy;             /* owned, when the pieces do not already lie side by side */
 };
 
-static tt_code join(const tt_text_piece *pieces, size_t n_pieces, struct joined *ret, tt_err *reterr)
+static tt_code join(const tt_text_piece *pieces, size_t n_pieces, struct joined *ret,
+                    tt_err *reterr)
 {
-    struct joined j = {.text = n_pieces > 0 ? pieces[0].p : "", .pieces = pieces, .n_pieces = n_pieces};
+    struct joined j = {
+        .text = n_pieces > 0 ? pieces[0].p : "", .pieces = pieces, .n_pieces = n_pieces};
     bool side_by_side = true;
     for (size_t i = 0; i < n_pieces; i++) {
         side_by_side = side_by_side && pieces[i].p == j.text + j.n;
-        if (pieces[i].n >= UINT32_MAX / 4 - j.n) { /* offsets are 32 bits, and a space mark has three bytes */
+        if (pieces[i].n >=
+            UINT32_MAX / 4 - j.n) { /* offsets are 32 bits, and a space mark has three bytes */
             return tt_fail(reterr, TT_E_INVALID, "text of over 1 GiB");
         }
         j.n += pieces[i].n;
@@ -237,7 +247,8 @@ static tt_code join(const tt_text_piece *pieces, size_t n_pieces, struct joined 
     return TT_OK;
 }
 
-/* Bytes from `at` on that trusted pieces wrote, counted up to `max`. `at` never falls from call to call. */
+/* Bytes from `at` on that trusted pieces wrote, counted up to `max`. `at` never falls from call to
+ * call. */
 static size_t trusted_bytes(struct joined *j, size_t at, size_t max)
 {
     while (j->piece < j->n_pieces && j->piece_at + j->pieces[j->piece].n <= at) {
@@ -254,7 +265,8 @@ static size_t trusted_bytes(struct joined *j, size_t at, size_t max)
     return n < max ? n : max;
 }
 
-/* The longest added token at text[at..n), -1 = none. A control token counts only where trusted pieces wrote all of it. */
+/* The longest added token at text[at..n), -1 = none. A control token counts only where trusted
+ * pieces wrote all of it. */
 static int32_t match_added(const tt_tokenizer *tok, struct joined *j, size_t at, size_t *ret_n)
 {
     int32_t found = -1;
@@ -290,7 +302,8 @@ static tt_code encode_joined(tt_encoding *e, struct joined *j, tt_err *reterr)
     size_t begin = 0; /* of the plain text not yet encoded */
     for (size_t at = 0; at < j->n;) {
         size_t n = 0;
-        int32_t id = e->tok->added.first[(unsigned char)j->text[at]] ? match_added(e->tok, j, at, &n) : -1;
+        int32_t id =
+            e->tok->added.first[(unsigned char)j->text[at]] ? match_added(e->tok, j, at, &n) : -1;
         if (id < 0) {
             at++;
             continue;
@@ -309,8 +322,9 @@ static tt_code encode_joined(tt_encoding *e, struct joined *j, tt_err *reterr)
     return encode_segment(e, j->text + begin, j->n - begin, reterr);
 }
 
-tt_code tt_tokenizer_encode_pieces(const tt_tokenizer *tok, const tt_text_piece *pieces, size_t n_pieces,
-                                   bool add_special, int32_t **ret_ids, size_t *ret_n, tt_err *reterr)
+tt_code tt_tokenizer_encode_pieces(const tt_tokenizer *tok, const tt_text_piece *pieces,
+                                   size_t n_pieces, bool add_special, int32_t **ret_ids,
+                                   size_t *ret_n, tt_err *reterr)
 {
     const tt_vocab *v = tok->vocab;
     struct joined j = {0};
@@ -319,12 +333,14 @@ tt_code tt_tokenizer_encode_pieces(const tt_tokenizer *tok, const tt_text_piece 
         return rc;
     }
     tt_encoding e = {.tok = tok, .first_segment = true};
-    e.may_be_unk = v->unk >= 0 && (tok->types[v->unk] != TT_TOKEN_CONTROL || trusted_bytes(&j, 0, j.n) == j.n);
+    e.may_be_unk =
+        v->unk >= 0 && (tok->types[v->unk] != TT_TOKEN_CONTROL || trusted_bytes(&j, 0, j.n) == j.n);
     j.piece = j.piece_at = 0;
     bool ok = !add_special || !v->add_bos || v->bos < 0 || tt_encoding_push(&e, v->bos);
     if (ok) {
         rc = encode_joined(&e, &j, reterr);
-        ok = rc != TT_OK || !add_special || !v->add_eos || v->eos < 0 || tt_encoding_push(&e, v->eos);
+        ok = rc != TT_OK || !add_special || !v->add_eos || v->eos < 0 ||
+             tt_encoding_push(&e, v->eos);
     }
     ok = ok && (e.ids != NULL || (e.ids = malloc(sizeof *e.ids)) != NULL);
     if (rc == TT_OK && !ok) {

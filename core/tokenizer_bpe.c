@@ -1,6 +1,7 @@
-/* tokenizer_bpe.c - byte-level BPE: text is cut into words (presplit.h), the bytes of a word are the first symbols, and
- * pairs merge by the rank of their merge. Source: Radford et al. 2019 (GPT-2), section 2.2; behaviour of Hugging
- * Face's tokenizers (models/bpe, pre_tokenizers/byte_level). Thread: any, see tokenizer.h. */
+/* tokenizer_bpe.c - byte-level BPE: text is cut into words (presplit.h), the bytes of a word are
+ * the first symbols, and pairs merge by the rank of their merge. Source: Radford et al. 2019
+ * (GPT-2), section 2.2; behaviour of Hugging Face's tokenizers (models/bpe,
+ * pre_tokenizers/byte_level). Thread: any, see tokenizer.h. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,8 +10,8 @@
 #include "core/tokenizer_priv.h"
 #include "core/utf8.h"
 
-/* The letter that stands for a byte in the vocabulary: itself where it prints, else U+0100.. in rising order of the 68
- * bytes that do not: 0x00-0x20, 0x7f-0xa0, 0xad. */
+/* The letter that stands for a byte in the vocabulary: itself where it prints, else U+0100.. in
+ * rising order of the 68 bytes that do not: 0x00-0x20, 0x7f-0xa0, 0xad. */
 static uint32_t letter_of(unsigned byte)
 {
     if (byte <= 0x20) {
@@ -36,7 +37,8 @@ static int byte_of(uint32_t letter)
     return letter < 0x100 && letter_of(letter) == letter ? (int)letter : -1;
 }
 
-/* A token is spelt in letters; one that is not (an added token with a space in it) stands for its own bytes. */
+/* A token is spelt in letters; one that is not (an added token with a space in it) stands for its
+ * own bytes. */
 size_t tt_bpe_token_bytes(const tt_tokenizer *tok, int32_t id, char *out)
 {
     const tt_str *s = &tok->vocab->tokens[id];
@@ -55,8 +57,8 @@ size_t tt_bpe_token_bytes(const tt_tokenizer *tok, int32_t id, char *out)
     return n;
 }
 
-/* Finds where "left right" is cut: at the first space that leaves tokens on both sides and whose whole is a token. (A
- * SentencePiece piece may itself hold a space.) */
+/* Finds where "left right" is cut: at the first space that leaves tokens on both sides and whose
+ * whole is a token. (A SentencePiece piece may itself hold a space.) */
 static bool split_merge(const tt_tokenizer *tok, const tt_str *merge, char *whole, int32_t ret[3])
 {
     for (size_t cut = 1; cut + 1 < merge->n; cut++) {
@@ -92,7 +94,8 @@ tt_code tt_pairs_init(tt_tokenizer *tok, tt_err *reterr)
         if (memchr(v->merges[i].p, ' ', v->merges[i].n) == NULL) {
             rc = tt_fail(reterr, TT_E_MODEL, "merge %d of the vocabulary is not two pieces", i);
         } else if (split_merge(tok, &v->merges[i], whole, ids) &&
-                   tok->types[ids[2]] != TT_TOKEN_CONTROL && tok->types[ids[2]] != TT_TOKEN_UNKNOWN) {
+                   tok->types[ids[2]] != TT_TOKEN_CONTROL &&
+                   tok->types[ids[2]] != TT_TOKEN_UNKNOWN) {
             tt_pair_map_put(&tok->pairs, ids[0], ids[1], (uint32_t)i, ids[2]);
         }
     }
@@ -107,14 +110,16 @@ tt_code tt_bpe_init(tt_tokenizer *tok, tt_err *reterr)
     if (rc != TT_OK) {
         return rc;
     }
-    tok->ignore_merges = v->ignore_merges == TT_FLAG_ON ||
-                         (v->ignore_merges == TT_FLAG_BY_PRE && tt_presplit_ignores_merges(tok->split));
-    tok->nfc = v->nfc == TT_FLAG_ON || (v->nfc == TT_FLAG_BY_PRE && tt_presplit_wants_nfc(tok->split));
+    tok->ignore_merges = v->ignore_merges == TT_FLAG_ON || (v->ignore_merges == TT_FLAG_BY_PRE &&
+                                                            tt_presplit_ignores_merges(tok->split));
+    tok->nfc =
+        v->nfc == TT_FLAG_ON || (v->nfc == TT_FLAG_BY_PRE && tt_presplit_wants_nfc(tok->split));
     for (unsigned b = 0; b < 256; b++) {
         char letter[4];
         int n = tt_utf8_put(letter_of(b), letter);
         int32_t id = tt_token_map_find(&tok->map, letter, (size_t)n);
-        bool special = id >= 0 && (tok->types[id] == TT_TOKEN_CONTROL || tok->types[id] == TT_TOKEN_UNKNOWN);
+        bool special =
+            id >= 0 && (tok->types[id] == TT_TOKEN_CONTROL || tok->types[id] == TT_TOKEN_UNKNOWN);
         tok->byte_ids[b] = special ? -1 : id;
     }
     return tt_pairs_init(tok, reterr);
@@ -159,8 +164,8 @@ static tt_code encode_word(tt_encoding *e, const char *word, size_t n, tt_err *r
         }
     }
     ok = tt_merge_begin(&e->merge, word, n);
-    /* A byte that the vocabulary has no token for becomes unk where that is allowed, else it is left out; its
-     * neighbours may then merge, as they do in Hugging Face's tokenizers. */
+    /* A byte that the vocabulary has no token for becomes unk where that is allowed, else it is
+     * left out; its neighbours may then merge, as they do in Hugging Face's tokenizers. */
     for (size_t i = 0; i < n && ok; i++) {
         int32_t id = tok->byte_ids[(unsigned char)word[i]];
         if (id >= 0 || e->may_be_unk) {

@@ -1,5 +1,6 @@
-/* tokenizer_json.c - see tokenizer_json.h: vocabulary, merges and added tokens; the parts around them are mapped in
- * tokenizer_shape_json.c. Source: the serialised form of Hugging Face's tokenizers library. */
+/* tokenizer_json.c - see tokenizer_json.h: vocabulary, merges and added tokens; the parts around
+ * them are mapped in tokenizer_shape_json.c. Source: the serialised form of Hugging Face's
+ * tokenizers library. */
 #include "core/tokenizer_json.h"
 
 #include <inttypes.h>
@@ -61,8 +62,9 @@ static tt_code make_tables(reader *r, json_int_t largest, size_t n_entries)
         return bad(r, "the vocabulary is empty");
     }
     if (largest >= MAX_TOKENS || largest > (json_int_t)n_entries + MAX_HOLES) {
-        return tt_fail(r->err, TT_E_MODEL, "tokenizer.json: token id %" JSON_INTEGER_FORMAT
-                       " in a vocabulary of %zu", largest, n_entries);
+        return tt_fail(r->err, TT_E_MODEL,
+                       "tokenizer.json: token id %" JSON_INTEGER_FORMAT " in a vocabulary of %zu",
+                       largest, n_entries);
     }
     size_t n = (size_t)largest + 1;
     tt_tokenizer_json *j = r->j;
@@ -91,7 +93,8 @@ static tt_code put_token(reader *r, json_int_t id, const char *p, size_t n, bool
 {
     tt_tokenizer_json *j = r->j;
     if (j->types[id] != TT_TOKEN_UNUSED) {
-        return tt_fail(r->err, TT_E_MODEL, "tokenizer.json: two tokens have the id %" JSON_INTEGER_FORMAT, id);
+        return tt_fail(r->err, TT_E_MODEL,
+                       "tokenizer.json: two tokens have the id %" JSON_INTEGER_FORMAT, id);
     }
     tt_code rc = copy_text(r, p, n, &j->tokens[id]);
     j->types[id] = byte_fallback && is_byte_token(&j->tokens[id]) ? TT_TOKEN_BYTE : TT_TOKEN_NORMAL;
@@ -108,7 +111,8 @@ static tt_code read_vocab_object(reader *r, const json_t *vocab, bool byte_fallb
     json_object_keylen_foreach((json_t *)vocab, key, key_n, id)
     {
         if (!json_is_integer(id) || json_integer_value(id) < 0) {
-            return tt_fail(r->err, TT_E_MODEL, "tokenizer.json: the id of \"%.40s\" is not a number", key);
+            return tt_fail(r->err, TT_E_MODEL,
+                           "tokenizer.json: the id of \"%.40s\" is not a number", key);
         }
         largest = json_integer_value(id) > largest ? json_integer_value(id) : largest;
     }
@@ -144,10 +148,12 @@ static tt_code read_vocab_array(reader *r, const json_t *vocab, bool byte_fallba
         const json_t *entry = json_array_get(vocab, i);
         const json_t *piece = json_array_get(entry, 0), *score = json_array_get(entry, 1);
         if (!json_is_string(piece) || !json_is_number(score)) {
-            return tt_fail(r->err, TT_E_MODEL, "tokenizer.json: entry %zu of the vocabulary is no [piece, score]", i);
+            return tt_fail(r->err, TT_E_MODEL,
+                           "tokenizer.json: entry %zu of the vocabulary is no [piece, score]", i);
         }
         r->j->scores[i] = (float)json_number_value(score);
-        rc = put_token(r, (json_int_t)i, json_string_value(piece), json_string_length(piece), byte_fallback);
+        rc = put_token(r, (json_int_t)i, json_string_value(piece), json_string_length(piece),
+                       byte_fallback);
     }
     r->j->vocab.scores = r->j->scores;
     return rc;
@@ -176,7 +182,8 @@ static tt_code read_merges(reader *r)
             continue;
         }
         if (json_array_size(m) != 2 || !json_is_string(left) || !json_is_string(right)) {
-            return tt_fail(r->err, TT_E_MODEL, "tokenizer.json: merge %zu is not a pair of pieces", i);
+            return tt_fail(r->err, TT_E_MODEL, "tokenizer.json: merge %zu is not a pair of pieces",
+                           i);
         }
         size_t left_n = json_string_length(left), right_n = json_string_length(right);
         char *both = tt_arena_alloc(&r->j->arena, left_n + 1 + right_n);
@@ -204,20 +211,24 @@ static tt_code read_added(reader *r)
         const json_t *content = json_object_get(a, "content"), *id = json_object_get(a, "id");
         if (!json_is_string(content) || json_string_length(content) == 0 || !json_is_integer(id) ||
             json_integer_value(id) < 0 || json_integer_value(id) >= j->vocab.n_tokens) {
-            return tt_fail(r->err, TT_E_MODEL, "tokenizer.json: added token %zu has no content or no valid id", i);
+            return tt_fail(r->err, TT_E_MODEL,
+                           "tokenizer.json: added token %zu has no content or no valid id", i);
         }
         for (size_t k = 0; k < sizeof modes / sizeof modes[0]; k++) {
             if (json_is_true(json_object_get(a, modes[k]))) {
-                return tt_fail(r->err, TT_E_UNSUPPORTED, "tokenizer.json: the added token \"%.60s\" with %s",
+                return tt_fail(r->err, TT_E_UNSUPPORTED,
+                               "tokenizer.json: the added token \"%.60s\" with %s",
                                json_string_value(content), modes[k]);
             }
         }
         size_t at = (size_t)json_integer_value(id);
-        tt_code rc = copy_text(r, json_string_value(content), json_string_length(content), &j->tokens[at]);
+        tt_code rc =
+            copy_text(r, json_string_value(content), json_string_length(content), &j->tokens[at]);
         if (rc != TT_OK) {
             return rc;
         }
-        j->types[at] = json_is_true(json_object_get(a, "special")) ? TT_TOKEN_CONTROL : TT_TOKEN_USER_DEFINED;
+        j->types[at] =
+            json_is_true(json_object_get(a, "special")) ? TT_TOKEN_CONTROL : TT_TOKEN_USER_DEFINED;
     }
     return TT_OK;
 }
@@ -255,7 +266,8 @@ static tt_code read_special(reader *r)
     }
     v->bos = before >= 0 ? (int32_t)before : v->bos;
     v->eos = after >= 0 ? (int32_t)after : v->eos;
-    const json_t *add_bos = find(r->config, "add_bos_token"), *add_eos = find(r->config, "add_eos_token");
+    const json_t *add_bos = find(r->config, "add_bos_token"),
+                 *add_eos = find(r->config, "add_eos_token");
     v->add_bos = v->bos >= 0 && (json_is_boolean(add_bos) ? json_is_true(add_bos) : before >= 0);
     v->add_eos = v->eos >= 0 && (json_is_boolean(add_eos) ? json_is_true(add_eos) : after >= 0);
     return TT_OK;
@@ -267,12 +279,14 @@ static tt_code check_unused(reader *r, const char *key)
     const json_t *v = find(r->model, key);
     bool empty = v == NULL || (json_is_string(v) && json_string_length(v) == 0) ||
                  (json_is_number(v) && json_number_value(v) == 0);
-    return empty ? TT_OK : tt_fail(r->err, TT_E_UNSUPPORTED, "tokenizer.json: a model with %s", key);
+    return empty ? TT_OK
+                 : tt_fail(r->err, TT_E_UNSUPPORTED, "tokenizer.json: a model with %s", key);
 }
 
 static tt_code read_bpe(reader *r, bool byte_fallback)
 {
-    static const char *const unused[] = {"dropout", "continuing_subword_prefix", "end_of_word_suffix"};
+    static const char *const unused[] = {"dropout", "continuing_subword_prefix",
+                                         "end_of_word_suffix"};
     const json_t *vocab = find(r->model, "vocab");
     tt_vocab *v = &r->j->vocab;
     for (size_t i = 0; i < sizeof unused / sizeof unused[0]; i++) {
@@ -286,7 +300,8 @@ static tt_code read_bpe(reader *r, bool byte_fallback)
     }
     v->ignore_merges = json_is_true(find(r->model, "ignore_merges")) ? TT_FLAG_ON : TT_FLAG_OFF;
     if (v->kind == TT_VOCAB_SPM && v->ignore_merges == TT_FLAG_ON) {
-        return tt_fail(r->err, TT_E_UNSUPPORTED, "tokenizer.json: ignore_merges without byte-level pieces");
+        return tt_fail(r->err, TT_E_UNSUPPORTED,
+                       "tokenizer.json: ignore_merges without byte-level pieces");
     }
     tt_code rc = read_vocab_object(r, vocab, byte_fallback && v->kind == TT_VOCAB_SPM);
     if (rc == TT_OK) {
@@ -301,7 +316,8 @@ static tt_code read_unigram(reader *r, bool byte_fallback)
     const json_t *vocab = find(r->model, "vocab"), *unk = find(r->model, "unk_id");
     tt_vocab *v = &r->j->vocab;
     if (v->kind == TT_VOCAB_BPE) {
-        return tt_fail(r->err, TT_E_UNSUPPORTED, "tokenizer.json: a Unigram model with byte-level pieces");
+        return tt_fail(r->err, TT_E_UNSUPPORTED,
+                       "tokenizer.json: a Unigram model with byte-level pieces");
     }
     v->kind = TT_VOCAB_UNIGRAM;
     if (!json_is_array(vocab)) {
@@ -347,15 +363,18 @@ static tt_code read_all(reader *r)
     if (rc == TT_OK) {
         rc = read_special(r);
     }
-    /* A token that only says "unknown" may stand in user text; one that is also the end of text may not. */
+    /* A token that only says "unknown" may stand in user text; one that is also the end of text may
+     * not. */
     tt_vocab *v = &r->j->vocab;
-    if (rc == TT_OK && v->kind != TT_VOCAB_BPE && v->unk >= 0 && v->unk != v->bos && v->unk != v->eos) {
+    if (rc == TT_OK && v->kind != TT_VOCAB_BPE && v->unk >= 0 && v->unk != v->bos &&
+        v->unk != v->eos) {
         r->j->types[v->unk] = TT_TOKEN_UNKNOWN;
     }
     return rc;
 }
 
-static tt_code parse_json(const char *file, const char *text, size_t n, json_t **ret, tt_err *reterr)
+static tt_code parse_json(const char *file, const char *text, size_t n, json_t **ret,
+                          tt_err *reterr)
 {
     json_error_t e;
     json_t *root = json_loadb(text, n, JSON_ALLOW_NUL, &e);
@@ -364,8 +383,8 @@ static tt_code parse_json(const char *file, const char *text, size_t n, json_t *
     }
     if (root == NULL || !json_is_object(root)) {
         json_decref(root);
-        return tt_fail(reterr, TT_E_MODEL, "%s: JSON error in line %d: %s", file, root == NULL ? e.line : 1,
-                       root == NULL ? e.text : "not an object");
+        return tt_fail(reterr, TT_E_MODEL, "%s: JSON error in line %d: %s", file,
+                       root == NULL ? e.line : 1, root == NULL ? e.text : "not an object");
     }
     *ret = root;
     return TT_OK;
@@ -378,11 +397,12 @@ tt_code tt_tokenizer_json_parse(const char *text, size_t n, const char *config, 
     tt_tokenizer_json *j = NULL;
     tt_code rc = TT_OK;
     if (n > MAX_FILE_BYTES || n_config > MAX_FILE_BYTES) {
-        return tt_fail(reterr, TT_E_MODEL, "tokenizer.json has %zu bytes, at most %" PRIu64, n, MAX_FILE_BYTES);
+        return tt_fail(reterr, TT_E_MODEL, "tokenizer.json has %zu bytes, at most %" PRIu64, n,
+                       MAX_FILE_BYTES);
     }
     if ((rc = parse_json("tokenizer.json", text, n, &root, reterr)) != TT_OK ||
-        (config != NULL &&
-         (rc = parse_json("tokenizer_config.json", config, n_config, &config_root, reterr)) != TT_OK)) {
+        (config != NULL && (rc = parse_json("tokenizer_config.json", config, n_config, &config_root,
+                                            reterr)) != TT_OK)) {
         goto out;
     }
     j = calloc(1, sizeof *j);
@@ -418,8 +438,8 @@ tt_code tt_tokenizer_json_read(const char *folder, tt_tokenizer_json **ret_json,
     }
     if (rc == TT_OK) {
         rc = tt_tokenizer_json_parse((const char *)file.p, (size_t)file.n,
-                                     has_config ? (const char *)config.p : NULL, (size_t)config.n, ret_json,
-                                     reterr);
+                                     has_config ? (const char *)config.p : NULL, (size_t)config.n,
+                                     ret_json, reterr);
     }
     tt_file_map_close(&file);
     tt_file_map_close(&config);

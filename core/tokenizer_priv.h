@@ -1,5 +1,5 @@
-/* tokenizer_priv.h - what tokenizer.c shares with tokenizer_bpe.c, tokenizer_spm.c and detok.c; for nobody else.
- * Thread: a tokenizer is immutable; a tt_encoding belongs to one call. */
+/* tokenizer_priv.h - what tokenizer.c shares with tokenizer_bpe.c, tokenizer_spm.c and detok.c; for
+ * nobody else. Thread: a tokenizer is immutable; a tt_encoding belongs to one call. */
 #ifndef TT_TOKENIZER_PRIV_H
 #define TT_TOKENIZER_PRIV_H
 
@@ -18,14 +18,15 @@ struct tt_tokenizer {
     uint32_t *bytes_at;    /* [n_tokens + 1] */
     tt_pair_map pairs;     /* merges by rank; without slots when the merges follow from scores */
 
-    tt_presplit *split;    /* BPE */
+    tt_presplit *split;      /* BPE */
     bool ignore_merges, nfc; /* BPE */
-    int32_t byte_ids[256]; /* BPE: token of the byte's letter; SPM: the byte token; -1 = none */
+    int32_t byte_ids[256];   /* BPE: token of the byte's letter; SPM: the byte token; -1 = none */
 
-    uint32_t *score_ranks; /* [n_tokens] SPM: 0 = highest score, NO_RANK = never the result of a merge */
-    uint64_t *joins;       /* SPM: bit set of code points that some token has right before a space */
-    tt_token_trie words;   /* unigram: the normal tokens */
-    float unk_score;       /* unigram */
+    uint32_t
+        *score_ranks; /* [n_tokens] SPM: 0 = highest score, NO_RANK = never the result of a merge */
+    uint64_t *joins;  /* SPM: bit set of code points that some token has right before a space */
+    tt_token_trie words; /* unigram: the normal tokens */
+    float unk_score;     /* unigram */
 };
 
 /* The state of one encode call. */
@@ -33,7 +34,8 @@ typedef struct tt_encoding {
     const tt_tokenizer *tok;
     int32_t *ids;
     size_t n, cap;
-    bool may_be_unk;    /* an unk token that is a control token may stand for what the vocabulary cannot spell */
+    bool may_be_unk;    /* an unk token that is a control token may stand for what the vocabulary
+                           cannot spell */
     bool first_segment; /* nothing of the text has been encoded yet */
     bool last_is_unk;   /* SPM: neighbouring unks are one */
     tt_merge_space merge;
@@ -42,11 +44,12 @@ typedef struct tt_encoding {
 /* False: out of memory. */
 bool tt_encoding_push(tt_encoding *e, int32_t id);
 
-/* Each fills its part of a zeroed tokenizer whose vocab, types and map are set; tt_tokenizer_destroy frees all parts. */
+/* Each fills its part of a zeroed tokenizer whose vocab, types and map are set;
+ * tt_tokenizer_destroy frees all parts. */
 tt_code tt_bpe_init(tt_tokenizer *tok, tt_err *reterr);
 tt_code tt_spm_init(tt_tokenizer *tok, tt_err *reterr);
-/* "left right" merges of the vocabulary into tok->pairs. A merge whose parts or whole are no tokens can never apply and is
- * left out. TT_E_MODEL: a merge without a space. */
+/* "left right" merges of the vocabulary into tok->pairs. A merge whose parts or whole are no tokens
+ * can never apply and is left out. TT_E_MODEL: a merge without a space. */
 tt_code tt_pairs_init(tt_tokenizer *tok, tt_err *reterr);
 
 /* Appends the ids of plain text (no added tokens in it); any bytes. TT_E_NOMEM, TT_E_INTERNAL. */

@@ -1,6 +1,7 @@
-/* tokenizer_shape_json.c - see tokenizer_shape_json.h. A tokenizer.json is a program out of a few dozen parts; the models
- * we run use a handful of fixed shapes, and anything else is refused by name rather than approximated. Source: the
- * serialised forms of Hugging Face's tokenizers library. */
+/* tokenizer_shape_json.c - see tokenizer_shape_json.h. A tokenizer.json is a program out of a few
+ * dozen parts; the models we run use a handful of fixed shapes, and anything else is refused by
+ * name rather than approximated. Source: the serialised forms of Hugging Face's tokenizers library.
+ */
 #include "core/tokenizer_shape_json.h"
 
 #include <string.h>
@@ -101,7 +102,8 @@ static tt_code read_byte_level(const struct parts *p, tt_vocab *v, tt_err *reter
         return TT_OK;
     }
     if (p->n != 2 || !is_type(first, "Split") || !is_byte_level(last, false) ||
-        !is_string(json_object_get(first, "behavior"), "Isolated") || flag_of(first, "invert", false)) {
+        !is_string(json_object_get(first, "behavior"), "Isolated") ||
+        flag_of(first, "invert", false)) {
         return refuse(reterr, "pre_tokenizer", is_byte_level(last, false) ? first : last);
     }
     const json_t *regex = json_object_get(json_object_get(first, "pattern"), "Regex");
@@ -128,7 +130,8 @@ static tt_code read_metaspace(const json_t *part, tt_vocab *v, tt_err *reterr)
     v->space_prefix_once = is_string(scheme, "first");
     v->space_prefix_lazy = true;
     v->split_at_spaces = flag_of(part, "split", true);
-    if (scheme != NULL && v->add_space_prefix && !v->space_prefix_once && !is_string(scheme, "always")) {
+    if (scheme != NULL && v->add_space_prefix && !v->space_prefix_once &&
+        !is_string(scheme, "always")) {
         return refuse(reterr, "pre_tokenizer", part);
     }
     return TT_OK;
@@ -180,15 +183,17 @@ static tt_code read_normalizer(const json_t *root, tt_vocab *v, bool *ret_replac
     return TT_OK;
 }
 
-/* Our decoding drops one space at the beginning where encoding puts one: the file's decoder must do the same. */
+/* Our decoding drops one space at the beginning where encoding puts one: the file's decoder must do
+ * the same. */
 static tt_code check_decoder(const json_t *root, const tt_vocab *v, tt_err *reterr)
 {
     static const char *const steps[] = {"Replace", "ByteFallback", "Fuse", "Strip"};
     const json_t *decoder = part_of(root, "decoder");
     struct parts p = parts_of(decoder, "decoders");
     if (v->kind == TT_VOCAB_BPE) {
-        return p.n == 1 && is_type(part_at(&p, 0), "ByteLevel") ? TT_OK
-                                                                : refuse(reterr, "decoder", decoder);
+        return p.n == 1 && is_type(part_at(&p, 0), "ByteLevel")
+                   ? TT_OK
+                   : refuse(reterr, "decoder", decoder);
     }
     if (p.n == 1 && is_type(part_at(&p, 0), "Metaspace")) {
         return TT_OK;
@@ -203,8 +208,9 @@ static tt_code check_decoder(const json_t *root, const tt_vocab *v, tt_err *rete
         if (step == 4) {
             return refuse(reterr, "decoder", part);
         }
-        if (step == 0 && (!is_string(json_object_get(json_object_get(part, "pattern"), "String"), SPACE_MARK) ||
-                          !is_string(json_object_get(part, "content"), " "))) {
+        if (step == 0 &&
+            (!is_string(json_object_get(json_object_get(part, "pattern"), "String"), SPACE_MARK) ||
+             !is_string(json_object_get(part, "content"), " "))) {
             return refuse(reterr, "decoder", part);
         }
         if (step == 3) {
@@ -246,9 +252,11 @@ tt_code tt_tokenizer_shape_read(const json_t *root, tt_vocab *v, tt_err *reterr)
 }
 
 /* TemplateProcessing's "single": special tokens around the one sequence. */
-static tt_code read_template(const json_t *part, json_int_t *before, json_int_t *after, tt_err *reterr)
+static tt_code read_template(const json_t *part, json_int_t *before, json_int_t *after,
+                             tt_err *reterr)
 {
-    const json_t *single = json_object_get(part, "single"), *specials = json_object_get(part, "special_tokens");
+    const json_t *single = json_object_get(part, "single"),
+                 *specials = json_object_get(part, "special_tokens");
     json_int_t *side = before;
     for (size_t i = 0; i < json_array_size(single); i++) {
         const json_t *item = json_array_get(single, i);
@@ -258,7 +266,8 @@ static tt_code read_template(const json_t *part, json_int_t *before, json_int_t 
             side = after;
             continue;
         }
-        const json_t *ids = name != NULL ? json_object_get(json_object_get(specials, name), "ids") : NULL;
+        const json_t *ids =
+            name != NULL ? json_object_get(json_object_get(specials, name), "ids") : NULL;
         if (*side >= 0 || json_array_size(ids) != 1 || !json_is_integer(json_array_get(ids, 0))) {
             return refuse(reterr, "post_processor", part);
         }

@@ -1,7 +1,8 @@
-/* tokenizer_spm.c - SentencePiece vocabularies: BPE by scores (or by the merges of a tokenizer.json) and unigram, both
- * over text whose spaces are U+2581, with bytes for what the vocabulary cannot spell. Source: Kudo & Richardson 2018;
- * order of equal merges as Hugging Face's converter derives it (score, then the longer left part, then the leftmost).
- * Thread: any, see tokenizer.h. */
+/* tokenizer_spm.c - SentencePiece vocabularies: BPE by scores (or by the merges of a
+ * tokenizer.json) and unigram, both over text whose spaces are U+2581, with bytes for what the
+ * vocabulary cannot spell. Source: Kudo & Richardson 2018; order of equal merges as Hugging Face's
+ * converter derives it (score, then the longer left part, then the leftmost). Thread: any, see
+ * tokenizer.h. */
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -17,7 +18,8 @@ enum { SPACE_MARK = 0x2581, SPACE_MARK_BYTES = 3, LEFT_BITS = 10, LEFT_MAX = (1 
 int tt_spm_byte_value(const tt_tokenizer *tok, int32_t id)
 {
     const tt_str *s = &tok->vocab->tokens[id];
-    if (tok->types[id] != TT_TOKEN_BYTE || s->n != 6 || memcmp(s->p, "<0x", 3) != 0 || s->p[5] != '>') {
+    if (tok->types[id] != TT_TOKEN_BYTE || s->n != 6 || memcmp(s->p, "<0x", 3) != 0 ||
+        s->p[5] != '>') {
         return -1;
     }
     int value = 0;
@@ -100,8 +102,8 @@ static tt_code rank_scores(tt_tokenizer *tok, tt_err *reterr)
     return TT_OK;
 }
 
-/* No merge crosses the place between a code point and a space mark unless some token has the two side by side; so text
- * may be cut there, and words stay short. */
+/* No merge crosses the place between a code point and a space mark unless some token has the two
+ * side by side; so text may be cut there, and words stay short. */
 static tt_code note_joins(tt_tokenizer *tok, tt_err *reterr)
 {
     const tt_vocab *v = tok->vocab;
@@ -198,7 +200,8 @@ static bool find_by_merge(const void *ctx, int32_t left, int32_t right, const ch
     return true;
 }
 
-/* A character without a token: its bytes if the vocabulary has all of them, else unk, once for neighbours. */
+/* A character without a token: its bytes if the vocabulary has all of them, else unk, once for
+ * neighbours. */
 static bool push_unknown(tt_encoding *e, const char *p, size_t n)
 {
     const tt_tokenizer *tok = e->tok;
@@ -257,7 +260,8 @@ static bool encode_merges(tt_encoding *e, const char *word, size_t n)
     return ok;
 }
 
-/* The best path ends at each byte: its score, the token that ends there (-1 = unknown) and where that began. */
+/* The best path ends at each byte: its score, the token that ends there (-1 = unknown) and where
+ * that began. */
 struct best {
     double score;
     int32_t id;
@@ -304,7 +308,8 @@ static bool encode_unigram(tt_encoding *e, const char *word, size_t n)
         }
         i += symbol;
     }
-    uint32_t back = (uint32_t)n; /* turn the path round: from[] of each end becomes the next of each beginning */
+    uint32_t back = (uint32_t)
+        n; /* turn the path round: from[] of each end becomes the next of each beginning */
     for (uint32_t i = (uint32_t)n; i > 0;) {
         uint32_t from = best[i].from;
         best[i].from = back;
@@ -324,7 +329,8 @@ static bool encode_unigram(tt_encoding *e, const char *word, size_t n)
 
 static bool begins_with_space(const char *text, size_t n)
 {
-    return text[0] == ' ' || (n >= SPACE_MARK_BYTES && memcmp(text, space_mark, SPACE_MARK_BYTES) == 0);
+    return text[0] == ' ' ||
+           (n >= SPACE_MARK_BYTES && memcmp(text, space_mark, SPACE_MARK_BYTES) == 0);
 }
 
 /* Spaces become marks; the result is malloc'ed. */
@@ -385,8 +391,9 @@ tt_code tt_spm_encode(tt_encoding *e, const char *text, size_t n, tt_err *reterr
             cp = step > 0 ? cp : 0;
             end += step > 0 ? (size_t)step : 1;
         }
-        ok = e->tok->vocab->kind == TT_VOCAB_UNIGRAM ? encode_unigram(e, marked + begin, end - begin)
-                                                     : encode_merges(e, marked + begin, end - begin);
+        ok = e->tok->vocab->kind == TT_VOCAB_UNIGRAM
+                 ? encode_unigram(e, marked + begin, end - begin)
+                 : encode_merges(e, marked + begin, end - begin);
         begin = end;
     }
     free(marked);

@@ -1,4 +1,5 @@
-/* utf8.c - see utf8.h. Source: The Unicode Standard, table 3-7 (well-formed UTF-8 byte sequences). */
+/* utf8.c - see utf8.h. Source: The Unicode Standard, table 3-7 (well-formed UTF-8 byte sequences).
+ */
 #include "core/utf8.h"
 
 #include <assert.h>

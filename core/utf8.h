@@ -1,4 +1,5 @@
-/* utf8.h - one code point at a time out of bytes that may be anything. Thread: none, pure functions. */
+/* utf8.h - one code point at a time out of bytes that may be anything. Thread: none, pure
+ * functions. */
 #ifndef TT_UTF8_H
 #define TT_UTF8_H
 
@@ -7,8 +8,8 @@
 
 /* What stands at p[0..n), n >= 1:
  *   > 0  a valid code point of that many bytes; *ret_cp (may be NULL) is set
- *   < 0  not UTF-8: the maximal invalid part is minus that many bytes (one U+FFFD stands for it, Unicode 3.9)
- *   0    all n bytes are the beginning of a code point whose rest is missing */
+ *   < 0  not UTF-8: the maximal invalid part is minus that many bytes (one U+FFFD stands for it,
+ * Unicode 3.9) 0    all n bytes are the beginning of a code point whose rest is missing */
 int tt_utf8_next(const char *p, size_t n, uint32_t *ret_cp);
 
 /* Bytes of p[0..n) before the first that is not part of a valid code point; n = all valid. */

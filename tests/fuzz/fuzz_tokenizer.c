@@ -1,5 +1,6 @@
-/* fuzz_tokenizer.c - any bytes through every small vocabulary: ids are in range, control tokens come out of trusted text
- * only, the bytes come back, pieces agree with the whole. The first byte chooses the vocabulary and the options. Thread: main. */
+/* fuzz_tokenizer.c - any bytes through every small vocabulary: ids are in range, control tokens
+ * come out of trusted text only, the bytes come back, pieces agree with the whole. The first byte
+ * chooses the vocabulary and the options. Thread: main. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -43,18 +44,22 @@ static void setup(void)
     }
 }
 
-/* The bytes of the ids are those of the text, SentencePiece's mark apart, which is read back as a space. */
-static void check_ids(const tt_tokenizer *tok, const int32_t *ids, size_t n_ids, const char *text, size_t n, bool trusted)
+/* The bytes of the ids are those of the text, SentencePiece's mark apart, which is read back as a
+ * space. */
+static void check_ids(const tt_tokenizer *tok, const int32_t *ids, size_t n_ids, const char *text,
+                      size_t n, bool trusted)
 {
     const tt_vocab *v = tt_tokenizer_vocab(tok);
     size_t at = 0;
     for (size_t i = 0; i < n_ids; i++) {
         require(ids[i] >= 0 && ids[i] < v->n_tokens, "an id out of range");
-        require(trusted || !tt_tokenizer_is_control(tok, ids[i]), "a control token out of user text");
+        require(trusted || !tt_tokenizer_is_control(tok, ids[i]),
+                "a control token out of user text");
         size_t piece_n;
         const char *piece = tt_tokenizer_piece(tok, ids[i], true, &piece_n);
         for (size_t k = 0; k < piece_n; k++) {
-            if (v->kind != TT_VOCAB_BPE && n - at >= 3 && memcmp(text + at, "\xe2\x96\x81", 3) == 0 && piece[k] == ' ') {
+            if (v->kind != TT_VOCAB_BPE && n - at >= 3 &&
+                memcmp(text + at, "\xe2\x96\x81", 3) == 0 && piece[k] == ' ') {
                 at += 3;
                 continue;
             }
@@ -81,7 +86,8 @@ static void check_incremental(const tt_tokenizer *tok, const int32_t *ids, size_
     tt_textout_destroy(&out);
 }
 
-static void check_pieces(const tt_tokenizer *tok, const char *text, size_t n, size_t cut, const int32_t *ids, size_t n_ids)
+static void check_pieces(const tt_tokenizer *tok, const char *text, size_t n, size_t cut,
+                         const int32_t *ids, size_t n_ids)
 {
     char *head = malloc(cut + 1), *tail = malloc(n - cut + 1);
     require(head != NULL && tail != NULL, "memory");
@@ -90,8 +96,10 @@ static void check_pieces(const tt_tokenizer *tok, const char *text, size_t n, si
     tt_text_piece pieces[] = {{head, cut, false}, {tail, n - cut, false}};
     int32_t *again;
     size_t n_again;
-    require(tt_tokenizer_encode_pieces(tok, pieces, 2, false, &again, &n_again, NULL) == TT_OK, "pieces");
-    require(n_again == n_ids && memcmp(again, ids, n_ids * sizeof *ids) == 0, "pieces that differ from the whole");
+    require(tt_tokenizer_encode_pieces(tok, pieces, 2, false, &again, &n_again, NULL) == TT_OK,
+            "pieces");
+    require(n_again == n_ids && memcmp(again, ids, n_ids * sizeof *ids) == 0,
+            "pieces that differ from the whole");
     free(again);
     free(head);
     free(tail);
@@ -118,7 +126,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
         char *whole;
         size_t whole_n;
-        require(tt_tokenizer_decode(tok, ids, n_ids, false, &whole, &whole_n, NULL) == TT_OK, "decode");
+        require(tt_tokenizer_decode(tok, ids, n_ids, false, &whole, &whole_n, NULL) == TT_OK,
+                "decode");
         require(tt_utf8_valid_prefix(whole, whole_n) == whole_n, "decoded text that is not UTF-8");
         free(whole);
         free(ids);

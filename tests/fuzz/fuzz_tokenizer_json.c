@@ -1,5 +1,6 @@
-/* fuzz_tokenizer_json.c - any bytes as a tokenizer.json (a NUL may divide it from a tokenizer_config.json); what is accepted
- * must make a tokenizer, or fail to, and encode and decode within its vocabulary. Thread: main. */
+/* fuzz_tokenizer_json.c - any bytes as a tokenizer.json (a NUL may divide it from a
+ * tokenizer_config.json); what is accepted must make a tokenizer, or fail to, and encode and decode
+ * within its vocabulary. Thread: main. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -26,7 +27,8 @@ static void use(const tt_tokenizer *tok)
     size_t n_ids, n;
     char *decoded;
     tt_encode_options opt = {.add_special = true};
-    require(tt_tokenizer_encode(tok, text, sizeof text - 1, &opt, &ids, &n_ids, NULL) == TT_OK, "encode");
+    require(tt_tokenizer_encode(tok, text, sizeof text - 1, &opt, &ids, &n_ids, NULL) == TT_OK,
+            "encode");
     for (size_t i = 0; i < n_ids; i++) {
         require(ids[i] >= 0 && ids[i] < tt_tokenizer_vocab(tok)->n_tokens, "an id out of range");
     }
@@ -42,9 +44,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     tt_tokenizer_json *json = NULL;
     tt_tokenizer *tok = NULL;
     tt_err err = {.code = TT_OK};
-    tt_code rc = tt_tokenizer_json_parse((const char *)data, n, nul != NULL ? (const char *)nul + 1 : NULL,
-                                         nul != NULL ? size - n - 1 : 0, &json, &err);
-    require(rc == TT_OK || (json == NULL && err.code == rc && strlen(err.msg) > 0), "a failure that says nothing");
+    tt_code rc =
+        tt_tokenizer_json_parse((const char *)data, n, nul != NULL ? (const char *)nul + 1 : NULL,
+                                nul != NULL ? size - n - 1 : 0, &json, &err);
+    require(rc == TT_OK || (json == NULL && err.code == rc && strlen(err.msg) > 0),
+            "a failure that says nothing");
     if (rc == TT_OK) {
         rc = tt_tokenizer_create(tt_tokenizer_json_vocab(json), &tok, &err);
         require(rc == TT_OK || (tok == NULL && err.code == rc), "a failure that says nothing");

@@ -1,6 +1,7 @@
-/* replay.c - runs a fuzz target over every file of its corpus folder, as an ordinary test without libFuzzer.
- * Each file is also tried in a fixed number of damaged forms (cut short, bytes changed), chosen by its name, so that a
- * build without clang still walks the error paths. Usage: replay FOLDER [damaged forms per file]. Thread: main. */
+/* replay.c - runs a fuzz target over every file of its corpus folder, as an ordinary test without
+ * libFuzzer. Each file is also tried in a fixed number of damaged forms (cut short, bytes changed),
+ * chosen by its name, so that a build without clang still walks the error paths. Usage: replay
+ * FOLDER [damaged forms per file]. Thread: main. */
 #include <dirent.h>
 #include <errno.h>
 #include <signal.h>
@@ -27,7 +28,8 @@ static void die(int sig)
     raise(sig);
 }
 
-/* The target gets an allocation of exactly `n` bytes, so that a sanitizer sees an overrun of one byte. */
+/* The target gets an allocation of exactly `n` bytes, so that a sanitizer sees an overrun of one
+ * byte. */
 static int run_one(const uint8_t *data, size_t n)
 {
     uint8_t *copy = malloc(n > 0 ? n : 1);
@@ -119,7 +121,8 @@ int main(int argc, char **argv)
     struct dirent **list = NULL;
     int n = scandir(argv[1], &list, is_visible, alphasort);
     if (n <= 0 || n > MAX_FILES) { /* an empty corpus is a mistake, not a pass */
-        fprintf(stderr, "replay: %s: %s\n", argv[1], n < 0 ? strerror(errno) : "no seeds, or too many");
+        fprintf(stderr, "replay: %s: %s\n", argv[1],
+                n < 0 ? strerror(errno) : "no seeds, or too many");
         return 1;
     }
     signal(SIGSEGV, die);

@@ -1,10 +1,9 @@
-/* tokdump.c - the C side of the comparison with Hugging Face's tokenizers: reads commands on stdin, prints results.
- * Usage: tokdump VOCAB, a file written by gguf_vocab.py (tests/tools) or a Hugging Face folder. Thread: main.
- *   e N\n<N bytes>      encode as user text: "id id ...\n"
- *   p N\n<N bytes>      encode with special tokens parsed      (a: and with the model's BOS and EOS)
- *   d N id id ...\n     decode: "length\n<bytes>\n"        (D: control tokens printed too)
- *   t N id id ...\n     decode through tt_detok, one token at a time
- *   q\n                 quit */
+/* tokdump.c - the C side of the comparison with Hugging Face's tokenizers: reads commands on stdin,
+ * prints results. Usage: tokdump VOCAB, a file written by gguf_vocab.py (tests/tools) or a Hugging
+ * Face folder. Thread: main. e N\n<N bytes>      encode as user text: "id id ...\n" p N\n<N bytes>
+ * encode with special tokens parsed      (a: and with the model's BOS and EOS) d N id id ...\n
+ * decode: "length\n<bytes>\n"        (D: control tokens printed too) t N id id ...\n     decode
+ * through tt_detok, one token at a time q\n                 quit */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,7 +54,8 @@ static void *array(size_t n, size_t elem_bytes)
     return p;
 }
 
-/* Little-endian: kind, bos, eos, eot, unk, pad, flags, pre, n_tokens, per token (text, score, type), n_merges, merges. */
+/* Little-endian: kind, bos, eos, eot, unk, pad, flags, pre, n_tokens, per token (text, score,
+ * type), n_merges, merges. */
 static void read_vocab(const char *path, tt_vocab *v)
 {
     FILE *f = fopen(path, "rb");

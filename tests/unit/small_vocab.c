@@ -61,7 +61,8 @@ static void begin(small_vocab *s, tt_vocab_kind kind)
     s->v.bos = s->v.eos = s->v.eot = s->v.unk = s->v.pad = -1;
 }
 
-/* The alphabet as GPT-2's encoder builds it: printing bytes stand for themselves, the others follow from U+0100 on. */
+/* The alphabet as GPT-2's encoder builds it: printing bytes stand for themselves, the others follow
+ * from U+0100 on. */
 static void add_letters(small_vocab *s)
 {
     unsigned next = 0x100;
@@ -79,11 +80,35 @@ static void add_letters(small_vocab *s)
 void small_vocab_bpe(small_vocab *s, const char *pre)
 {
     static const char *const merges[][2] = {
-        {"h", "e"},       {"l", "l"},     {"he", "ll"},   {"hell", "o"},   {SP, "w"},       {"o", "r"},
-        {SP "w", "or"},   {"l", "d"},     {SP "wor", "ld"}, {"t", "h"},    {"i", "n"},      {SP, "th"},
-        {"a", "a"},       {"aa", "aa"},   {"aaaa", "aaaa"}, {"a", "b"},    {"b", "a"},      {"ab", "ab"},
-        {SP, SP},         {SP SP, SP SP}, {NL, NL},       {"1", "2"},      {"12", "3"},     {"'", "s"},
-        {"\xc3\x83", "\xc2\xa9"}, {"b", "aa"}, {"aaaaaaaa", "aaaaaaaa"}, {"=", "="}, {"==", "=="},
+        {"h", "e"},
+        {"l", "l"},
+        {"he", "ll"},
+        {"hell", "o"},
+        {SP, "w"},
+        {"o", "r"},
+        {SP "w", "or"},
+        {"l", "d"},
+        {SP "wor", "ld"},
+        {"t", "h"},
+        {"i", "n"},
+        {SP, "th"},
+        {"a", "a"},
+        {"aa", "aa"},
+        {"aaaa", "aaaa"},
+        {"a", "b"},
+        {"b", "a"},
+        {"ab", "ab"},
+        {SP, SP},
+        {SP SP, SP SP},
+        {NL, NL},
+        {"1", "2"},
+        {"12", "3"},
+        {"'", "s"},
+        {"\xc3\x83", "\xc2\xa9"},
+        {"b", "aa"},
+        {"aaaaaaaa", "aaaaaaaa"},
+        {"=", "="},
+        {"==", "=="},
     };
     begin(s, TT_VOCAB_BPE);
     s->v.pre = (tt_str){pre, (uint32_t)strlen(pre)};
@@ -103,10 +128,45 @@ void small_vocab_bpe(small_vocab *s, const char *pre)
 void small_vocab_spm(small_vocab *s, tt_vocab_kind kind)
 {
     static const char *const pieces[] = {
-        MARK,       "e",          "t",      "a",       "o",     "h",     "l",     "b",      "w",      "r",
-        "d",        MARK "t",     "he",     "aa",      "ab",    "ba",    "aaaa",  "ll",     "or",     MARK "w",
-        MARK "the", "hell",       "hello",  "wor",     "ld",    "world", "aab",   "\xc3\xa9", "\xe4\xb8\xad",
-        "a" MARK,   "aaaaaaaa",   "abab",   MARK MARK, "o" MARK "w", "[",  "<",   ">",      "s",      "aaa",
+        MARK,
+        "e",
+        "t",
+        "a",
+        "o",
+        "h",
+        "l",
+        "b",
+        "w",
+        "r",
+        "d",
+        MARK "t",
+        "he",
+        "aa",
+        "ab",
+        "ba",
+        "aaaa",
+        "ll",
+        "or",
+        MARK "w",
+        MARK "the",
+        "hell",
+        "hello",
+        "wor",
+        "ld",
+        "world",
+        "aab",
+        "\xc3\xa9",
+        "\xe4\xb8\xad",
+        "a" MARK,
+        "aaaaaaaa",
+        "abab",
+        MARK MARK,
+        "o" MARK "w",
+        "[",
+        "<",
+        ">",
+        "s",
+        "aaa",
     };
     begin(s, kind);
     s->v.pre = (tt_str){"", 0};

@@ -23,7 +23,8 @@ static tt_tokenizer *make(void)
     return tok;
 }
 
-static size_t incremental(const tt_tokenizer *tok, const int32_t *ids, size_t n, bool special, char *out)
+static size_t incremental(const tt_tokenizer *tok, const int32_t *ids, size_t n, bool special,
+                          char *out)
 {
     tt_detok d = {.special = special};
     size_t len = 0;
@@ -41,8 +42,8 @@ static size_t incremental(const tt_tokenizer *tok, const int32_t *ids, size_t n,
 }
 
 /* The whole text and the incremental one. NULL: the whole is not compared. */
-static void check(const tt_tokenizer *tok, const int32_t *ids, size_t n, bool special, const char *steps,
-                  const char *whole)
+static void check(const tt_tokenizer *tok, const int32_t *ids, size_t n, bool special,
+                  const char *steps, const char *whole)
 {
     char got[2048];
     size_t len = incremental(tok, ids, n, special, got);
@@ -56,8 +57,8 @@ static void check(const tt_tokenizer *tok, const int32_t *ids, size_t n, bool sp
 }
 
 /* Bytes as the byte tokens of a vocabulary whose first byte token is `first`. */
-static void check_bytes(const tt_tokenizer *tok, const int32_t *byte_ids, const char *bytes, const char *steps,
-                        const char *whole)
+static void check_bytes(const tt_tokenizer *tok, const int32_t *byte_ids, const char *bytes,
+                        const char *steps, const char *whole)
 {
     int32_t ids[64];
     size_t n = strlen(bytes);
@@ -77,16 +78,19 @@ static void byte_level(void **state)
         ids[b] = b; /* add_letters() makes them in this order */
     }
     check_bytes(tok, ids, "plain", "plain", "plain");
-    check_bytes(tok, ids, "\xe4\xb8\xad\xf0\x9f\x98\x80", "\xe4\xb8\xad\xf0\x9f\x98\x80", "\xe4\xb8\xad\xf0\x9f\x98\x80");
+    check_bytes(tok, ids, "\xe4\xb8\xad\xf0\x9f\x98\x80", "\xe4\xb8\xad\xf0\x9f\x98\x80",
+                "\xe4\xb8\xad\xf0\x9f\x98\x80");
     /* The Unicode Standard, table 3-8, and its kin */
     const char *text = "a" BAD BAD BAD "b" BAD "c" BAD BAD "d";
     check_bytes(tok, ids, "\x61\xf1\x80\x80\xe1\x80\xc2\x62\x80\x63\x80\xbf\x64", text, text);
     check_bytes(tok, ids, "\xc0\xaf\xe0\x80\xbf", BAD BAD BAD BAD BAD, BAD BAD BAD BAD BAD);
     check_bytes(tok, ids, "\xed\xa0\x80", BAD BAD BAD, BAD BAD BAD);
-    check_bytes(tok, ids, "\xf4\x91\x92\x93\xff\x41", BAD BAD BAD BAD BAD "A", BAD BAD BAD BAD BAD "A");
+    check_bytes(tok, ids, "\xf4\x91\x92\x93\xff\x41", BAD BAD BAD BAD BAD "A",
+                BAD BAD BAD BAD BAD "A");
     check_bytes(tok, ids, "\xe4\xb8", BAD, BAD);
     check_bytes(tok, ids, "\xe4\xe4\xb8\xad", BAD "\xe4\xb8\xad", BAD "\xe4\xb8\xad");
-    int32_t mixed[] = {vocab.v.bos, 'h', -1, vocab.v.n_tokens, 'i', tt_tokenizer_find(tok, "[[", 2)};
+    int32_t mixed[] = {vocab.v.bos,      'h', -1,
+                       vocab.v.n_tokens, 'i', tt_tokenizer_find(tok, "[[", 2)};
     check(tok, mixed, 6, false, "hi[[", "hi[[");
     check(tok, mixed, 6, true, "<|im_start|>hi[[", "<|im_start|>hi[[");
     check(tok, NULL, 0, false, "", "");
@@ -103,15 +107,21 @@ static void sentencepiece(void **state)
         bytes[b] = 3 + b;
     }
     check_bytes(tok, bytes, "\xe4\xb8\xad", "\xe4\xb8\xad", "\xe4\xb8\xad");
-    /* A run of byte tokens is all text or none, for the library that is asked for a whole sequence; a stream cannot wait. */
+    /* A run of byte tokens is all text or none, for the library that is asked for a whole sequence;
+     * a stream cannot wait. */
     check_bytes(tok, bytes, "A\xff", "A" BAD, BAD BAD);
     check_bytes(tok, bytes, "\xe4\xb8", BAD, BAD BAD);
     int32_t the = tt_tokenizer_find(tok, "\xe2\x96\x81the", 6), a = tt_tokenizer_find(tok, "a", 1);
     int32_t words[] = {vocab.v.bos, the, the, a};
-    check(tok, words, 4, false, "the thea", "the thea"); /* the prefix goes, also after what prints nothing */
+    check(tok, words, 4, false, "the thea",
+          "the thea"); /* the prefix goes, also after what prints nothing */
     check(tok, words, 4, true, "<s> the thea", "<s> the thea");
     int32_t split[] = {bytes[0xe4], vocab.v.eos, bytes[0xb8], bytes[0xad], a, bytes[0xc3]};
-    check(tok, split, 6, false, "\xe4\xb8\xad" "a" BAD, "\xe4\xb8\xad" "a" BAD);
+    check(tok, split, 6, false,
+          "\xe4\xb8\xad"
+          "a" BAD,
+          "\xe4\xb8\xad"
+          "a" BAD);
     tt_tokenizer_destroy(&tok);
     vocab.v.add_space_prefix = false;
     tok = make();
@@ -127,11 +137,13 @@ static unsigned below(unsigned n)
     return (unsigned)(seed >> 33) % n;
 }
 
-/* Byte-level: the bytes, whatever they are, read through the definition: one U+FFFD for each maximal invalid part. */
+/* Byte-level: the bytes, whatever they are, read through the definition: one U+FFFD for each
+ * maximal invalid part. */
 static void random_bytes(void **state)
 {
     (void)state;
-    static const unsigned char pool[] = {'a', 0x80, 0xbf, 0xa0, 0x9f, 0xc3, 0xe0, 0xe4, 0xed, 0xf0, 0xf4, 0x8f, 0x90, 0xff, 0xc0};
+    static const unsigned char pool[] = {'a',  0x80, 0xbf, 0xa0, 0x9f, 0xc3, 0xe0, 0xe4,
+                                         0xed, 0xf0, 0xf4, 0x8f, 0x90, 0xff, 0xc0};
     small_vocab_bpe(&vocab, "gpt-2");
     tt_tokenizer *tok = make();
     for (int round = 0; round < 20000; round++) {
@@ -176,9 +188,16 @@ static void utf8(void **state)
     static const struct {
         const char *p;
         int n, expected;
-    } cases[] = {{"\x80", 1, -1},     {"\xc1\x81", 2, -1},         {"\xe0\x9f\x80", 3, -1}, {"\xe1\x80z", 3, -2},
-                 {"\xed\xa0\x80", 3, -1}, {"\xf0\x8f\x80\x80", 4, -1}, {"\xf4\x90\x80\x80", 4, -1}, {"\xf1\x80\x80z", 4, -3},
-                 {"\xf5\x80", 2, -1}, {"\xfe", 1, -1}};
+    } cases[] = {{"\x80", 1, -1},
+                 {"\xc1\x81", 2, -1},
+                 {"\xe0\x9f\x80", 3, -1},
+                 {"\xe1\x80z", 3, -2},
+                 {"\xed\xa0\x80", 3, -1},
+                 {"\xf0\x8f\x80\x80", 4, -1},
+                 {"\xf4\x90\x80\x80", 4, -1},
+                 {"\xf1\x80\x80z", 4, -3},
+                 {"\xf5\x80", 2, -1},
+                 {"\xfe", 1, -1}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         assert_int_equal(tt_utf8_next(cases[i].p, (size_t)cases[i].n, NULL), cases[i].expected);
     }

@@ -31,12 +31,12 @@ static void examples(void **state)
     check("", "");
     check("plain \xc3\xa9", "plain \xc3\xa9");
     check("e\xcc\x81", "\xc3\xa9");
-    check("\xe2\x84\xab", "\xc3\x85");                         /* Angstrom sign */
-    check("s\xcc\x87\xcc\xa3", "\xe1\xb9\xa9");                 /* marks in the other order */
-    check("\xe1\xb8\x8b\xcc\xa3", "\xe1\xb8\x8d\xcc\x87");       /* d with dot above, dot below */
+    check("\xe2\x84\xab", "\xc3\x85");                             /* Angstrom sign */
+    check("s\xcc\x87\xcc\xa3", "\xe1\xb9\xa9");                    /* marks in the other order */
+    check("\xe1\xb8\x8b\xcc\xa3", "\xe1\xb8\x8d\xcc\x87");         /* d with dot above, dot below */
     check("\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8", "\xea\xb0\x81"); /* Hangul */
-    check("\xe0\xa5\x98", "\xe0\xa4\x95\xe0\xa4\xbc");           /* excluded from composition */
-    check("\xef\xac\x81", "\xef\xac\x81");                       /* a ligature is compatibility, not composition */
+    check("\xe0\xa5\x98", "\xe0\xa4\x95\xe0\xa4\xbc");             /* excluded from composition */
+    check("\xef\xac\x81", "\xef\xac\x81"); /* a ligature is compatibility, not composition */
     check("\xf0\x9f\x98\x80 \xcc\x81", "\xf0\x9f\x98\x80 \xcc\x81");
 }
 
@@ -55,7 +55,8 @@ static void long_run(void **state)
     clock_t start = clock();
     assert_int_equal(tt_nfc(text, 4 * PAIRS + 1, &out, &n, NULL), TT_OK);
     const char *factor = getenv("QTTT_TIME_FACTOR");
-    assert_true((double)(clock() - start) / CLOCKS_PER_SEC < 10 * (factor != NULL ? atof(factor) : 1));
+    assert_true((double)(clock() - start) / CLOCKS_PER_SEC <
+                10 * (factor != NULL ? atof(factor) : 1));
     assert_int_equal(n, 4 * PAIRS + 1);
     assert_memory_equal(out + n - 2, "\xcc\x81", 2);
     assert_memory_equal(out + 1, "\xcc\xa3\xcc\xa3", 4);

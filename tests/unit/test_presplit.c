@@ -53,8 +53,14 @@ static void words(void **state)
     check("gpt-2", "Hello world  12 it's!", "Hello| world| | 12| it|'s|!");
     check("gpt-2", "a   b\n\n c", "a|  | b|\n\n| c");
     check("gpt-2", "I'LL \xc3\xa9t\xc3\xa9 \xd9\xa3", "I|'|LL| \xc3\xa9t\xc3\xa9| \xd9\xa3");
-    check("gpt-2", "a\xc2\xa0\xe3\x80\x80""b", "a|\xc2\xa0|\xe3\x80\x80|b"); /* U+00A0 and U+3000 are spaces */
-    check("gpt-2", "a\xe1\xa0\x8e""b", "a|\xe1\xa0\x8e|b");                  /* U+180E is none */
+    check("gpt-2",
+          "a\xc2\xa0\xe3\x80\x80"
+          "b",
+          "a|\xc2\xa0|\xe3\x80\x80|b"); /* U+00A0 and U+3000 are spaces */
+    check("gpt-2",
+          "a\xe1\xa0\x8e"
+          "b",
+          "a|\xe1\xa0\x8e|b"); /* U+180E is none */
     check("smollm", "a 1234", "a| |1|2|3|4");
     check("smollm", "a  1b  c", "a|  |1|b| | c"); /* spaces before a digit end a window */
     check("smollm", "\xc2\xbd\xe2\x85\xa7", "\xc2\xbd|\xe2\x85\xa7");

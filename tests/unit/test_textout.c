@@ -1,4 +1,5 @@
-/* test_textout.c - generated text against a naive search, over random stop strings and random cuts into tokens. */
+/* test_textout.c - generated text against a naive search, over random stop strings and random cuts
+ * into tokens. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,8 +12,10 @@
 
 #include "core/textout.h"
 
-/* Tokens of one and more letters over a small alphabet, every byte, and a control token: any text has many spellings. */
-static const char *const words[] = {"a", "b", "ab", "ba", "aab", "abba", "b\xc3\xa9", "\xc3\xa9", "\n\n", "c d", "<end>"};
+/* Tokens of one and more letters over a small alphabet, every byte, and a control token: any text
+ * has many spellings. */
+static const char *const words[] = {"a",         "b",        "ab",   "ba",  "aab",  "abba",
+                                    "b\xc3\xa9", "\xc3\xa9", "\n\n", "c d", "<end>"};
 enum { N_WORDS = sizeof words / sizeof words[0], CONTROL = N_WORDS - 1, N_TOKENS = N_WORDS + 256 };
 
 struct fixture {
@@ -68,8 +71,10 @@ static unsigned below(unsigned n)
     return (unsigned)(seed >> 33) % n;
 }
 
-/* The definition: the first place where some stop string ends; the longest that ends there. -1 = none. */
-static int naive_stop(const char *text, size_t n, const tt_str *stops, size_t n_stops, size_t *ret_end)
+/* The definition: the first place where some stop string ends; the longest that ends there. -1 =
+ * none. */
+static int naive_stop(const char *text, size_t n, const tt_str *stops, size_t n_stops,
+                      size_t *ret_end)
 {
     for (size_t end = 1; end <= n; end++) {
         int best = -1;
@@ -149,7 +154,8 @@ static void one_random_case(struct fixture *f)
     tt_code rc = TT_OK;
     for (size_t i = 0; i < n_ids && rc == TT_OK; i++) {
         size_t end;
-        whole.n += tt_detok_push(&d, f->tok, ids[i], whole.text + whole.n, sizeof whole.text - whole.n);
+        whole.n +=
+            tt_detok_push(&d, f->tok, ids[i], whole.text + whole.n, sizeof whole.text - whole.n);
         rc = tt_textout_push(o, ids[i], NULL);
         int expected = naive_stop(whole.text, whole.n, stops, n_stops, &end);
         assert_int_equal(rc, expected < 0 ? TT_OK : TT_TEXTOUT_STOPPED);
@@ -195,7 +201,8 @@ static void random_against_naive(void **state)
     }
 }
 
-static size_t run(struct fixture *f, const tt_textout_options *opt, const char *text, char *out, int *stop)
+static size_t run(struct fixture *f, const tt_textout_options *opt, const char *text, char *out,
+                  int *stop)
 {
     tt_textout *o;
     assert_int_equal(tt_textout_create(f->tok, opt, &o, NULL), TT_OK);
@@ -263,7 +270,8 @@ static void refuses(void **state)
     tt_textout_destroy(&none);
 }
 
-/* A long stop string that almost matches all the time, and 300 kB of text that nobody takes: neither may be quadratic. */
+/* A long stop string that almost matches all the time, and 300 kB of text that nobody takes:
+ * neither may be quadratic. */
 static void long_stop_is_linear(void **state)
 {
     struct fixture *f = *state;

@@ -1,4 +1,5 @@
-/* test_token_merge.c - the merge loop, with its heap, against a plain search for the lowest rank. */
+/* test_token_merge.c - the merge loop, with its heap, against a plain search for the lowest rank.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -41,8 +42,8 @@ static void make_language(struct language *l, bool equal_ranks)
     }
 }
 
-static bool find(const void *ctx, int32_t left, int32_t right, const char *p, size_t n, uint32_t *ret_rank,
-                 int32_t *ret_merged)
+static bool find(const void *ctx, int32_t left, int32_t right, const char *p, size_t n,
+                 uint32_t *ret_rank, int32_t *ret_merged)
 {
     const struct language *l = ctx;
     assert_true(left >= 0 && right >= 0 && n >= 2 && p != NULL);

@@ -1,5 +1,6 @@
-/* test_tokenizer.c - encoding over small vocabularies: what Hugging Face's library cannot be asked (trust, bytes that are not
- * UTF-8, hostile vocabularies, time). The comparison with that library is tests/tools/compare_tokenizer.py. */
+/* test_tokenizer.c - encoding over small vocabularies: what Hugging Face's library cannot be asked
+ * (trust, bytes that are not UTF-8, hostile vocabularies, time). The comparison with that library
+ * is tests/tools/compare_tokenizer.py. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -56,7 +57,8 @@ static void join(const int32_t *ids, size_t n, char *out, size_t cap)
     out[len] = '\0';
 }
 
-static void check_bytes(const tt_tokenizer *tok, const char *text, size_t n, bool parse, bool ends, const char *expected)
+static void check_bytes(const tt_tokenizer *tok, const char *text, size_t n, bool parse, bool ends,
+                        const char *expected)
 {
     char got[1024];
     int32_t *ids = NULL;
@@ -84,9 +86,11 @@ static void byte_level(void **state)
     tt_tokenizer *tok = make_bpe("gpt-2");
     check(tok, "", false, "");
     check(tok, "hello world", false, "hello|" SP "world");
-    check(tok, "hell the thin", false, "hell|" SP "|t|he|" SP "th|in"); /* "h e" has the lower rank */
+    check(tok, "hell the thin", false,
+          "hell|" SP "|t|he|" SP "th|in"); /* "h e" has the lower rank */
     check(tok, "\xc3\xa9 12345", false, "\xc3\x83\xc2\xa9|" SP "|123|4|5");
-    check(tok, "a      b", false, "a|" SP SP SP SP "|" SP "|" SP "|b"); /* five spaces, then one with b */
+    check(tok, "a      b", false,
+          "a|" SP SP SP SP "|" SP "|" SP "|b"); /* five spaces, then one with b */
     check_bytes(tok, "\0a", 2, false, false, "\xc4\x80|a");
     tt_tokenizer_destroy(&tok);
     tok = make_bpe("smollm");
@@ -138,7 +142,8 @@ static void special_tokens(void **state)
     check_bytes(tok, "", 0, false, true, "<|im_start|>|<|im_end|>");
     int32_t end = tt_tokenizer_find(tok, "<|end|>", 7), user = tt_tokenizer_find(tok, "[[", 2);
     assert_true(end >= 0 && tt_tokenizer_is_control(tok, end) && tt_tokenizer_is_eog(tok, end));
-    assert_true(user >= 0 && !tt_tokenizer_is_control(tok, user) && !tt_tokenizer_is_eog(tok, user));
+    assert_true(user >= 0 && !tt_tokenizer_is_control(tok, user) &&
+                !tt_tokenizer_is_eog(tok, user));
     assert_true(tt_tokenizer_is_eog(tok, vocab.v.eos) && !tt_tokenizer_is_eog(tok, vocab.v.bos));
     assert_false(tt_tokenizer_is_eog(tok, -1) || tt_tokenizer_is_control(tok, vocab.v.n_tokens));
     assert_int_equal(tt_tokenizer_find(tok, "nothing", 7), -1);
@@ -164,7 +169,8 @@ static void markers(void **state)
     tt_tokenizer_destroy(&tok);
 }
 
-/* What the vocabulary cannot spell: unk where it is no control token or the text is trusted, else nothing. */
+/* What the vocabulary cannot spell: unk where it is no control token or the text is trusted, else
+ * nothing. */
 static void unknown(void **state)
 {
     (void)state;
@@ -179,7 +185,10 @@ static void unknown(void **state)
     small_vocab_spm(&vocab, TT_VOCAB_SPM);
     vocab.types[3 + 0xe2] = TT_TOKEN_NORMAL; /* no byte token for 0xE2 */
     tok = make();
-    check(tok, "a\xe2\x82\xac\xe2\x82\xac""a", false, MARK "|a|<unk>|a");
+    check(tok,
+          "a\xe2\x82\xac\xe2\x82\xac"
+          "a",
+          false, MARK "|a|<unk>|a");
     tt_tokenizer_destroy(&tok);
 }
 
@@ -187,7 +196,8 @@ static void sentencepiece(void **state)
 {
     (void)state;
     tt_tokenizer *tok = make_spm(TT_VOCAB_SPM);
-    check(tok, "hello world", false, MARK "|hello|" MARK "w|or|ld"); /* "_w" has a better score than "wor" */
+    check(tok, "hello world", false,
+          MARK "|hello|" MARK "w|or|ld"); /* "_w" has a better score than "wor" */
     check(tok, "the\xc3\xa9", false, MARK "the|\xc3\xa9");
     check(tok, "a\xe2\x82\xac", false, MARK "|a|<0xE2>|<0x82>|<0xAC>");
     check(tok, "aaaaa", false, MARK "|aaaa|a");
@@ -219,7 +229,8 @@ static void sentencepiece(void **state)
     tt_tokenizer_destroy(&tok);
 }
 
-/* Pieces: the split runs across borders of plain text, control tokens count only where trusted pieces wrote all of them. */
+/* Pieces: the split runs across borders of plain text, control tokens count only where trusted
+ * pieces wrote all of them. */
 static void pieces(void **state)
 {
     (void)state;
@@ -245,7 +256,8 @@ static void pieces(void **state)
         while (n < 5 && cases[i].p[n].p != NULL) {
             n++;
         }
-        assert_int_equal(tt_tokenizer_encode_pieces(tok, cases[i].p, n, false, &ids, &n_ids, NULL), TT_OK);
+        assert_int_equal(tt_tokenizer_encode_pieces(tok, cases[i].p, n, false, &ids, &n_ids, NULL),
+                         TT_OK);
         join(ids, n_ids, got, sizeof got);
         assert_string_equal(got, cases[i].expected);
         free(ids);
@@ -258,7 +270,8 @@ static double best_score(const char *text, size_t n, size_t at)
     double best = at == n ? 0 : -DBL_MAX;
     for (int32_t id = 0; at < n && id < vocab.v.n_tokens; id++) {
         const tt_str *s = &vocab.tokens[id];
-        if (vocab.types[id] == TT_TOKEN_NORMAL && s->n <= n - at && memcmp(s->p, text + at, s->n) == 0) {
+        if (vocab.types[id] == TT_TOKEN_NORMAL && s->n <= n - at &&
+            memcmp(s->p, text + at, s->n) == 0) {
             best = fmax(best, vocab.scores[id] + best_score(text, n, at + s->n));
         }
     }
@@ -333,7 +346,8 @@ static void hostile_vocabularies(void **state)
     refused(TT_E_MODEL, "score");
     vocab.v.scores = NULL;
     refused(TT_E_MODEL, "scores");
-    /* Odd, but legal: empty tokens, duplicates, merges of what is not there, tokens that are not UTF-8. */
+    /* Odd, but legal: empty tokens, duplicates, merges of what is not there, tokens that are not
+     * UTF-8. */
     small_vocab_bpe(&vocab, "gpt-2");
     small_vocab_add(&vocab, "", 0, TT_TOKEN_CONTROL, 0);
     small_vocab_add(&vocab, "hello", 5, TT_TOKEN_NORMAL, 0);
@@ -347,12 +361,14 @@ static void hostile_vocabularies(void **state)
     tt_tokenizer_destroy(&tok);
 }
 
-/* 1 MiB of each within ten times the second that it may take on a machine of its own. CPU time, so that others do not count. */
+/* 1 MiB of each within ten times the second that it may take on a machine of its own. CPU time, so
+ * that others do not count. */
 static void linear_time(void **state)
 {
     (void)state;
-    static const char *const units[] = {"a",    "ab",   " ",  "\n",       "\r\n",     " \n", "  a",      "0",  "=",
-                                        "\xff", "a\xff", "'s", "<|im_star", "\xcc\x81", "[",  "\xe4\xb8\xad", MARK, "x"};
+    static const char *const units[] = {
+        "a",    "ab",    " ",  "\n",        "\r\n",     " \n", "  a",          "0",  "=",
+        "\xff", "a\xff", "'s", "<|im_star", "\xcc\x81", "[",   "\xe4\xb8\xad", MARK, "x"};
     enum { SIZE = 1 << 20 };
     const char *factor = getenv("QTTT_TIME_FACTOR");
     double limit = 10 * (factor != NULL ? atof(factor) : 1);
@@ -360,7 +376,8 @@ static void linear_time(void **state)
     assert_non_null(text);
     static const char *const pres[] = {"smollm", "qwen2", NULL, NULL};
     for (size_t k = 0; k < sizeof pres / sizeof pres[0]; k++) {
-        tt_tokenizer *tok = pres[k] != NULL ? make_bpe(pres[k]) : make_spm(k == 2 ? TT_VOCAB_SPM : TT_VOCAB_UNIGRAM);
+        tt_tokenizer *tok = pres[k] != NULL ? make_bpe(pres[k])
+                                            : make_spm(k == 2 ? TT_VOCAB_SPM : TT_VOCAB_UNIGRAM);
         for (size_t u = 0; u < sizeof units / sizeof units[0]; u++) {
             size_t len = strlen(units[u]), n = 0, n_ids;
             for (; n + len <= SIZE; n += len) {
@@ -384,11 +401,11 @@ static void linear_time(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(byte_level),     cmocka_unit_test(not_utf8),
-        cmocka_unit_test(ignore_merges),  cmocka_unit_test(special_tokens),
-        cmocka_unit_test(markers),        cmocka_unit_test(unknown),
-        cmocka_unit_test(sentencepiece),  cmocka_unit_test(pieces),
-        cmocka_unit_test(unigram),        cmocka_unit_test(hostile_vocabularies),
+        cmocka_unit_test(byte_level),    cmocka_unit_test(not_utf8),
+        cmocka_unit_test(ignore_merges), cmocka_unit_test(special_tokens),
+        cmocka_unit_test(markers),       cmocka_unit_test(unknown),
+        cmocka_unit_test(sentencepiece), cmocka_unit_test(pieces),
+        cmocka_unit_test(unigram),       cmocka_unit_test(hostile_vocabularies),
         cmocka_unit_test(linear_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
