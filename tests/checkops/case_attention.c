@@ -475,6 +475,7 @@ const co_op co_attention_ops[] = {
      .formula = formula_attention},
     {.name = "attention_bwd",
      .fn = offsetof(tt_ops, attention_bwd),
+     .scale = 0.1,
      .max_nmse = 5e-5,
      .by_row = true,
      .shapes = attention_bwd_shapes,

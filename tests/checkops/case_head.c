@@ -216,6 +216,7 @@ const co_op co_head_ops[] = {
      .formula = formula_head_finish},
     {.name = "head_bwd",
      .fn = offsetof(tt_ops, head_bwd),
+     .scale = 0.1,
      .max_nmse = 1e-4,
      .by_row = true,
      .shapes = head_shapes,

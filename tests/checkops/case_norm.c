@@ -138,6 +138,7 @@ const co_op co_norm_ops[] = {
      .formula = formula_rmsnorm},
     {.name = "rmsnorm_bwd",
      .fn = offsetof(tt_ops, rmsnorm_bwd),
+     .scale = 0.1,
      .max_nmse = 1e-11,
      .by_row = true,
      .shapes = norm_bwd_shapes,

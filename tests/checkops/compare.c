@@ -11,6 +11,10 @@
  * many times the error that the NMSE allows on average. */
 #define MAX_ELEMENT_FACTOR 12
 
+/* So few elements may all happen to be small, where errors are relative to the terms that
+ * cancelled: see co_op.scale. */
+#define FEW 64
+
 static size_t append(char *text, size_t n, size_t used, const char *name, long value)
 {
     if (value == 0 || used >= n) {
@@ -194,9 +198,10 @@ static void add_pair(struct sums *s, int64_t i, double got, double want)
 }
 
 /* Second pass: the element furthest off, in units of the output's deviation plus its own size. */
-static void add_worst(struct sums *s, int64_t i, double got, double want)
+static void add_worst(struct sums *s, double floor, int64_t i, double got, double want)
 {
     double rms = sqrt(s->ref / (double)(s->n > 0 ? s->n : 1));
+    rms = s->n < FEW ? fmax(rms, floor) : rms;
     double scale = rms + fabs(want), e = isfinite(want) ? fabs(got - want) : 0;
     e = scale > 0 ? e / scale : e;
     if (e > s->worst) {
@@ -208,7 +213,8 @@ static void add_worst(struct sums *s, int64_t i, double got, double want)
 static double judge(co_test *t, const char *name, const struct sums *s, double got, double want,
                     double limit)
 {
-    double nmse = s->ref > 0 ? s->err / s->ref : s->err;
+    double floor = s->n < FEW ? (double)s->n * t->op->scale * t->op->scale : 0;
+    double norm = fmax(s->ref, floor), nmse = norm > 0 ? s->err / norm : s->err;
     if (s->bad) {
         co_fail(t, "%s: element %ld is %g, should be %g", name, (long)s->worst_at, got, want);
     } else if (!(nmse <= limit)) {
@@ -249,7 +255,7 @@ double co_test_compare(co_test *t, const co_test *want)
             add_pair(&s, k, co_got(a, k), co_got(b, k));
         }
         for (int64_t k = first; k < end && !s.bad; k++) {
-            add_worst(&s, k, co_got(a, k), co_got(b, k));
+            add_worst(&s, t->op->scale, k, co_got(a, k), co_got(b, k));
         }
         if (first < end) {
             double e =
@@ -270,7 +276,7 @@ void co_expect(co_test *t, const char *name, const double *want, double max_nmse
         add_pair(&s, k, co_got(b, k), want[k]);
     }
     for (int64_t k = first; k < end && !s.bad; k++) {
-        add_worst(&s, k, co_got(b, k), want[k]);
+        add_worst(&s, t->op->scale, k, co_got(b, k), want[k]);
     }
     if (first < end) {
         judge(t, name, &s, co_got(b, s.worst_at), want[s.worst_at], max_nmse);
