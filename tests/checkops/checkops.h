@@ -151,9 +151,11 @@ typedef struct co_op {
     size_t fn;              /* offset of the op's pointer in tt_ops */
     double max_nmse;        /* against ref: sum of squared errors over sum of squares, per output */
     double max_decode_nmse; /* the same for the DECODE family; 0 = max_nmse */
-    double scale; /* usual size of an output's elements, which a few of them need not have; 0 =
-                     theirs */
-    bool by_row;  /* rows are independent: slices are tried */
+    /* Usual size of an output's elements by the making of the inputs: the least that errors are
+     * taken relative to, since all elements may be small where terms cancel. 0 = their own size
+     * alone. */
+    double scale;
+    bool by_row; /* rows are independent: slices are tried */
     const co_shape *shapes;
     int n_shapes;
     void (*setup)(co_test *t);

@@ -11,9 +11,9 @@
  * many times the error that the NMSE allows on average. */
 #define MAX_ELEMENT_FACTOR 12
 
-/* So few elements may all happen to be small, where errors are relative to the terms that
- * cancelled: see co_op.scale. */
+/* The mean error of so few elements is not yet the mean: three deviations are allowed, squared. */
 #define FEW 64
+#define FEW_FACTOR 10
 
 static size_t append(char *text, size_t n, size_t used, const char *name, long value)
 {
@@ -201,7 +201,7 @@ static void add_pair(struct sums *s, int64_t i, double got, double want)
 static void add_worst(struct sums *s, double floor, int64_t i, double got, double want)
 {
     double rms = sqrt(s->ref / (double)(s->n > 0 ? s->n : 1));
-    rms = s->n < FEW ? fmax(rms, floor) : rms;
+    rms = fmax(rms, floor);
     double scale = rms + fabs(want), e = isfinite(want) ? fabs(got - want) : 0;
     e = scale > 0 ? e / scale : e;
     if (e > s->worst) {
@@ -213,7 +213,8 @@ static void add_worst(struct sums *s, double floor, int64_t i, double got, doubl
 static double judge(co_test *t, const char *name, const struct sums *s, double got, double want,
                     double limit)
 {
-    double floor = s->n < FEW ? (double)s->n * t->op->scale * t->op->scale : 0;
+    limit *= s->n < FEW && t->op->scale > 0 ? FEW_FACTOR : 1;
+    double floor = (double)s->n * t->op->scale * t->op->scale;
     double norm = fmax(s->ref, floor), nmse = norm > 0 ? s->err / norm : s->err;
     if (s->bad) {
         co_fail(t, "%s: element %ld is %g, should be %g", name, (long)s->worst_at, got, want);
