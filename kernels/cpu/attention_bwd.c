@@ -114,6 +114,13 @@ static void begin_tile(const attn_tile *t, const tt_attention_bwd_args *a, const
             sum = vf_fma(vf_at(o, e, t->d), vf_at(g, e, t->d), sum);
         }
         b->along[i] = vf_sum(sum);
+        if (t->bf16) { /* dP is made of the rounded d_out: so must its mean be, or the two do not cancel */
+            const uint16_t *rounded = (const uint16_t *)b->d_out + i * t->d;
+            b->along[i] = 0;
+            for (int64_t e = 0; e < t->d; e++) {
+                b->along[i] += o[e] * tt_bf16_to_f32(rounded[e]);
+            }
+        }
         b->lse[i] = lse[row_head(t, i)];
     }
 }
