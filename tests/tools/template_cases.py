@@ -44,7 +44,7 @@ def tool(text, ident="abcdefghi"):
     return {"role": "tool", "content": text, "tool_call_id": ident, "name": "get_weather"}
 
 
-UNICODE = "Grüße, 世界! 👩‍👩‍👧 \u0301e\u0301 \u200f\u202e \ufeff \U0001f600 İıßΣς\u2028x\u0085y"
+UNICODE = "Grüße, 世界! 👩\u200d👩\u200d👧 \u0301e\u0301 \u200f\u202e \ufeff \U0001f600 İıßΣς\u2028x\u0085y"
 CALLS = [call("get_weather", {"city": "Zürich \"alt\"", "days": 2, "tags": [[True, None], []], "extra": {"a": 1.5e-7}}),
          call("clock", {}, "123456789")]
 

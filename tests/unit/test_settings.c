@@ -140,7 +140,7 @@ static void faults_are_told_with_their_place(void **state)
 
 static void odd_files_that_are_fine(void **state)
 {
-    static const char *const fine[] = {"", "# nothing\n", 
+    static const char *const fine[] = {"", "# nothing\n",
                                        "server:\n  port: \"8080\"\n"};
     for (size_t i = 0; i < sizeof fine / sizeof *fine; i++) {
         tt_settings s;

@@ -1,4 +1,4 @@
-/* bench.c - how long each op takes in each table; see driver.h. Medians, because the machine may be
+/* measure.c - how long each op takes in each table; see driver.h. Medians, because the machine may be
  * shared. */
 #include "tests/checkops/driver.h"
 

@@ -1,4 +1,4 @@
-/* adapter.c - the adapter term of the query projection, its transpose and its gradient, by the
+/* adapter_cpu.c - the adapter term of the query projection, its transpose and its gradient, by the
  * products of matmul.c and matvec.c. Thread: engine. Where products run in BF16 the operands D, A
  * and B are rounded to it, each by itself: an update of 3e-6 keeps its 8 bits, because it is never
  * added to W before the f32 sum. */
