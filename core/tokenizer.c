@@ -14,10 +14,8 @@ static const char *const markers[] = {
     "<|im_start|>",      "<|im_end|>",      "<|endoftext|>",
     "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>",
     "<|end_header_id|>", "<|eot_id|>",      "<|eom_id|>",
-    "<start_of_turn>",   "<end_of_turn>",   "<start_of_image>",
-    "<end_of_image>",    "<|end|>",         "<|assistant|>",
-    "<|user|>",          "<|system|>",      "<|fim_prefix|>",
-    "<|fim_middle|>",    "<|fim_suffix|>",
+    "<start_of_turn>",   "<end_of_turn>",   "<|end|>",
+    "<|system|>",        "<|user|>",        "<|assistant|>",
 };
 
 /* End a generation, where they are control tokens. */
