@@ -45,7 +45,8 @@ void rig_open(rig *r, const char *path, unsigned isa_mask, tt_dtype kv_type, int
     must(tt_model_open(path, &r->model, &err), &err, path);
     tt_lane_options lane = {.n_threads = 2, .packed_limit_bytes = (size_t)1 << 30};
     must(tt_device_open(&r->d, r->model, isa_mask, &lane, &err), &err, "device");
-    must(tt_kv_create(&r->d, &(tt_kv_options){.type = kv_type, .n_pages = n_pages}, &r->kv, &err), &err, "pages");
+    must(tt_kv_create(&r->d, &(tt_kv_options){.type = kv_type, .n_pages = n_pages}, &r->kv, &err),
+         &err, "pages");
     must(tt_step_create(&r->d, r->kv, &r->step, &err), &err, "step");
 }
 
@@ -106,7 +107,8 @@ void rig_context(rig *r, const int32_t *ids, int32_t n, int32_t chunk)
     }
     for (int32_t at = 0; at < n; at += chunk) {
         int32_t rows = n - at < chunk ? n - at : chunk;
-        tt_segment seg = {.ids = r->ids + at, .n_rows = rows, .pos0 = at, .pages = r->pages, .store = true};
+        tt_segment seg = {
+            .ids = r->ids + at, .n_rows = rows, .pos0 = at, .pages = r->pages, .store = true};
         rig_run(r, &seg, 1, &(tt_step_options){.family = TT_PREFILL});
     }
 }
@@ -125,7 +127,8 @@ void rig_logits(rig *r, const int32_t *positions, int32_t n, float *y)
     }
 }
 
-tt_segment rig_span(const rig *r, int32_t start, int32_t k, const tt_adapter *adapter, int32_t *targets)
+tt_segment rig_span(const rig *r, int32_t start, int32_t k, const tt_adapter *adapter,
+                    int32_t *targets)
 {
     memcpy(targets, r->ids + start + 1, (size_t)k * sizeof *targets);
     return (tt_segment){.ids = r->ids + start,
@@ -153,7 +156,8 @@ double rig_span_loss(rig *r, int32_t start, int32_t k, const tt_adapter *adapter
 
 int32_t *rig_fork(rig *r, int32_t n, int32_t *ret_n_pages)
 {
-    int32_t n_pages = (r->n_ids + n + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS, shared = r->n_ids / TT_PAGE_TOKENS;
+    int32_t n_pages = (r->n_ids + n + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS,
+            shared = r->n_ids / TT_PAGE_TOKENS;
     int32_t *pages = must_alloc((size_t)n_pages * sizeof *pages);
     memcpy(pages, r->pages, (size_t)shared * sizeof *pages);
     for (int32_t i = shared; i < n_pages; i++) {

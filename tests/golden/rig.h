@@ -1,5 +1,6 @@
-/* rig.h - an engine without a server for the golden tests: a model on one table of kernels, a K/V pool, a step, and runs of
- * segments over one context. Failures of set-up end the process with the engine's sentence. Thread: one. */
+/* rig.h - an engine without a server for the golden tests: a model on one table of kernels, a K/V
+ * pool, a step, and runs of segments over one context. Failures of set-up end the process with the
+ * engine's sentence. Thread: one. */
 #ifndef TT_TEST_RIG_H
 #define TT_TEST_RIG_H
 
@@ -14,13 +15,14 @@ typedef struct rig {
     tt_device d;
     tt_kv_pool *kv;
     tt_step *step;
-    int32_t *ids;   /* owned: the context */
+    int32_t *ids; /* owned: the context */
     int32_t n_ids;
     int32_t *pages; /* owned, referenced: of the context */
     int32_t n_pages;
 } rig;
 
-/* The mask of an instruction set by its name; prints the reason and exits with RIG_SKIP when the machine lacks it. */
+/* The mask of an instruction set by its name; prints the reason and exits with RIG_SKIP when the
+ * machine lacks it. */
 unsigned rig_isa(const char *name);
 
 void rig_open(rig *r, const char *path, unsigned isa_mask, tt_dtype kv_type, int32_t n_pages);
@@ -34,12 +36,15 @@ void rig_run(rig *r, const tt_segment *segs, int32_t n_segs, const tt_step_optio
 /* Logits of context positions, read again from the frozen cache: y[n, V]. */
 void rig_logits(rig *r, const int32_t *positions, int32_t n, float *y);
 /* A span of the context: its segment. targets [k] is filled and borrowed by the segment. */
-tt_segment rig_span(const rig *r, int32_t start, int32_t k, const tt_adapter *adapter, int32_t *targets);
+tt_segment rig_span(const rig *r, int32_t start, int32_t k, const tt_adapter *adapter,
+                    int32_t *targets);
 /* Row losses of a span (no gradient): loss[k]; returns their mean. */
 double rig_span_loss(rig *r, int32_t start, int32_t k, const tt_adapter *adapter, float *loss);
-/* Logits [V] of the last of n tokens that follow the context, their own K/V in private pages; the context is left as it was. */
+/* Logits [V] of the last of n tokens that follow the context, their own K/V in private pages; the
+ * context is left as it was. */
 void rig_question(rig *r, const int32_t *ids, int32_t n, const tt_adapter *adapter, float *y);
-/* Pages of the context with a private copy of the partial last one and room for n more tokens: give back with rig_unfork. */
+/* Pages of the context with a private copy of the partial last one and room for n more tokens: give
+ * back with rig_unfork. */
 int32_t *rig_fork(rig *r, int32_t n, int32_t *ret_n_pages);
 void rig_unfork(rig *r, int32_t **pages, int32_t n_pages);
 /* xxh3 over the K/V of the whole context. */

@@ -1,7 +1,9 @@
-/* test_golden_isolation.c - what must hold bit for bit, for every family: test_golden_isolation MODELS FAMILY ISA
- * Nothing trained changes nothing; the context's K/V are never written; an adapter acts on its own rows alone, in whatever
- * company and order; the base comes back exactly; sequences share pages and do not see each other; chunks do not show; a run
- * of qttt.h is the hand-made loop over the same spans. (docs/qttt.md, tests 4, 5 and 6.) K/V are BF16, as in the server. */
+/* test_golden_isolation.c - what must hold bit for bit, for every family: test_golden_isolation
+ * MODELS FAMILY ISA Nothing trained changes nothing; the context's K/V are never written; an
+ * adapter acts on its own rows alone, in whatever company and order; the base comes back exactly;
+ * sequences share pages and do not see each other; chunks do not show; a run of qttt.h is the
+ * hand-made loop over the same spans. (docs/qttt.md, tests 4, 5 and 6.) K/V are BF16, as in the
+ * server. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -60,7 +62,8 @@ static tt_adapter *random_adapter(tt_adapter_kind kind, uint64_t seed)
     return published;
 }
 
-/* Learning rate 0, weight decay and all, four steps: the published adapter is the base, in prefill and in decode. */
+/* Learning rate 0, weight decay and all, four steps: the published adapter is the base, in prefill
+ * and in decode. */
 static void test_nothing_trained_is_the_base(void **state)
 {
     float base[MAX_VOCAB], adapted[MAX_VOCAB];
@@ -104,10 +107,12 @@ static void test_base_comes_back(void **state)
     assert_memory_equal(base, again, logits_bytes());
 }
 
-/* Three questions under none, A (full) and B (LoRA) in one step, in all orders, each as if alone. n: rows of each. */
+/* Three questions under none, A (full) and B (LoRA) in one step, in all orders, each as if alone.
+ * n: rows of each. */
 static void check_company(tt_family family, int32_t n)
 {
-    static const int order[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
+    static const int order[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2},
+                                    {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
     const tt_adapter *adapters[3] = {NULL, t.a, t.b};
     tt_segment segs[3];
     int32_t *pages[3], n_pages[3];
@@ -151,8 +156,10 @@ static void test_chunks_do_not_show(void **state)
     }
 }
 
-/* Runs the tokens of a sequence that are not in its pages yet; logits of the last into y (NULL = not wanted). */
-static void extend(tt_seq *s, const int32_t *ids, int32_t n, const tt_adapter *adapter, bool publish, float *y)
+/* Runs the tokens of a sequence that are not in its pages yet; logits of the last into y (NULL =
+ * not wanted). */
+static void extend(tt_seq *s, const int32_t *ids, int32_t n, const tt_adapter *adapter,
+                   bool publish, float *y)
 {
     tt_err err = {0};
     assert_int_equal(tt_seq_reserve(s, n, &err), TT_OK);
@@ -184,7 +191,8 @@ static void test_sequences_share_a_prefix(void **state)
     tt_seq_init(&second, t.r.kv, "tenant");
     assert_int_equal(tt_seq_match(&second, t.ids, CONTEXT, &found, &err), TT_OK);
     assert_int_equal(found, full);
-    assert_memory_equal(first.pages, second.pages, (size_t)(full / TT_PAGE_TOKENS) * sizeof *first.pages);
+    assert_memory_equal(first.pages, second.pages,
+                        (size_t)(full / TT_PAGE_TOKENS) * sizeof *first.pages);
     extend(&second, t.ids + full, CONTEXT - full, NULL, true, NULL);
     assert_int_not_equal(first.pages[full / TT_PAGE_TOKENS], second.pages[full / TT_PAGE_TOKENS]);
 
@@ -209,7 +217,62 @@ static double no_clock(void)
     return 0;
 }
 
-/* What a run publishes is, bit for bit, what the loop over its spans makes; twice the same. */
+static tt_adapter *adapter_by_run(const tt_qttt_params *p, double *ret_last_loss)
+{
+    const tt_qttt_caps caps = {256, 1024, 64, 1e-3, 0.05};
+    tt_qttt_options o = {.d = &t.r.d,
+                         .kv = t.r.kv,
+                         .step = t.r.step,
+                         .ids = t.r.ids,
+                         .n_context = CONTEXT,
+                         .pages = t.r.pages,
+                         .params = p,
+                         .caps = &caps,
+                         .now = no_clock};
+    tt_err err = {0};
+    tt_qttt_run *run = NULL;
+    tt_qttt_result result;
+    tt_adapter *adapter = NULL;
+    assert_int_equal(tt_qttt_create(&o, &run, &err), TT_OK);
+    tt_code rc;
+    while ((rc = tt_qttt_advance(run, 2, &err)) == (tt_code)TT_QTTT_MORE) {
+    }
+    assert_int_equal(rc, TT_OK);
+    tt_qttt_take(run, &result, &adapter);
+    tt_qttt_destroy(&run);
+    assert_string_equal(result.status, "succeeded");
+    assert_int_equal(result.steps_done, p->steps);
+    assert_non_null(adapter);
+    *ret_last_loss = result.loss_last;
+    return adapter;
+}
+
+static tt_adapter *adapter_by_hand(const tt_qttt_params *p, double *ret_last_loss)
+{
+    tt_err err = {0};
+    tt_trainer *trainer = NULL;
+    tt_adapter *adapter = NULL;
+    assert_int_equal(
+        tt_trainer_create(&t.r.d, p, tt_context_hash(t.r.ids, CONTEXT), &trainer, &err), TT_OK);
+    for (int32_t i = 0; i < p->steps; i++) {
+        int32_t start, k, targets[64];
+        tt_qttt_span(p, t.r.ids, CONTEXT, i, &start, &k);
+        assert_int_equal(k, p->span_tokens);
+        tt_segment seg = rig_span(&t.r, start, k, tt_trainer_params(trainer), targets);
+        rig_run(&t.r, &seg, 1,
+                &(tt_step_options){.family = TT_PREFILL,
+                                   .trainee = tt_trainer_params(trainer),
+                                   .grads = tt_trainer_grads(trainer)});
+        tt_train_report report;
+        assert_int_equal(tt_trainer_update(trainer, t.r.step, false, &report, &err), TT_OK);
+        *ret_last_loss = report.loss;
+    }
+    assert_int_equal(tt_adapter_round(&t.r.d, tt_trainer_params(trainer), &adapter, &err), TT_OK);
+    tt_trainer_destroy(&trainer);
+    return adapter;
+}
+
+/* What a run publishes is, bit for bit, what the loop over its spans makes. */
 static void check_run(bool lora)
 {
     tt_qttt_params p;
@@ -223,47 +286,9 @@ static void check_run(bool lora)
     p.learning_rate = 1e-4;
     p.seed = 7;
     tt_qttt_resolve(&p);
-    const tt_qttt_caps caps = {256, 1024, 64, 1e-3, 0.05};
-    tt_qttt_options o = {.d = &t.r.d,
-                         .kv = t.r.kv,
-                         .step = t.r.step,
-                         .ids = t.r.ids,
-                         .n_context = CONTEXT,
-                         .pages = t.r.pages,
-                         .params = &p,
-                         .caps = &caps,
-                         .now = no_clock};
-    tt_err err = {0};
-    tt_qttt_run *run = NULL;
-    tt_qttt_result result;
-    tt_adapter *by_run = NULL, *by_hand = NULL;
-    assert_int_equal(tt_qttt_create(&o, &run, &err), TT_OK);
-    tt_code rc;
-    while ((rc = tt_qttt_advance(run, 2, &err)) == (tt_code)TT_QTTT_MORE) {
-    }
-    assert_int_equal(rc, TT_OK);
-    tt_qttt_take(run, &result, &by_run);
-    tt_qttt_destroy(&run);
-    assert_string_equal(result.status, "succeeded");
-    assert_int_equal(result.steps_done, 3);
-    assert_non_null(by_run);
-
-    tt_trainer *trainer = NULL;
-    assert_int_equal(tt_trainer_create(&t.r.d, &p, tt_context_hash(t.r.ids, CONTEXT), &trainer, &err), TT_OK);
-    for (int32_t i = 0; i < 3; i++) {
-        int32_t start, k, targets[64];
-        tt_qttt_span(&p, t.r.ids, CONTEXT, i, &start, &k);
-        assert_int_equal(k, 48);
-        tt_segment seg = rig_span(&t.r, start, k, tt_trainer_params(trainer), targets);
-        rig_run(&t.r, &seg, 1,
-                &(tt_step_options){.family = TT_PREFILL,
-                                   .trainee = tt_trainer_params(trainer),
-                                   .grads = tt_trainer_grads(trainer)});
-        tt_train_report report;
-        assert_int_equal(tt_trainer_update(trainer, t.r.step, false, &report, &err), TT_OK);
-        assert_true(i != 2 || report.loss == result.loss_last);
-    }
-    assert_int_equal(tt_adapter_round(&t.r.d, tt_trainer_params(trainer), &by_hand, &err), TT_OK);
+    double run_loss = 0, hand_loss = 0;
+    tt_adapter *by_run = adapter_by_run(&p, &run_loss), *by_hand = adapter_by_hand(&p, &hand_loss);
+    assert_true(run_loss == hand_loss);
     assert_int_equal(by_run->bytes, by_hand->bytes);
     float *x = malloc(by_run->bytes), *y = malloc(by_run->bytes);
     assert_true(x != NULL && y != NULL);
@@ -272,7 +297,6 @@ static void check_run(bool lora)
     assert_memory_equal(x, y, by_run->bytes);
     free(x);
     free(y);
-    tt_trainer_destroy(&trainer);
     tt_adapter_unref(&t.r.d, &by_run);
     tt_adapter_unref(&t.r.d, &by_hand);
 }

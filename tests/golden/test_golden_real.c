@@ -1,7 +1,8 @@
-/* test_golden_real.c - the engine against PyTorch on a real model: test_golden_real MODEL.gguf VECTORS.ttv full|ref
- * full: the machine's best kernels and BF16 K/V over 2,000 positions of text in two chunks, then one span's loss and gradient.
- * ref: reference kernels and F32 K/V over the first 250. What is compared and why: docs/testing.md. The divergence is
- * KL(PyTorch || engine) over PyTorch's 64 likeliest tokens and one bucket for the rest. */
+/* test_golden_real.c - the engine against PyTorch on a real model: test_golden_real MODEL.gguf
+ * VECTORS.ttv full|ref full: the machine's best kernels and BF16 K/V over 2,000 positions of text
+ * in two chunks, then one span's loss and gradient. ref: reference kernels and F32 K/V over the
+ * first 250. What is compared and why: README.md. The divergence is KL(PyTorch || engine)
+ * over PyTorch's 64 likeliest tokens and one bucket for the rest. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -52,7 +53,8 @@ static double log_sum(const float *x, int32_t n, int32_t *ret_best)
     return (double)x[best] + log(sum);
 }
 
-/* p: PyTorch's log-probabilities [TOP + 1], the rest last, rounded to float16 in most rows: brought back to a sum of 1. */
+/* p: PyTorch's log-probabilities [TOP + 1], the rest last, rounded to float16 in most rows: brought
+ * back to a sum of 1. */
 static double divergence(const float *p, const float *logits, double lse, int64_t row)
 {
     double total = 0, kl = 0, q_rest = 1.0;
@@ -101,15 +103,20 @@ static void read_chunk(const int32_t *ids, int32_t n, int64_t row0)
     }
     for (int32_t at = 0; at < n; at += CHUNK) {
         int32_t rows = n - at < CHUNK ? n - at : CHUNK;
-        tt_segment seg = {
-            .ids = ids + at, .n_rows = rows, .pos0 = at, .pages = pages, .store = true, .want = TT_WANT_ALL};
+        tt_segment seg = {.ids = ids + at,
+                          .n_rows = rows,
+                          .pos0 = at,
+                          .pages = pages,
+                          .store = true,
+                          .want = TT_WANT_ALL};
         rig_run(&t.r, &seg, 1, &(tt_step_options){.family = TT_PREFILL});
         for (int32_t r = 0; r < rows; r += BLOCK) {
             const float *logits;
             int32_t m = rows - r < BLOCK ? rows - r : BLOCK;
             assert_int_equal(tt_step_logits_block(t.r.step, r, m, &logits, &err), TT_OK);
             for (int32_t i = 0; i < m; i++) {
-                compare_row(logits + (size_t)i * (size_t)t.r.model->n_vocab, row0 + at + r + i, ids[at + r + i + 1]);
+                compare_row(logits + (size_t)i * (size_t)t.r.model->n_vocab, row0 + at + r + i,
+                            ids[at + r + i + 1]);
             }
         }
     }
@@ -120,7 +127,8 @@ static void read_chunk(const int32_t *ids, int32_t n, int64_t row0)
 
 static void test_text(void **state)
 {
-    const vec *a = vec_need(t.v, VEC_I32, -1, "chunk0.ids"), *b = vec_need(t.v, VEC_I32, -1, "chunk1.ids");
+    const vec *a = vec_need(t.v, VEC_I32, -1, "chunk0.ids"),
+              *b = vec_need(t.v, VEC_I32, -1, "chunk1.ids");
     if (t.ref) {
         read_chunk(a->data, EXACT_ROWS, 0);
     } else {
@@ -129,8 +137,9 @@ static void test_text(void **state)
         assert_int_equal(t.n_rows, vec_find(t.v, "row_loss")->n);
     }
     double kl = t.kl / t.n_rows, equal = (double)t.n_equal / t.n_rows;
-    printf("    %s: %d positions, KL %.3g nats, equal argmax %.2f %%, mean loss %.5f (PyTorch %.5f)\n", t.r.d.ops.isa,
-           t.n_rows, kl, 100 * equal, t.loss / t.n_rows, t.want_loss / t.n_rows);
+    printf(
+        "    %s: %d positions, KL %.3g nats, equal argmax %.2f %%, mean loss %.5f (PyTorch %.5f)\n",
+        t.r.d.ops.isa, t.n_rows, kl, 100 * equal, t.loss / t.n_rows, t.want_loss / t.n_rows);
     assert_true(kl <= (t.ref ? 1e-5 : 3e-3));
     assert_true(t.ref ? t.n_equal >= t.n_rows - 1 : equal >= 0.98);
     assert_true(fabs(t.loss - t.want_loss) <= 0.005 * t.want_loss);
@@ -153,7 +162,8 @@ static void test_span_gradient(void **state)
     assert_int_equal(tt_adapter_create(&t.r.d, &shape, &grads, &err), TT_OK);
     rig_context(&t.r, vec_find(t.v, "chunk0.ids")->data, at[0], CHUNK);
     tt_segment seg = rig_span(&t.r, at[1], at[2], param, targets);
-    rig_run(&t.r, &seg, 1, &(tt_step_options){.family = TT_PREFILL, .trainee = param, .grads = grads});
+    rig_run(&t.r, &seg, 1,
+            &(tt_step_options){.family = TT_PREFILL, .trainee = param, .grads = grads});
     double loss = 0, worst = 0;
     for (int32_t i = 0; i < at[2]; i++) {
         loss += tt_step_losses(t.r.step)[i] / at[2];
@@ -167,7 +177,8 @@ static void test_span_gradient(void **state)
             sum += (double)g[i] * (double)g[i];
         }
         for (int32_t i = 0; i < 64; i++) {
-            int32_t row = picked[l * 64 + i] / m->hidden, col = picked[l * 64 + i] % m->hidden, j = row % dim;
+            int32_t row = picked[l * 64 + i] / m->hidden, col = picked[l * 64 + i] % m->hidden,
+                    j = row % dim;
             if (m->rope[0].kind == TT_ROPE_INTERLEAVED) {
                 row += 2 * (j % (dim / 2)) + j / (dim / 2) - j;
             }
@@ -179,7 +190,8 @@ static void test_span_gradient(void **state)
     }
     free(g);
     double want_loss = vec_f64(t.v, "span.loss");
-    printf("    span loss %.5f (PyTorch %.5f), worst 1 - cosine of the layers' gradients %.2g\n", loss, want_loss, worst);
+    printf("    span loss %.5f (PyTorch %.5f), worst 1 - cosine of the layers' gradients %.2g\n",
+           loss, want_loss, worst);
     assert_true(worst <= 0.02);
     assert_true(fabs(loss - want_loss) <= 0.005 * want_loss);
     tt_adapter_unref(&t.r.d, &param);

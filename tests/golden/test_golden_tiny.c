@@ -1,5 +1,6 @@
-/* test_golden_tiny.c - the engine against PyTorch on the tiny models: test_golden_tiny MODELS VECTORS FAMILY ISA
- * Each family runs twice, as a Hugging Face folder and as GGUF. Names of the vectors: README.md. K/V are F32 throughout. */
+/* test_golden_tiny.c - the engine against PyTorch on the tiny models: test_golden_tiny MODELS
+ * VECTORS FAMILY ISA Each family runs twice, as a Hugging Face folder and as GGUF. Names of the
+ * vectors: README.md. K/V are F32 throughout. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -22,9 +23,10 @@ typedef struct bounds {
     double angle;  /* 1 - cosine of what an optimiser made */
 } bounds;
 
-/* ref (sums in double) is within 4e-6, tables with float32 products within 7e-6. Rounding the inputs of every product to
- * BF16 in the PyTorch model itself moves logits by up to 0.031 and gradients by up to 0.052 of their length, the engine's BF16
- * products move them by the same: twice that is the bound. */
+/* ref (sums in double) is within 4e-6, tables with float32 products within 7e-6. Rounding the
+ * inputs of every product to BF16 in the PyTorch model itself moves logits by up to 0.031 and
+ * gradients by up to 0.052 of their length, the engine's BF16 products move them by the same: twice
+ * that is the bound. */
 static const bounds exact = {.vector = 1e-5, .scalar = 1e-5, .steps = 1e-5, .angle = 1e-6};
 static const bounds single = {.vector = 3e-5, .scalar = 3e-5, .steps = 3e-5, .angle = 1e-5};
 static const bounds rounded = {.vector = 0.1, .scalar = 0.03, .steps = 0.2, .angle = 0.03};
@@ -66,8 +68,9 @@ static void near_vector(const char *what, const float *got, const float *want, i
     }
 }
 
-/* A matrix with a row for each element of the queries, out of the vectors' order (the folder's) into the model file's: GGUF
- * files of the llama family hold rows 2i and 2i + 1 of a head side by side. src [NQ, cols] -> dst. */
+/* A matrix with a row for each element of the queries, out of the vectors' order (the folder's)
+ * into the model file's: GGUF files of the llama family hold rows 2i and 2i + 1 of a head side by
+ * side. src [NQ, cols] -> dst. */
 static void file_rows(float *dst, const float *src, int64_t n)
 {
     const tt_model *m = t.r.model;
@@ -76,7 +79,8 @@ static void file_rows(float *dst, const float *src, int64_t n)
     bool interleaved = m->rope[0].kind == TT_ROPE_INTERLEAVED;
     for (int32_t row = 0; row < nq; row++) {
         int32_t i = row % dim, from = row - i + i % 2 * (dim / 2) + i / 2;
-        memcpy(dst + row * cols, src + (interleaved ? from : row) * cols, (size_t)cols * sizeof *dst);
+        memcpy(dst + row * cols, src + (interleaved ? from : row) * cols,
+               (size_t)cols * sizeof *dst);
     }
 }
 
@@ -109,8 +113,8 @@ static tt_adapter *delta_adapter(void)
     return a;
 }
 
-/* The gradient of one layer, `name`.`layer` in the vectors, against the device's; returns its squared norm. query_rows: it has
- * a row for each element of the queries (not so LoRA's A). */
+/* The gradient of one layer, `name`.`layer` in the vectors, against the device's; returns its
+ * squared norm. query_rows: it has a row for each element of the queries (not so LoRA's A). */
 static double check_gradient(const char *name, int32_t layer, tt_dev g, int64_t n, bool query_rows)
 {
     char what[96];
@@ -156,7 +160,8 @@ static void test_logits(void **state)
     free(got);
 }
 
-/* Step-0 identity: losses computed from the frozen cache are those of PyTorch's one plain forward. */
+/* Step-0 identity: losses computed from the frozen cache are those of PyTorch's one plain forward.
+ */
 static void test_row_losses(void **state)
 {
     int32_t n = t.r.n_ids - 1;
@@ -173,7 +178,8 @@ static void check_span(const char *name, const tt_adapter *param)
     int32_t k = at[1], targets[256];
     tt_adapter *grads = make_adapter(TT_ADAPTER_FULL, 0, 1.0f);
     tt_segment seg = rig_span(&t.r, at[0], k, param, targets);
-    rig_run(&t.r, &seg, 1, &(tt_step_options){.family = TT_PREFILL, .trainee = param, .grads = grads});
+    rig_run(&t.r, &seg, 1,
+            &(tt_step_options){.family = TT_PREFILL, .trainee = param, .grads = grads});
     near_vector(name, tt_step_losses(t.r.step), vec_f32(t.v, k, "%s.row_loss", name), k);
     double sum = 0;
     snprintf(g_name, sizeof g_name, "%s.g", name);
@@ -181,7 +187,8 @@ static void check_span(const char *name, const tt_adapter *param)
         sum += check_gradient(g_name, l, grads->layers[l].d, t.n_wq, true);
     }
     near_scalar("gradient norm", sqrt(sum), vec_f64(t.v, "%s.gnorm", name));
-    near_scalar("span loss", rig_span_loss(&t.r, at[0], k, param, t.buf), vec_f64(t.v, "%s.loss", name));
+    near_scalar("span loss", rig_span_loss(&t.r, at[0], k, param, t.buf),
+                vec_f64(t.v, "%s.loss", name));
     tt_adapter_unref(&t.r.d, &grads);
 }
 
@@ -319,21 +326,24 @@ static void test_lora_gradients(void **state)
     float scale = (float)vec_f64(t.v, "lora.scale");
     int64_t n[2];
     tt_adapter_sizes(t.r.model, TT_ADAPTER_LORA, rank, n);
-    tt_adapter *param = make_adapter(TT_ADAPTER_LORA, rank, scale), *grads = make_adapter(TT_ADAPTER_LORA, rank, scale);
+    tt_adapter *param = make_adapter(TT_ADAPTER_LORA, rank, scale),
+               *grads = make_adapter(TT_ADAPTER_LORA, rank, scale);
     for (int32_t l = 0; l < t.r.model->n_layers; l++) {
         rig_put(&t.r, param->layers[l].a, vec_f32(t.v, n[0], "lora.a.%d", l), n[0]);
         put_file_rows(param->layers[l].b, vec_f32(t.v, n[1], "lora.b.%d", l), n[1]);
     }
     const int32_t *at = vec_i32(t.v, 8, "lora_adamw");
     tt_segment seg = rig_span(&t.r, at[0], at[1], param, targets);
-    rig_run(&t.r, &seg, 1, &(tt_step_options){.family = TT_PREFILL, .trainee = param, .grads = grads});
+    rig_run(&t.r, &seg, 1,
+            &(tt_step_options){.family = TT_PREFILL, .trainee = param, .grads = grads});
     double sum = 0;
     for (int32_t l = 0; l < t.r.model->n_layers; l++) {
         sum += check_gradient("lora.ga", l, grads->layers[l].a, n[0], false);
         sum += check_gradient("lora.gb", l, grads->layers[l].b, n[1], true);
     }
     near_scalar("gradient norm", sqrt(sum), vec_f64(t.v, "lora.gnorm"));
-    near_scalar("span loss", rig_span_loss(&t.r, at[0], at[1], param, t.buf), vec_f64(t.v, "lora.loss"));
+    near_scalar("span loss", rig_span_loss(&t.r, at[0], at[1], param, t.buf),
+                vec_f64(t.v, "lora.loss"));
     tt_adapter_unref(&t.r.d, &param);
     tt_adapter_unref(&t.r.d, &grads);
 }
@@ -353,8 +363,10 @@ static void test_lora_training(void **state)
     train("lora_adamw", trainer);
     const tt_adapter *a = tt_trainer_params(trainer);
     for (int32_t l = 0; l < t.r.model->n_layers; l++) {
-        check_trained("lora A", a->layers[l].a, vec_need(t.v, VEC_F32, n[0], "lora_adamw.a.%d", l), false);
-        check_trained("lora B", a->layers[l].b, vec_need(t.v, VEC_F32, n[1], "lora_adamw.b.%d", l), true);
+        check_trained("lora A", a->layers[l].a, vec_need(t.v, VEC_F32, n[0], "lora_adamw.a.%d", l),
+                      false);
+        check_trained("lora B", a->layers[l].b, vec_need(t.v, VEC_F32, n[1], "lora_adamw.b.%d", l),
+                      true);
     }
     tt_trainer_destroy(&trainer);
 }
@@ -371,10 +383,12 @@ static void check_recall(const char *name, const tt_adapter *param)
     assert_int_equal(tt_reread_init(&reread, t.r.kv, t.r.pages, t.r.n_ids, 2, &err), TT_OK);
     tt_segment segs[2];
     for (int32_t i = 0; i < 2; i++) {
-        assert_int_equal(tt_reread_segment(&reread, i, t.r.ids, starts[i], NULL, param, &segs[i]), 32);
+        assert_int_equal(tt_reread_segment(&reread, i, t.r.ids, starts[i], NULL, param, &segs[i]),
+                         32);
     }
     tt_adapter *grads = make_adapter(TT_ADAPTER_FULL, 0, 1.0f);
-    rig_run(&t.r, segs, 2, &(tt_step_options){.family = TT_PREFILL, .trainee = param, .grads = grads});
+    rig_run(&t.r, segs, 2,
+            &(tt_step_options){.family = TT_PREFILL, .trainee = param, .grads = grads});
     const float *got = tt_step_losses(t.r.step);
     near_vector(name, got, vec_f32(t.v, 2 * rows, "%s.row_loss", name), 2 * rows);
     double loss = 0, sum = 0;
@@ -443,7 +457,8 @@ static void test_perturbed_page(void **state)
 /* The adapter acts in the question's prefill, and in what is decoded after it. */
 static void test_question(void **state)
 {
-    const vec *q = vec_need(t.v, VEC_I32, -1, "question"), *answer = vec_need(t.v, VEC_I32, -1, "question.greedy");
+    const vec *q = vec_need(t.v, VEC_I32, -1, "question"),
+              *answer = vec_need(t.v, VEC_I32, -1, "question.greedy");
     int32_t n_vocab = t.r.model->n_vocab, n = (int32_t)q->n, ids[64];
     memcpy(ids, q->data, (size_t)n * sizeof *ids);
     rig_question(&t.r, ids, n, NULL, t.buf);
@@ -454,7 +469,8 @@ static void test_question(void **state)
     for (int32_t i = 0; i < (int32_t)answer->n; i++) {
         rig_question(&t.r, ids, n + i, published, t.buf);
         if (i == 0) {
-            near_vector("question, adapted", t.buf, vec_f32(t.v, n_vocab, "question.adapted"), n_vocab);
+            near_vector("question, adapted", t.buf, vec_f32(t.v, n_vocab, "question.adapted"),
+                        n_vocab);
         }
         int32_t best = 0;
         for (int32_t j = 1; j < n_vocab; j++) {
@@ -477,7 +493,9 @@ static int setup_case(const char *path, const char *vectors, const char *isa)
         return -1;
     }
     rig_open(&t.r, path, rig_isa(isa), TT_F32, 24);
-    t.bound = strcmp(t.r.d.ops.isa, "ref") == 0 ? &exact : strcmp(t.r.d.ops.isa, "avx512bf16") == 0 ? &rounded : &single;
+    t.bound = strcmp(t.r.d.ops.isa, "ref") == 0          ? &exact
+              : strcmp(t.r.d.ops.isa, "avx512bf16") == 0 ? &rounded
+                                                         : &single;
     const vec *ids = vec_need(t.v, VEC_I32, -1, "ids");
     t.n_wq = (int64_t)t.r.model->n_heads * t.r.model->head_dim * t.r.model->hidden;
     t.buf = malloc((size_t)(t.n_wq + 32 * t.r.model->n_vocab) * sizeof *t.buf);
@@ -498,14 +516,15 @@ static void teardown_case(void)
 static int run_groups(const char *name)
 {
     const struct CMUnitTest all[] = {
-        cmocka_unit_test(test_shape),           cmocka_unit_test(test_logits),
-        cmocka_unit_test(test_row_losses),      cmocka_unit_test(test_span_gradients),
-        cmocka_unit_test(test_adamw),           cmocka_unit_test(test_cache_unchanged),
-        cmocka_unit_test(test_perturbed_page),  cmocka_unit_test(test_question),
+        cmocka_unit_test(test_shape),          cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_row_losses),     cmocka_unit_test(test_span_gradients),
+        cmocka_unit_test(test_adamw),          cmocka_unit_test(test_cache_unchanged),
+        cmocka_unit_test(test_perturbed_page), cmocka_unit_test(test_question),
     };
     const struct CMUnitTest more[] = {
-        cmocka_unit_test(test_adamw_decay),   cmocka_unit_test(test_sgd_clipped), cmocka_unit_test(test_lora_gradients),
-        cmocka_unit_test(test_lora_training), cmocka_unit_test(test_recall),      cmocka_unit_test(test_cache_unchanged),
+        cmocka_unit_test(test_adamw_decay),    cmocka_unit_test(test_sgd_clipped),
+        cmocka_unit_test(test_lora_gradients), cmocka_unit_test(test_lora_training),
+        cmocka_unit_test(test_recall),         cmocka_unit_test(test_cache_unchanged),
     };
     int failed = cmocka_run_group_tests_name(name, all, NULL, NULL);
     if (vec_find(t.v, "recall")) {

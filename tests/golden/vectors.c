@@ -41,7 +41,8 @@ static bool parse_record(const vec_file *file, const unsigned char *p, vec *v)
     memcpy(&n_dims, p + 68, 4);
     memcpy(dims, p + 72, 32);
     memcpy(&offset, p + 104, 8);
-    if (v->name[63] != 0 || type > VEC_U32 || n_dims > 4 || offset % 8 != 0 || offset > file->n_bytes) {
+    if (v->name[63] != 0 || type > VEC_U32 || n_dims > 4 || offset % 8 != 0 ||
+        offset > file->n_bytes) {
         return false;
     }
     v->type = (vec_type)type;
@@ -69,12 +70,14 @@ vec_file *vec_open(const char *path)
         goto fail;
     }
     memcpy(&n, (char *)file->bytes + 8, 8);
-    if (n > (file->n_bytes - 16) / RECORD_BYTES || !(file->items = calloc(n ? n : 1, sizeof *file->items))) {
+    if (n > (file->n_bytes - 16) / RECORD_BYTES ||
+        !(file->items = calloc(n ? n : 1, sizeof *file->items))) {
         goto fail;
     }
     file->n_items = (int32_t)n;
     for (uint64_t i = 0; i < n; i++) {
-        if (!parse_record(file, (unsigned char *)file->bytes + 16 + i * RECORD_BYTES, &file->items[i])) {
+        if (!parse_record(file, (unsigned char *)file->bytes + 16 + i * RECORD_BYTES,
+                          &file->items[i])) {
             goto fail;
         }
     }
@@ -158,7 +161,8 @@ double vec_f64(const vec_file *file, const char *format, ...)
 void vec_to_f32(const vec *v, float *y, int64_t n)
 {
     if (v->n != n) {
-        fprintf(stderr, "test vector %s: %lld elements, not %lld\n", v->name, (long long)v->n, (long long)n);
+        fprintf(stderr, "test vector %s: %lld elements, not %lld\n", v->name, (long long)v->n,
+                (long long)n);
         abort();
     }
     const unsigned char *p = v->data;
