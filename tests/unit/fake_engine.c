@@ -1,0 +1,395 @@
+/* fake_engine.c - see fake_engine.h. One thread; a cancelled job is noticed within 2 ms, queued or running. */
+#include "fake_engine.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { N_BYTES = 256, N_VOCAB = 259, IM_START = 256, IM_END, END_OF_TEXT, CONTEXT = 100000 };
+
+typedef struct place {
+    struct place *next;
+    tt_job *job;
+} place;
+
+struct tt_engine {
+    tt_engine_options opt;
+    pthread_t thread;
+    pthread_mutex_t mutex;
+    pthread_cond_t cond;
+    bool stopping;
+    tt_engine_state state;
+    place *first;
+    int queued, running;
+    tt_model model;
+    tt_str tokens[N_VOCAB];
+    uint8_t types[N_VOCAB];
+    char spellings[N_BYTES][4];
+    tt_tokenizer *tokenizer;
+};
+
+fake_script fake_engine_script;
+static fake_counts counts;
+static pthread_mutex_t counts_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+fake_counts fake_engine_counts(void)
+{
+    pthread_mutex_lock(&counts_mutex);
+    fake_counts c = counts;
+    pthread_mutex_unlock(&counts_mutex);
+    return c;
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void nap_us(int us)
+{
+    nanosleep(&(struct timespec){.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000L}, NULL);
+}
+
+/* GPT-2's spelling of a byte: printable Latin-1 is itself, the rest follows from U+0100. */
+static void make_vocab(tt_engine *e)
+{
+    static const char *const control[] = {"<|im_start|>", "<|im_end|>", "<|endoftext|>"};
+    int extra = 0;
+    for (int b = 0; b < N_BYTES; b++) {
+        bool plain = (b >= '!' && b <= '~') || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
+        int cp = plain ? b : 256 + extra++;
+        int n = cp < 0x80 ? snprintf(e->spellings[b], 4, "%c", cp)
+                          : snprintf(e->spellings[b], 4, "%c%c", 0xC0 | cp >> 6, 0x80 | (cp & 0x3F));
+        e->tokens[b] = (tt_str){e->spellings[b], (uint32_t)n};
+        e->types[b] = TT_TOKEN_NORMAL;
+    }
+    for (int i = 0; i < 3; i++) {
+        e->tokens[IM_START + i] = (tt_str){control[i], (uint32_t)strlen(control[i])};
+        e->types[IM_START + i] = TT_TOKEN_CONTROL;
+    }
+    e->model.vocab = (tt_vocab){.kind = TT_VOCAB_BPE, .pre = {"gpt-2", 5}, .n_tokens = N_VOCAB,
+                                .tokens = e->tokens, .types = e->types, .bos = -1, .eos = IM_END,
+                                .eot = -1, .unk = -1, .pad = -1};
+    snprintf(e->model.name, sizeof e->model.name, "fake");
+    snprintf(e->model.arch, sizeof e->model.arch, "fake");
+    snprintf(e->model.quant, sizeof e->model.quant, "none");
+    e->model.n_vocab = N_VOCAB;
+    e->model.n_layers = 4;
+    e->model.bos_text = (tt_str){"", 0};
+    e->model.eos_text = e->tokens[IM_END];
+}
+
+static void push(tt_job *job, tt_event ev)
+{
+    tt_event *copy = malloc(sizeof *copy);
+    if (copy == NULL) {
+        abort();
+    }
+    *copy = ev;
+    tt_job_push(job, copy);
+}
+
+static void push_error(tt_job *job, tt_code code, const char *text)
+{
+    tt_event ev = {.type = TT_EV_ERROR};
+    tt_fail(&ev.u.error, code, "%s", text);
+    push(job, ev);
+}
+
+static bool stopping(tt_engine *e)
+{
+    pthread_mutex_lock(&e->mutex);
+    bool s = e->stopping;
+    pthread_mutex_unlock(&e->mutex);
+    return s;
+}
+
+/* Sleeps; false as soon as the job is cancelled or the engine ends. */
+static bool wait_us(tt_engine *e, tt_job *job, int us)
+{
+    for (; us > 0; us -= 2000) {
+        if (tt_job_cancelled(job) || stopping(e)) {
+            return false;
+        }
+        nap_us(us < 2000 ? us : 2000);
+    }
+    return !tt_job_cancelled(job) && !stopping(e);
+}
+
+static void push_token(tt_engine *e, tt_job *job, int i)
+{
+    const tt_job_params *p = tt_job_get_params(job);
+    static const char pattern[] = "word%d ";
+    static char word[32];
+    static int n_word, at, number;
+    if (i == 0) {
+        n_word = at = number = 0;
+    }
+    if (at == n_word) {
+        n_word = snprintf(word, sizeof word, pattern, number++);
+        at = 0;
+    }
+    tt_event ev = {.type = TT_EV_TOKEN};
+    ev.owned = malloc(1);
+    if (ev.owned == NULL) {
+        abort();
+    }
+    memcpy(ev.owned, word + at, 1);
+    ev.u.token.id = (unsigned char)word[at++];
+    ev.u.token.text = ev.u.token.piece = ev.owned;
+    ev.u.token.n_text = ev.u.token.n_piece = 1;
+    if (p->n_logprobs >= 0) {
+        ev.u.token.have_logprob = true;
+        ev.u.token.logprob = -0.5f;
+        ev.u.token.n_top = p->n_logprobs;
+        for (int k = 0; k < p->n_logprobs; k++) {
+            ev.u.token.top[k] = (tt_logprob){k == 0 ? ev.u.token.id : k, -0.5f - (float)k};
+        }
+    }
+    push(job, ev);
+}
+
+static void push_prompt_logprobs(tt_job *job)
+{
+    const tt_job_params *p = tt_job_get_params(job);
+    int n = p->n_prompt - 1, n_top = p->n_prompt_logprobs;
+    if (n_top < 0 || n <= 0) {
+        return;
+    }
+    tt_event ev = {.type = TT_EV_PROMPT_LOGPROBS};
+    tt_logprob *all = ev.owned = malloc((size_t)n * (size_t)(1 + n_top) * sizeof *all);
+    if (all == NULL) {
+        abort();
+    }
+    for (int i = 0; i < n; i++) {
+        all[i] = (tt_logprob){p->prompt[i + 1], -0.25f};
+        for (int k = 0; k < n_top; k++) {
+            all[n + i * n_top + k] = (tt_logprob){k == 0 ? p->prompt[i + 1] : k, -0.25f - (float)k};
+        }
+    }
+    ev.u.prompt_logprobs.first = 1;
+    ev.u.prompt_logprobs.n = n;
+    ev.u.prompt_logprobs.n_top = n_top;
+    ev.u.prompt_logprobs.chosen = all;
+    ev.u.prompt_logprobs.top = all + n;
+    push(job, ev);
+}
+
+static void push_adapted(tt_job *job)
+{
+    tt_event ev = {.type = TT_EV_ADAPTED};
+    ev.u.adapted = (tt_qttt_result){.status = "succeeded", .stop_reason = "steps", .kept = true,
+                                    .adapter_id = 1, .generation = 1, .steps_done = 2,
+                                    .params = tt_job_get_params(job)->qttt, .span_loss_before = NAN,
+                                    .span_loss_after = 0.5};
+    push(job, ev);
+}
+
+static void run_job(tt_engine *e, tt_job *job)
+{
+    const tt_job_params *p = tt_job_get_params(job);
+    fake_script s = fake_engine_script;
+    bool ok = true;
+    double start = now();
+    push(job, (tt_event){.type = TT_EV_STARTED});
+    for (int i = 1; ok && i <= 4; i++) {
+        ok = wait_us(e, job, s.prefill_ms * 250);
+        push(job, (tt_event){.type = TT_EV_PREFILL,
+                             .u.prefill = {p->n_prompt * i / 4, p->n_prompt, 0, now() - start}});
+    }
+    push_prompt_logprobs(job);
+    if (ok && p->qttt.mode == TT_QTTT_ON) {
+        push(job, (tt_event){.type = TT_EV_ADAPT, .u.adapt = {1, 2, 0, 16, 1.5, 1, 1e-5, 0.1}});
+        push_adapted(job);
+    }
+    int n = p->max_tokens >= 0 ? p->max_tokens : s.n_tokens, i = 0;
+    for (; ok && i < n && !(s.failure != TT_OK && i == s.fail_after); i++) {
+        ok = s.token_us == 0 ? !tt_job_cancelled(job) && !stopping(e) : wait_us(e, job, s.token_us);
+        if (ok) {
+            push_token(e, job, i);
+        }
+    }
+    pthread_mutex_lock(&counts_mutex);
+    counts.done += ok;
+    counts.cancelled += !ok;
+    counts.last_cancel_seconds = ok ? counts.last_cancel_seconds : now();
+    pthread_mutex_unlock(&counts_mutex);
+    if (!ok) {
+        push_error(job, TT_E_CANCELLED, "the request was cancelled");
+    } else if (s.failure != TT_OK) {
+        push_error(job, s.failure, "as scripted");
+    } else {
+        push(job, (tt_event){.type = TT_EV_DONE,
+                             .u.done = {.reason = p->max_tokens >= 0 ? TT_FINISH_LENGTH : TT_FINISH_STOP,
+                                        .prompt_tokens = p->n_prompt, .completion_tokens = i,
+                                        .decode_seconds = now() - start}});
+    }
+}
+
+static void set_state(tt_engine *e, tt_engine_state state, const tt_err *err)
+{
+    pthread_mutex_lock(&e->mutex);
+    e->state = state;
+    pthread_mutex_unlock(&e->mutex);
+    if (e->opt.on_state != NULL) {
+        e->opt.on_state(e->opt.on_state_arg, state, err);
+    }
+}
+
+/* The next job; cancelled ones that still wait end here. NULL: stop. Every submitted job gets its last event. */
+static tt_job *next_job(tt_engine *e)
+{
+    pthread_mutex_lock(&e->mutex);
+    while (e->first == NULL && !e->stopping) {
+        pthread_cond_wait(&e->cond, &e->mutex);
+    }
+    tt_job *job = NULL;
+    if (e->first != NULL) {
+        place *p = e->first;
+        e->first = p->next;
+        job = p->job;
+        free(p);
+        e->queued--;
+        e->running = 1;
+    }
+    pthread_mutex_unlock(&e->mutex);
+    return job;
+}
+
+static void *main_of_thread(void *arg)
+{
+    tt_engine *e = arg;
+    tt_err err = {0};
+    for (int ms = fake_engine_script.load_ms; ms > 0 && !stopping(e); ms -= 2) {
+        nap_us(2000);
+    }
+    if (fake_engine_script.load_failure != TT_OK) {
+        tt_fail(&err, fake_engine_script.load_failure, "fake: cannot be loaded");
+        set_state(e, TT_ENGINE_FAILED, &err);
+        return NULL;
+    }
+    make_vocab(e);
+    if (tt_tokenizer_create(&e->model.vocab, &e->tokenizer, &err) != TT_OK) {
+        set_state(e, TT_ENGINE_FAILED, &err);
+        return NULL;
+    }
+    set_state(e, TT_ENGINE_READY, NULL);
+    tt_job *job;
+    while ((job = next_job(e)) != NULL) {
+        pthread_mutex_lock(&counts_mutex);
+        counts.started++;
+        pthread_mutex_unlock(&counts_mutex);
+        run_job(e, job);
+        tt_job_unref(&job);
+        pthread_mutex_lock(&e->mutex);
+        e->running = 0;
+        pthread_mutex_unlock(&e->mutex);
+    }
+    return NULL;
+}
+
+tt_code tt_engine_create(const tt_engine_options *opt, tt_engine **ret_engine, tt_err *reterr)
+{
+    tt_engine *e = calloc(1, sizeof *e);
+    if (e == NULL) {
+        return tt_fail(reterr, TT_E_NOMEM, "out of memory");
+    }
+    e->opt = *opt;
+    pthread_mutex_init(&e->mutex, NULL);
+    pthread_cond_init(&e->cond, NULL);
+    if (pthread_create(&e->thread, NULL, main_of_thread, e) != 0) {
+        abort();
+    }
+    *ret_engine = e;
+    return TT_OK;
+}
+
+void tt_engine_destroy(tt_engine **engine)
+{
+    tt_engine *e = *engine;
+    if (e == NULL) {
+        return;
+    }
+    *engine = NULL;
+    pthread_mutex_lock(&e->mutex);
+    e->stopping = true;
+    pthread_cond_signal(&e->cond);
+    pthread_mutex_unlock(&e->mutex);
+    pthread_join(e->thread, NULL);
+    tt_tokenizer_destroy(&e->tokenizer);
+    pthread_cond_destroy(&e->cond);
+    pthread_mutex_destroy(&e->mutex);
+    free(e);
+}
+
+tt_engine_state tt_engine_get_state(const tt_engine *e, tt_err *ret_failure)
+{
+    return e->state;
+}
+
+const tt_model *tt_engine_model(const tt_engine *e)
+{
+    return &e->model;
+}
+
+const tt_tokenizer *tt_engine_tokenizer(const tt_engine *e)
+{
+    return e->tokenizer;
+}
+
+int32_t tt_engine_max_context(const tt_engine *e)
+{
+    return CONTEXT;
+}
+
+const char *tt_engine_isa(const tt_engine *e)
+{
+    return "fake";
+}
+
+int tt_engine_threads(const tt_engine *e)
+{
+    return 1;
+}
+
+tt_code tt_engine_submit(tt_engine *e, tt_job *job, tt_err *reterr)
+{
+    place *p = calloc(1, sizeof *p);
+    if (p == NULL) {
+        return tt_fail(reterr, TT_E_NOMEM, "out of memory");
+    }
+    tt_job_ref(job);
+    p->job = job;
+    pthread_mutex_lock(&e->mutex);
+    bool full = e->queued >= e->opt.max_queue;
+    if (!full) {
+        place **at = &e->first;
+        while (*at != NULL) {
+            at = &(*at)->next;
+        }
+        *at = p;
+        e->queued++;
+        pthread_cond_signal(&e->cond);
+    }
+    pthread_mutex_unlock(&e->mutex);
+    if (full) {
+        tt_job_unref(&p->job);
+        free(p);
+        return tt_fail(reterr, TT_E_BUSY, "%d requests wait already", (int)e->opt.max_queue);
+    }
+    return TT_OK;
+}
+
+void tt_engine_get_stats(const tt_engine *engine, tt_engine_stats *ret_stats)
+{
+    tt_engine *e = (tt_engine *)(uintptr_t)engine;
+    pthread_mutex_lock(&e->mutex);
+    *ret_stats = (tt_engine_stats){.queued = e->queued, .running = e->running,
+                                   .last_progress_seconds = now()};
+    pthread_mutex_unlock(&e->mutex);
+}

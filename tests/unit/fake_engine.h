@@ -1,0 +1,25 @@
+/* fake_engine.h - an engine without a model, for tests of the server: it implements core/engine.h with scripted timing and
+ * tokens. Its text is "word0 word1 word2 ...", a byte a token. Thread: set the script while no server runs. */
+#ifndef TT_TEST_FAKE_ENGINE_H
+#define TT_TEST_FAKE_ENGINE_H
+
+#include "core/engine.h"
+
+typedef struct fake_script {
+    int load_ms, prefill_ms, token_us;
+    int n_tokens;         /* of an answer whose request gives no max_tokens */
+    tt_code load_failure; /* TT_OK: loads */
+    tt_code failure;      /* TT_OK: none; else the job fails after fail_after tokens */
+    int fail_after;
+} fake_script;
+
+extern fake_script fake_engine_script;
+
+typedef struct fake_counts {
+    int started, done, cancelled;
+    double last_cancel_seconds; /* monotonic time at which a cancellation was noticed */
+} fake_counts;
+
+fake_counts fake_engine_counts(void);
+
+#endif
