@@ -6,6 +6,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 
 #include <xxhash.h>
 
@@ -178,6 +179,32 @@ static tt_http_request *create_request(tt_http *h, struct MHD_Connection *mhd, c
     return req;
 }
 
+/* Answers while the body is still coming: written past libmicrohttpd, which can answer only before or behind a body. What
+ * comes after is read and dropped, because closing at once would reset the connection and take the answer with it. */
+static void answer_early(tt_http_request *req)
+{
+    const tt_http_error *e = &req->early;
+    tt_buf body = {0}, out = {0};
+    tt_error_write(&body, e);
+    tt_buf_printf(&out,
+                  "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
+                  "Connection: close\r\nX-Request-Id: %s\r\nAccess-Control-Allow-Origin: *\r\n",
+                  e->status, MHD_get_reason_phrase_for((unsigned)e->status), body.n, req->id);
+    if (e->retry_after > 0) {
+        tt_buf_printf(&out, "Retry-After: %d\r\n", e->retry_after);
+    }
+    tt_buf_puts(&out, "\r\n");
+    tt_buf_put(&out, body.p, body.n);
+    if (!out.failed && !body.failed &&
+        send(req->conn->fd, out.p, out.n, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)out.n) {
+        req->answered_early = true;
+        req->status = e->status;
+        tt_metrics_rejected(&req->server->metrics, e->status, e->code);
+    }
+    tt_buf_finish(&body);
+    tt_buf_finish(&out);
+}
+
 static void take_body(tt_http *h, tt_http_request *req, const char *data, size_t n)
 {
     size_t total;
@@ -198,6 +225,9 @@ static void take_body(tt_http *h, tt_http_request *req, const char *data, size_t
     }
     req->n_discarded += n;
     tt_http_release_body(req);
+    if ((req->early.status == 413 || req->early.status == 429) && !req->answered_early) {
+        answer_early(req);
+    }
 }
 
 void tt_http_release_body(tt_http_request *req)
@@ -275,7 +305,7 @@ static void add_headers(tt_http_request *req, struct MHD_Response *r)
         MHD_add_response_header(r, "Cache-Control", "no-cache");
         MHD_add_response_header(r, "X-Accel-Buffering", "no");
     }
-    if (req->close) {
+    if (req->close || req->conn->gone) {
         MHD_add_response_header(r, "Connection", "close");
     }
     add_cors(req, r);
@@ -377,6 +407,9 @@ enum MHD_Result tt_http_access(void *cls, struct MHD_Connection *mhd, const char
             dispatch(req);
             return send_reply(req);
         }
+        if (req->early.status == 413) {
+            answer_early(req);
+        }
         return MHD_YES;
     }
     if (*n_upload > 0) {
@@ -384,6 +417,9 @@ enum MHD_Result tt_http_access(void *cls, struct MHD_Connection *mhd, const char
         *n_upload = 0;
         return req->n_discarded / DISCARD_FACTOR > (size_t)h->server->settings->max_body ? MHD_NO
                                                                                         : MHD_YES;
+    }
+    if (req->answered_early) {
+        return MHD_NO; /* closes */
     }
     if (!req->dispatched) {
         dispatch(req);
@@ -446,11 +482,14 @@ void tt_http_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
         tt_http_client_gone(req);
     }
     tt_http_release_body(req);
-    bool ok = why == MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    bool ok = why == MHD_REQUEST_TERMINATED_COMPLETED_OK || req->answered_early;
     tt_log(req->route != NULL && req->route->open ? TT_LOG_DEBUG : TT_LOG_INFO,
            "%s %.200s %d %.1f ms %s%s", req->method, req->url, req->status,
            (tt_now() - req->started) * 1000, req->id, ok ? "" : " (client left)");
     tt_metrics_request(&h->server->metrics, req->status, ok);
+    if (req->conn->gone) {
+        tt_http_close_idle(req->conn);
+    }
     req->mhd = NULL;
     req->conn->req = NULL;
     req->conn = NULL;

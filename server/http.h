@@ -62,7 +62,7 @@ struct tt_http_request {
     int status;
     const char *content_type;
     tt_buf out; /* a whole reply, or what of a stream is not yet read */
-    bool dispatched, suspended, replied, streaming, stream_ended, gone, close;
+    bool dispatched, suspended, replied, streaming, stream_ended, gone, close, answered_early;
 };
 
 /* Binds, listens, starts the daemon and its handles in server->loop. */

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "server/http_priv.h"
@@ -54,6 +55,14 @@ static void on_watch_closed(uv_handle_t *handle)
     free(handle->data);
 }
 
+/* libmicrohttpd watches edges, and may have read a request and the end of the stream behind it at one of them: it would keep
+ * the connection until its timeout. A second end of stream is a second edge. */
+void tt_http_close_idle(tt_conn *c)
+{
+    shutdown(c->fd, SHUT_RD);
+    c->http->kick = true;
+}
+
 /* Level-triggered: it would fire for ever, so the first time stops it. */
 static void on_disconnect(uv_poll_t *p, int status, int events)
 {
@@ -63,6 +72,8 @@ static void on_disconnect(uv_poll_t *p, int status, int events)
         c->gone = true;
         if (c->req != NULL) {
             tt_http_client_gone(c->req);
+        } else {
+            tt_http_close_idle(c);
         }
     }
 }
@@ -77,7 +88,7 @@ static void open_conn(tt_http *h, struct MHD_Connection *mhd, void **socket_cont
         free(c);
         return; /* tt_http_access refuses a connection without its tt_conn */
     }
-    *c = (tt_conn){.http = h, .mhd = mhd, .next = h->conns};
+    *c = (tt_conn){.http = h, .mhd = mhd, .fd = info->connect_fd, .next = h->conns};
     if (uv_poll_init(&h->server->loop, &c->watch, info->connect_fd) != 0) {
         free(c);
         return;

@@ -12,6 +12,7 @@
 typedef struct tt_conn {
     tt_http *http;
     struct MHD_Connection *mhd;
+    int fd;          /* borrowed from libmicrohttpd */
     uv_poll_t watch; /* for UV_DISCONNECT */
     bool gone;       /* the client has closed, or shut down its sending side */
     tt_http_request *req;
@@ -35,6 +36,8 @@ enum MHD_Result tt_http_access(void *cls, struct MHD_Connection *mhd, const char
                                size_t *n_upload, void **con_cls);
 void tt_http_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
                        enum MHD_RequestTerminationCode why);
+/* Makes libmicrohttpd notice that the client of a connection without a request has left. */
+void tt_http_close_idle(tt_conn *c);
 /* The client of `req` has left. */
 void tt_http_client_gone(tt_http_request *req);
 

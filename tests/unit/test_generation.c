@@ -596,8 +596,24 @@ static void bodies(void **state)
     char text[4096], big[5000];
     memset(big, ' ', sizeof big - 1);
     big[sizeof big - 1] = '\0';
-    post(&c, CHAT, big); /* read and dropped, then answered; the connection lives */
-    assert_int_equal(answer(&c, NULL, 0), 413);
+    static const char too_long[] = "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                                   "Content-Length: 5000\r\n\r\n{";
+    client l = dial();
+    send_text(&l, too_long, strlen(too_long)); /* answered at once, then the rest is read and dropped */
+    assert_int_equal(answer(&l, text, sizeof text), 413);
+    assert_non_null(strstr(text, "Connection: close"));
+    send_text(&l, big, sizeof big - 1);
+    while (read_some(&l, 2000)) {
+    }
+    assert_true(l.closed);
+    hang_up(&l);
+    l = dial();
+    static const char chunked[] = "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                                  "Transfer-Encoding: chunked\r\n\r\n1387\r\n";
+    send_text(&l, chunked, strlen(chunked));
+    send_text(&l, big, sizeof big - 1); /* no end of the body yet */
+    assert_int_equal(answer(&l, NULL, 0), 413);
+    hang_up(&l);
     static const char expects[] = "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
                                   "Content-Length: 5000\r\nExpect: 100-continue\r\n\r\n";
     client e = dial();
@@ -613,6 +629,8 @@ static void bodies(void **state)
     post(&c, CHAT, big); /* 3,999 + 3,000 bytes are more than all bodies may hold */
     assert_int_equal(answer(&c, text, sizeof text), 429);
     assert_non_null(strstr(text, "Retry-After: "));
+    hang_up(&c);
+    c = dial();
     hang_up(&waiting);
     nap_ms(100);
     post(&c, CHAT, big);
@@ -621,6 +639,14 @@ static void bodies(void **state)
     get(&c, "/livez"); /* pipelined */
     assert_int_equal(answer(&c, NULL, 0), 200);
     assert_int_equal(answer(&c, NULL, 0), 200);
+    hang_up(&c);
+    c = dial();
+    get(&c, "/livez"); /* an answer, and then the end, though the client only closed its half */
+    shutdown(c.fd, SHUT_WR);
+    assert_int_equal(answer(&c, NULL, 0), 200);
+    while (read_some(&c, 2000)) {
+    }
+    assert_true(c.closed);
     hang_up(&c);
     stop();
 }
