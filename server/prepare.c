@@ -107,6 +107,9 @@ static tt_code tokenise_text(tt_prepared *p, int32_t i, tt_prepared_prompt *pr, 
 {
     const tt_prompt_source *src = &p->request.prompts[i];
     tt_code rc = TT_OK;
+    if (src->text != NULL && (rc = tt_prompt_may_fit(p->served, src->n_text, err)) < 0) {
+        return rc;
+    }
     if (src->text != NULL) {
         rc = tt_prompt_text(p->served, src->text, src->n_text, p->request.add_special_tokens, false,
                             &pr->ids, &pr->n_ids, err);

@@ -13,6 +13,28 @@ static void copy_text(char *out, size_t cap, tt_str s)
     snprintf(out, cap, "%.*s", s.p != NULL ? (int)s.n : 0, s.p != NULL ? s.p : "");
 }
 
+static size_t longest_token(const tt_vocab *v)
+{
+    size_t n = 1;
+    for (int32_t i = 0; i < v->n_tokens; i++) {
+        n = v->tokens[i].n > n ? v->tokens[i].n : n;
+    }
+    return n;
+}
+
+/* The factor 4 leaves room for normalisation, which may shorten text. */
+tt_code tt_prompt_may_fit(const tt_served *sv, size_t n_bytes, tt_err *reterr)
+{
+    size_t at_least = n_bytes / sv->longest_token;
+    if (at_least / 4 <= (size_t)sv->max_context) {
+        return TT_OK;
+    }
+    return tt_fail(reterr, TT_E_CONTEXT_LENGTH,
+                   "this model's context is %d tokens; the prompt's %zu bytes are at least %zu tokens",
+                   (int)sv->max_context,
+                   n_bytes, at_least / 4);
+}
+
 static tt_code compile_template(tt_served *sv, tt_err *reterr)
 {
     tt_str src = sv->model->chat_template;
@@ -42,6 +64,7 @@ tt_code tt_served_create(tt_engine *engine, const char *model_name, bool with_al
     sv->tokenizer = tt_engine_tokenizer(engine);
     sv->max_context = tt_engine_max_context(engine);
     sv->created = (int64_t)time(NULL);
+    sv->longest_token = longest_token(tt_tokenizer_vocab(sv->tokenizer));
     const char *name = model_name[0] != '\0' ? model_name : sv->model->name;
     snprintf(sv->name, sizeof sv->name, "%s", name[0] != '\0' ? name : "model");
     if (with_alias) {
@@ -102,8 +125,11 @@ tt_code tt_prompt_chat(const tt_served *sv, const tt_chat_prompt *p, int32_t **r
     }
     int32_t *ids = NULL;
     size_t n = 0;
-    rc = tt_tokenizer_encode_pieces(sv->tokenizer, text.pieces, text.n_pieces, false, &ids, &n,
-                                    reterr);
+    rc = tt_prompt_may_fit(sv, text.n, reterr);
+    if (rc == TT_OK) {
+        rc = tt_tokenizer_encode_pieces(sv->tokenizer, text.pieces, text.n_pieces, false, &ids, &n,
+                                        reterr);
+    }
     tt_rendered_finish(&text);
     if (rc == TT_OK) {
         rc = add_bos(sv, &ids, &n, reterr);
