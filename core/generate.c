@@ -29,6 +29,7 @@ typedef struct generation {
     int32_t n_out, n_max;
     bool stopped;        /* by a stop string */
     double queue_seconds, started, prefilled;
+    double adapting; /* seconds between started and prefilled that were no prefill */
 } generation;
 
 static tt_code cancelled(tt_err *reterr)
@@ -77,7 +78,7 @@ static tt_code push_prefill(generation *g, int32_t done, tt_err *reterr)
     ev->u.prefill.done = done;
     ev->u.prefill.total = g->p->n_prompt;
     ev->u.prefill.cached = g->cached;
-    ev->u.prefill.seconds = tt_sys_now() - g->started;
+    ev->u.prefill.seconds = tt_sys_now() - g->started - g->adapting;
     tt_job_push(g->job, ev);
     return TT_OK;
 }
@@ -466,7 +467,9 @@ static tt_code run_prompt(generation *g, tt_err *reterr)
     }
     if (rc == TT_OK && adapting) {
         rc = prefill(g, n_context, reterr);
+        double before = tt_sys_now();
         rc = rc == TT_OK ? adapt(g, reterr) : rc;
+        g->adapting = tt_sys_now() - before;
     }
     if (rc == TT_OK) {
         rc = g->seq.n == p->n_prompt ? rerun_last(g, reterr) : prefill(g, p->n_prompt, reterr);
@@ -500,7 +503,7 @@ static tt_code finish_done(generation *g, tt_finish reason, tt_event *last, tt_e
     last->u.done.n_text = n;
     last->u.done.stop = stop >= 0 ? g->p->stops[stop].p : NULL; /* points into the job's params, which outlive its events */
     last->u.done.queue_seconds = g->queue_seconds;
-    last->u.done.prefill_seconds = g->prefilled - g->started;
+    last->u.done.prefill_seconds = g->prefilled - g->started - g->adapting;
     last->u.done.decode_seconds = tt_sys_now() - g->prefilled;
     return TT_OK;
 }

@@ -183,11 +183,14 @@ def answer(screen, server, document, question, qttt):
                          {"role": "user", "content": question}],
             "max_tokens": 64, "temperature": 0, "seed": 0, "qttt": qttt,
             "stream_options": {"include_progress": True, "include_usage": True}}
-    text, usage, report, start, first = "", None, None, time.monotonic(), True
+    text, usage, report, start, first, adapted = "", None, None, time.monotonic(), True, False
     for event in server.stream(body):
         usage, report = event.get("usage") or usage, event.get("qttt") or report
         if "progress" in event:
-            show_progress(screen, event["progress"], start)
+            adapted = adapted or event["progress"]["phase"] == "adapt"
+            # The few tokens of the question, which are read after the adaptation, deserve no bar of their own.
+            if not adapted or event["progress"]["phase"] == "adapt":
+                show_progress(screen, event["progress"], start)
         for choice in event["choices"]:
             piece = choice["delta"].get("content") or ""
             if piece and first:

@@ -217,7 +217,7 @@ def test_bad_model_files_get_one_sentence_and_status_2():
         empty = pathlib.Path(folder) / "empty.gguf"
         empty.write_bytes(b"")
         for path in (cut, junk, empty, pathlib.Path(folder) / "none.gguf", folder):
-            for command in (("inspect", path), ("run", "--model", path, "--prompt", "x"),
+            for command in (("inspect", path), ("run", "--model", path, "--prompt-file", "/dev/null"),
                             ("serve", "--model", path, "--port", harness.free_port())):
                 r = qttt(*command)
                 assert r.returncode == 2, (command, r)
@@ -231,9 +231,12 @@ def test_inspect():
         assert word in r.stdout, (word, r.stdout)
 
 
-def test_run_answers_from_stdin_and_file(server):
-    r = qttt("run", "--model", harness.MODEL, "--max-tokens", 16, "--temperature", 0, input="What is the capital of France?")
-    assert r.returncode == 0 and "Paris" in r.stdout, r
+def test_run_answers_from_stdin_and_file(tmp_path):
+    question = "What is the capital of France?"
+    (tmp_path / "prompt").write_text(question)
+    for source, text in (("-", question), (tmp_path / "prompt", None)):
+        r = qttt("run", "--model", harness.MODEL, "--prompt-file", source, "--max-tokens", 16, input=text)
+        assert r.returncode == 0 and "Paris" in r.stdout, r
 
 
 @pytest.mark.parametrize("text,words_wanted", [
