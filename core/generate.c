@@ -192,6 +192,8 @@ static void push_adapt(void *arg, int32_t step, int32_t total, int32_t span_star
                        const tt_train_report *report, double seconds)
 {
     generation *g = arg;
+    tt_qttt_params used = g->p->qttt;
+    tt_qttt_resolve(&used);
     g->w->totals.qttt_steps++;
     g->w->totals.trained_tokens += (uint64_t)span_tokens;
     tt_event *ev = new_event(TT_EV_ADAPT, 0, NULL);
@@ -204,7 +206,7 @@ static void push_adapt(void *arg, int32_t step, int32_t total, int32_t span_star
     ev->u.adapt.span_tokens = span_tokens;
     ev->u.adapt.loss = report->loss;
     ev->u.adapt.grad_norm = report->grad_norm;
-    ev->u.adapt.learning_rate = g->p->qttt.learning_rate;
+    ev->u.adapt.learning_rate = used.learning_rate;
     ev->u.adapt.seconds = seconds;
     tt_job_push(g->job, ev);
 }

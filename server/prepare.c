@@ -71,20 +71,25 @@ static bool check_length(tt_prepared *p, tt_prepared_prompt *pr)
     return true;
 }
 
+/* What of the prompt is the context; chat is NULL for completions. */
+static tt_code find_context(tt_prepared *p, const tt_chat_prompt *chat, tt_prepared_prompt *pr, tt_err *err)
+{
+    if (p->request.qttt.params.mode != TT_QTTT_ON) {
+        return TT_OK;
+    }
+    tt_code rc = tt_prompt_context(p->served, chat, pr->ids, pr->n_ids, &p->request.qttt,
+                                   &pr->context_tokens, err);
+    p->bad_context = rc == TT_E_INVALID;
+    return rc;
+}
+
 static tt_code tokenise_chat(tt_prepared *p, tt_prepared_prompt *pr, tt_err *err)
 {
     tt_chat_prompt chat = {.messages = p->request.messages,
                            .kwargs = p->request.template_kwargs,
                            .add_generation_prompt = p->request.add_generation_prompt};
     tt_code rc = tt_prompt_chat(p->served, &chat, &pr->ids, &pr->n_ids, err);
-    if (rc < 0) {
-        return rc;
-    }
-    if (p->request.qttt.params.mode == TT_QTTT_ON) {
-        rc = tt_prompt_context(p->served, &chat, pr->ids, pr->n_ids, &p->request.qttt,
-                               &pr->context_tokens, err);
-    }
-    return rc;
+    return rc < 0 ? rc : find_context(p, &chat, pr, err);
 }
 
 static tt_code make_echo(tt_prepared *p, const tt_prompt_source *src, tt_prepared_prompt *pr,
@@ -123,10 +128,7 @@ static tt_code tokenise_text(tt_prepared *p, int32_t i, tt_prepared_prompt *pr, 
         memcpy(pr->ids, src->ids, (size_t)src->n_ids * sizeof *pr->ids);
         pr->n_ids = (size_t)src->n_ids;
     }
-    if (rc == TT_OK && p->request.qttt.params.mode == TT_QTTT_ON) {
-        rc = tt_prompt_context(p->served, NULL, pr->ids, pr->n_ids, &p->request.qttt,
-                               &pr->context_tokens, err);
-    }
+    rc = rc < 0 ? rc : find_context(p, NULL, pr, err);
     if (rc == TT_OK && p->request.echo) {
         rc = make_echo(p, src, pr, err);
     }
@@ -154,7 +156,8 @@ static void run(tt_work *w)
                                                    : tokenise_text(p, i, &p->prompts[i], &err);
         if (rc < 0) {
             tt_error_from_code(&p->error, &err);
-            strncpy(p->error.param, prompt_param(p), sizeof p->error.param - 1);
+            const char *param = p->bad_context ? "qttt.context" : prompt_param(p);
+            strncpy(p->error.param, param, sizeof p->error.param - 1);
         } else {
             check_length(p, &p->prompts[i]);
         }

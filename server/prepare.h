@@ -28,6 +28,7 @@ typedef struct tt_prepared {
     tt_request request;
     tt_prepared_prompt *prompts; /* [request.n_prompts], in the request's arena */
     tt_http_error error;         /* status 0: fine */
+    bool bad_context;            /* the error is about qttt.context, not about the prompt */
 } tt_prepared;
 
 /* Starts it; ends in an error answer, or in tt_generation_start, which takes the tt_prepared over. Loop thread. */

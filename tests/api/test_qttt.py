@@ -157,8 +157,9 @@ def test_progress_of_an_adaptation(server):
             "qttt": {**QUICK, "steps": 3, "guard": False, "seed": 12, "context": {"tokens": 1024}}}
     chunks = [e for e in server.post(PATH, body).events() if isinstance(e, dict)]
     phases = [c["progress"]["phase"] for c in chunks if "progress" in c]
-    order = ["queued", "prefill", "adapt"]
-    assert [order.index(p) for p in phases] == sorted(order.index(p) for p in phases)
+    # The context is read, adapted to, and then the question is read with the adapter.
+    runs = [p for i, p in enumerate(phases) if i == 0 or phases[i - 1] != p]
+    assert runs in (["queued", "prefill", "adapt", "prefill"], ["prefill", "adapt", "prefill"], ["queued", "adapt", "prefill"])
     adapt = [c["progress"] for c in chunks if "progress" in c and c["progress"]["phase"] == "adapt"]
     assert [p["done"] for p in adapt if p["done"]] == [1, 2, 3] and all(p["total"] == 3 for p in adapt)
     assert all(p["loss"] > 0 for p in adapt if p["done"])
