@@ -72,7 +72,8 @@ static void on_disconnect(uv_poll_t *p, int status, int events)
         c->gone = true;
         if (c->req != NULL) {
             tt_http_client_gone(c->req);
-        } else {
+        }
+        if (c->req == NULL || !c->req->dispatched) { /* nothing came, or not the whole body */
             tt_http_close_idle(c);
         }
     }
