@@ -2,7 +2,6 @@
  * Thread: one rendering is one thread's. */
 #include "core/template_builtins.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -148,49 +147,83 @@ static bool put_padded(formatter *f, const spec *s, tt_text *t)
     return t != NULL && tt_textbuf_add_text(f->r, f->out, t);
 }
 
-/* C's printf formats the number: its flags mean the same. */
-static bool put_number(formatter *f, const spec *s, const tt_val *v)
+/* Sign, prefix and digits of an integer, with the zeros that precision or the flag 0 ask for, then padded with spaces. */
+static bool put_integer(formatter *f, const spec *s, int64_t i, bool trusted)
+{
+    char digits[80], head[4];
+    size_t n_digits = 0, n_head = 0;
+    uint64_t u = i < 0 ? 0 - (uint64_t)i : (uint64_t)i;
+    unsigned base = s->conversion == 'd' ? 10 : s->conversion == 'o' ? 8 : 16;
+    const char *letters = s->conversion == 'X' ? "0123456789ABCDEF" : "0123456789abcdef";
+    do {
+        digits[sizeof digits - ++n_digits] = letters[u % base];
+        u /= base;
+    } while (u != 0);
+    if (i < 0 || s->plus || s->space) {
+        head[n_head++] = i < 0 ? '-' : s->plus ? '+' : ' ';
+    }
+    if (s->alternate && base != 10) {
+        head[n_head++] = '0';
+        head[n_head++] = s->conversion;
+    }
+    size_t width = (size_t)s->width, zeros = s->precision > (int64_t)n_digits ? (size_t)s->precision - n_digits : 0;
+    if (s->zero && !s->minus && width > n_head + zeros + n_digits) {
+        zeros = width - n_head - n_digits;
+    }
+    size_t total = n_head + zeros + n_digits, pad = width > total ? width - total : 0;
+    tt_textbuf *b = tt_textbuf_new(f->r);
+    bool ok = b != NULL && tt_textbuf_add(f->r, b, head, n_head, trusted);
+    for (; ok && zeros > 0; zeros--) {
+        ok = tt_textbuf_add(f->r, b, "0", 1, trusted);
+    }
+    ok = ok && tt_textbuf_add(f->r, b, digits + sizeof digits - n_digits, n_digits, trusted);
+    tt_text *t = ok ? tt_textbuf_text(f->r, b) : NULL;
+    t = t == NULL ? NULL : tt_text_pad(f->r, t, s->minus ? 0 : pad, s->minus ? pad : 0, " ", 1);
+    return t != NULL && tt_textbuf_add_text(f->r, f->out, t);
+}
+
+/* C's printf formats a float: its flags mean the same. */
+static bool put_float(formatter *f, const spec *s, double d, bool trusted)
 {
     char c[24], out[max_width * 2 + 400];
-    bool is_float = strchr("eEfFgG", s->conversion) != NULL;
-    int64_t i = 0;
-    double d = 0;
-    if (!tt_val_number(v, &d) || (!is_float && s->conversion != 'd' && v->kind == TT_V_FLOAT)) {
-        return tt_run_invalid(f->r, "%%%c format: a number is required, not %s", s->conversion, tt_val_type(v));
-    }
-    if (!is_float && !tt_val_index(v, &i)) {
-        if (!(fabs(d) < 9.2e18)) {
-            return tt_run_invalid(f->r, "an integer beyond 64 bits");
-        }
-        i = (int64_t)d;
-    }
-    bool negative_hex = !is_float && s->conversion != 'd' && i < 0;
-    size_t n = 0;
-    c[n++] = '%';
     const struct {
         bool on;
         char flag;
     } flags[] = {{s->minus, '-'}, {s->plus, '+'}, {s->space, ' '}, {s->zero, '0'}, {s->alternate, '#'}};
+    size_t n = 0;
+    c[n++] = '%';
     for (size_t k = 0; k < sizeof flags / sizeof flags[0]; k++) {
         if (flags[k].on) {
             c[n++] = flags[k].flag;
         }
     }
-    bool octal_prefix = s->conversion == 'o' && s->alternate;
-    if (negative_hex || octal_prefix || (!is_float && s->precision >= 0 && s->zero) ||
-        ((s->plus || s->space) && strchr("xXo", s->conversion) != NULL)) {
-        return tt_run_fail(f->r, TT_E_UNSUPPORTED, "%%%c with these flags", s->conversion);
+    snprintf(c + n, sizeof c - n, "*.*%c", s->conversion);
+    int precision = s->precision < 0 ? 6 : (int)s->precision;
+    n = (size_t)snprintf(out, sizeof out, c, (int)s->width, precision, d);
+    return n < sizeof out && tt_textbuf_add(f->r, f->out, out, n, trusted);
+}
+
+static bool put_number(formatter *f, const spec *s, const tt_val *v)
+{
+    bool is_float = strchr("eEfFgG", s->conversion) != NULL;
+    int64_t i = 0;
+    double d = 0;
+    if (!tt_val_number(v, &d) || (!is_float && s->conversion != 'd' && v->kind == TT_V_FLOAT)) {
+        if (v->kind == TT_V_UNDEFINED) {
+            return tt_run_invalid(f->r, "%s", tt_undefined_message(f->r, v));
+        }
+        return tt_run_invalid(f->r, "%%%c format: a number is required, not %s", s->conversion, tt_val_type(v));
     }
-    if (s->precision < 0) {
-        snprintf(c + n, sizeof c - n, is_float ? "*%c" : "*" "l" "l%c", s->conversion);
-        n = is_float ? (size_t)snprintf(out, sizeof out, c, (int)s->width, d)
-                     : (size_t)snprintf(out, sizeof out, c, (int)s->width, (long long)i);
-    } else {
-        snprintf(c + n, sizeof c - n, is_float ? "*.*%c" : "*.*" "l" "l%c", s->conversion);
-        n = is_float ? (size_t)snprintf(out, sizeof out, c, (int)s->width, (int)s->precision, d)
-                     : (size_t)snprintf(out, sizeof out, c, (int)s->width, (int)s->precision, (long long)i);
+    if (is_float) {
+        return put_float(f, s, d, v->trusted);
     }
-    return n < sizeof out && tt_textbuf_add(f->r, f->out, out, n, v->trusted);
+    if (!tt_val_index(v, &i)) {
+        if (!(fabs(d) < 9.2e18)) {
+            return tt_run_invalid(f->r, "an integer beyond 64 bits");
+        }
+        i = (int64_t)d;
+    }
+    return put_integer(f, s, i, v->trusted);
 }
 
 static bool put_char(formatter *f, const spec *s, const tt_val *v)

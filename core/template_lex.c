@@ -1,6 +1,7 @@
 /* template_lex.c - see template_lex.h. Thread: none, plain data. */
 #include "core/template_lex.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -309,6 +310,11 @@ static size_t unescape(const char *s, size_t n, char *out, size_t *n_out)
             }
             cp = cp << 4 | (uint32_t)digit_value(s[used]);
         }
+    } else if ((unsigned char)s[0] >= 0x80) {
+        /* Python writes such a character as an escape first, and then the backslash before it escapes that one. */
+        used = tt_utf8_get(s, n, &cp);
+        *n_out += (size_t)sprintf(out + *n_out, cp < 0x100 ? "\\x%02x" : cp < 0x10000 ? "\\u%04x" : "\\U%08x", cp);
+        return used;
     } else {
         out[(*n_out)++] = '\\'; /* an unknown escape stays as it is */
         return s[0] == 'N' ? 0 : SIZE_MAX;
@@ -334,7 +340,7 @@ static tt_code lex_string(tt_lexer *lx, tt_token *ret)
     size_t n = end - lx->pos - 1, n_out = 0;
     char *out = (char *)s;
     if (memchr(s, '\\', n) != NULL) {
-        out = tt_arena_alloc(lx->arena, n + 1);
+        out = tt_arena_alloc(lx->arena, n * 2 + 1); /* a backslash and four bytes can become ten */
         if (out == NULL) {
             return tt_fail(lx->err, TT_E_NOMEM, "no memory for a chat template");
         }

@@ -396,7 +396,7 @@ static bool slice_list(tt_run *r, const tt_val *v, const slice_bounds *s, tt_val
     }
     tt_list *l = out.u.list;
     if (s->step == 1) { /* lists never change: share the items */
-        l->items = v->u.list->items + (s->n == 0 ? 0 : s->start);
+        l->items = s->n == 0 ? NULL : v->u.list->items + s->start;
         l->n = l->cap = s->n;
         *ret = out;
         return true;

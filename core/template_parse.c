@@ -332,7 +332,6 @@ static tt_node *parse_item(tt_parser *p, tt_node *of)
 {
     uint32_t line = p->cur.line;
     tt_nodes v = {0};
-    bool comma = false;
     if (!tt_parser_next(p)) {
         return NULL;
     }
@@ -354,7 +353,6 @@ static tt_node *parse_item(tt_parser *p, tt_node *of)
         if (!tt_parser_push(p, &v, item)) {
             return NULL;
         }
-        comma |= p->cur.type == TT_T_COMMA;
     }
     if (v.n == 0) {
         tt_parser_unexpected(p, "an expression");

@@ -154,6 +154,17 @@ static bool repr_range(tt_run *r, tt_textbuf *b, const tt_range *g)
     return put(r, b, s);
 }
 
+static bool repr_loop(tt_run *r, tt_textbuf *b, tt_loop *l)
+{
+    char s[64];
+    size_t n = 0;
+    if (!tt_loop_length(r, l, &n)) {
+        return false;
+    }
+    snprintf(s, sizeof s, "<LoopContext %zu/%zu>", l->index0 + 1, n);
+    return put(r, b, s);
+}
+
 static bool repr_macro(tt_run *r, tt_textbuf *b, const tt_macro *m)
 {
     if (m->name == NULL) {
@@ -187,10 +198,11 @@ static bool repr_value(tt_run *r, tt_textbuf *b, const tt_val *v)
         return repr_range(r, b, v->u.range);
     case TT_V_MACRO:
         return repr_macro(r, b, v->u.macro);
+    case TT_V_LOOP:
+        return repr_loop(r, b, v->u.loop);
     case TT_V_ITER:
     case TT_V_METHOD:
     case TT_V_BUILTIN:
-    case TT_V_LOOP:
         /* Python prints an address here: nothing a template can mean. */
         return put(r, b, "<") && put(r, b, tt_val_type(v)) && put(r, b, " object>");
     default: {

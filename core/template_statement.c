@@ -312,7 +312,8 @@ static tt_node *parse_statement(tt_parser *p)
     for (size_t i = 0; i < sizeof missing / sizeof missing[0]; i++) {
         known |= tt_parser_is_name(p, missing[i]);
     }
-    bool end = p->cur.n > 3 && memcmp(p->cur.p, "end", 3) == 0;
+    bool end = (p->cur.n > 3 && memcmp(p->cur.p, "end", 3) == 0) || tt_parser_is_name(p, "else") ||
+               tt_parser_is_name(p, "elif");
     tt_parser_fail(p, end ? TT_E_MODEL : TT_E_UNSUPPORTED, p->cur.line, "tag '%.*s' is %s",
                    (int)(p->cur.n < 40 ? p->cur.n : 40), p->cur.p,
                    known ? "not supported" : end ? "out of place" : "not known");

@@ -213,7 +213,7 @@ bool tt_textbuf_add_text(tt_run *r, tt_textbuf *b, const tt_text *t)
 
 tt_text *tt_textbuf_text(tt_run *r, tt_textbuf *b)
 {
-    tt_text *t = tt_text_new(r, b->data, b->n, b->n_runs == 0 || b->runs[0].trusted);
+    tt_text *t = tt_text_new(r, b->data != NULL ? b->data : "", b->n, b->n_runs == 0 || b->runs[0].trusted);
     if (t != NULL && b->n_runs != 0) {
         t->buf = b;
     }

@@ -112,7 +112,8 @@ class Grower:
         if c == 10:
             return "%s if %s else %s" % (self.expr("str", d), self.expr("bool", d), self.expr("str", d))
         if c == 11:
-            return "'%%%s' %% %s" % (self.pick(["s", "d", "5s", "-5s|", "05d", ".2f", "x", "r", "e", "+d", "g", "c", "%%s"]),
+            return "'%%%s' %% %s" % (self.pick(["s", "d", "5s", "-5s|", "05d", ".2f", "x", "r", "e", "+d", "g", "c", "%%s", "#x", "08.3d", " d",
+                                                  "-7d|", "#o", "+.3e", "010.1f", "X", "i", ".2s", "7.3s"]),
                                      self.paren(self.expr(self.pick(["int", "float", "str"]), d)))
         if c == 12:
             return s + " * " + self.pick(["2", "0", "-1", "3", "n"])
@@ -278,3 +279,17 @@ def template(rng):
     """(template, context)"""
     g = Grower(rng)
     return "".join(g.text() + g.statement(2) for _ in range(rng.randrange(1, 3))) + g.text(), CONTEXT
+
+
+# What str's methods say of every character of a block, and of the whole block.
+CHARACTERS = """{% for c in s %}{{ [c.isalpha(), c.isdigit(), c.isdecimal(), c.isnumeric(), c.isupper(), c.islower(),
+c.isspace(), c.isprintable(), c.isalnum()] | map('int') | join }}{{ c.upper() ~ c.lower() ~ c.title() ~ c.capitalize() ~ c.swapcase() }}
+{% endfor %}{{ [s] }}{{ s.title() }}{{ s | title }}{{ s.lower() }}{{ s.swapcase() }}{{ s.split() }}{{ s.splitlines() }}{{ s.strip() }}
+{{ s | tojson(ensure_ascii=true) }}{{ s | wordcount }}{{ s.isupper() }}{{ s[::-3] }}{{ s | reverse | length }}"""
+
+
+def character_blocks():
+    """Contexts that together hold every code point below U+20000, and the last ones."""
+    for start in list(range(0, 0x20000, 0x800)) + [0xE0000, 0x10F800]:
+        if start != 0xD800:
+            yield f"U+{start:04X}", {"s": "".join(map(chr, range(start, start + 0x800)))}
