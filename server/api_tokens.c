@@ -143,6 +143,11 @@ static void run(tt_work *w)
     json_decref(root);
 }
 
+static bool wanted(tt_work *w)
+{
+    return !((tokens_work *)(void *)w)->http->gone;
+}
+
 static void done(tt_work *w)
 {
     tokens_work *t = (tokens_work *)(void *)w;
@@ -166,6 +171,7 @@ static void start(tt_http_request *req, bool encode_text)
         tt_http_reply_error(req, &e);
         return;
     }
+    t->work.wanted = wanted;
     t->work.run = run;
     t->work.done = done;
     t->http = req;
@@ -173,6 +179,7 @@ static void start(tt_http_request *req, bool encode_text)
     t->limits = tt_limits_of(req->server->settings, t->served);
     t->encode = encode_text;
     tt_http_ref(req);
+    req->body_busy = true;
     tt_work_submit(req->server, &t->work);
 }
 

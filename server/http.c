@@ -236,6 +236,7 @@ void tt_http_release_body(tt_http_request *req)
         req->server->http->body_bytes -= req->n_reserved;
     }
     req->n_reserved = 0;
+    req->body_busy = false;
     tt_buf_finish(&req->body);
 }
 
@@ -481,7 +482,9 @@ void tt_http_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
     if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK) {
         tt_http_client_gone(req);
     }
-    tt_http_release_body(req);
+    if (!req->body_busy) {
+        tt_http_release_body(req);
+    }
     bool ok = why == MHD_REQUEST_TERMINATED_COMPLETED_OK || req->answered_early;
     tt_log(req->route != NULL && req->route->open ? TT_LOG_DEBUG : TT_LOG_INFO,
            "%s %.200s %d %.1f ms %s%s", req->method, req->url, req->status,

@@ -38,6 +38,7 @@ struct tt_http_request {
     char param[256];              /* what {id} matched, percent-decoded */
     char scope[40];               /* tenant: hash of the API key, "" without keys */
     tt_buf body;
+    bool body_busy; /* a worker reads body: it stays although the client leaves; tt_http_release_body ends it */
     tt_arena arena; /* freed with the request */
     double started; /* monotonic */
 

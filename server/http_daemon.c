@@ -208,7 +208,6 @@ void tt_http_stop(tt_http **http)
     if (h == NULL) {
         return;
     }
-    *http = NULL;
     for (tt_conn *c = h->conns; c != NULL; c = c->next) {
         if (c->req != NULL) {
             tt_http_client_gone(c->req); /* resumes it */
@@ -221,5 +220,6 @@ void tt_http_stop(tt_http **http)
     uv_close((uv_handle_t *)&h->before, NULL);
     uv_timer_stop(&h->timer);
     MHD_stop_daemon(h->daemon); /* closes the listening socket and every connection */
+    *http = NULL; /* not before: a last probe may still have been answered */
     uv_close((uv_handle_t *)&h->timer, on_timer_closed);
 }

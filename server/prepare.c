@@ -164,6 +164,11 @@ static void run(tt_work *w)
     }
 }
 
+static bool wanted(tt_work *w)
+{
+    return !((tt_prepared *)(void *)w)->http->gone;
+}
+
 static void done(tt_work *w)
 {
     tt_prepared *p = (tt_prepared *)(void *)w;
@@ -196,6 +201,7 @@ void tt_prepare_start(tt_http_request *req, tt_api api)
         tt_http_reply_error(req, &e);
         return;
     }
+    p->work.wanted = wanted;
     p->work.run = run;
     p->work.done = done;
     p->http = req;
@@ -203,5 +209,6 @@ void tt_prepare_start(tt_http_request *req, tt_api api)
     p->served = s->served;
     p->limits = tt_limits_of(s->settings, s->served);
     p->request.api = api;
+    req->body_busy = true;
     tt_work_submit(s, &p->work);
 }

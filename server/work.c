@@ -29,6 +29,10 @@ static void start_next(tt_server *s)
         if (s->work_first == NULL) {
             s->work_last = NULL;
         }
+        if (w->wanted != NULL && !w->wanted(w)) {
+            w->done(w);
+            continue;
+        }
         s->n_working++;
         uv_queue_work(&s->loop, &w->req, on_run, on_done);
     }

@@ -3,6 +3,7 @@
 #ifndef TT_WORK_H
 #define TT_WORK_H
 
+#include <stdbool.h>
 #include <uv.h>
 
 struct tt_server;
@@ -11,6 +12,7 @@ typedef struct tt_work {
     uv_work_t req;
     struct tt_work *next;
     struct tt_server *server;
+    bool (*wanted)(struct tt_work *w); /* loop thread, before run: false = run is skipped. NULL = always */
     void (*run)(struct tt_work *w);  /* pool */
     void (*done)(struct tt_work *w); /* loop thread; may free w */
 } tt_work;

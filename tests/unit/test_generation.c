@@ -651,6 +651,37 @@ static void bodies(void **state)
     stop();
 }
 
+/* Bodies whose client leaves while a worker reads them, and while they wait for one. */
+static void leaving_while_parsed(void **state)
+{
+    enum { N = 12, BYTES = 4 << 20 };
+    configure();
+    settings.max_bodies = 12 << 20; /* what those who left still hold is counted, and given back */
+    begin();
+    char *body = malloc(BYTES + 128);
+    assert_non_null(body);
+    size_t n = (size_t)sprintf(body, "{" HI ",\"max_tokens\":1,\"user\":\"");
+    memset(body + n, 'x', BYTES);
+    strcpy(body + n + BYTES, "\"}");
+    for (int i = 0; i < N; i++) {
+        client c = dial();
+        post(&c, i % 2 == 0 ? CHAT : "/tokenize", body);
+        leave(&c, (leaving)(i % 2));
+    }
+    client c = dial();
+    int status = 429;
+    for (double t = now(); status == 429 && now() - t < 10; nap_ms(10)) {
+        hang_up(&c);
+        c = dial();
+        post(&c, CHAT, body);
+        status = answer(&c, NULL, 0);
+    }
+    assert_int_equal(status, 200);
+    free(body);
+    hang_up(&c);
+    stop();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -660,6 +691,7 @@ int main(void)
         cmocka_unit_test(several_prompts), cmocka_unit_test(adapted_answer),
         cmocka_unit_test(draining),        cmocka_unit_test(drain_bound),
         cmocka_unit_test(loading),         cmocka_unit_test(bodies),
+        cmocka_unit_test(leaving_while_parsed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
