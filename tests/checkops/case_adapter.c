@@ -314,6 +314,7 @@ const co_op co_adapter_ops[] = {
      .fn = offsetof(tt_ops, adapter_fwd),
      .scale = 1,
      .max_nmse = 4e-5,
+     .max_decode_nmse = 1e-9,
      .by_row = true,
      .shapes = fwd_shapes,
      .n_shapes = COUNT(fwd_shapes),

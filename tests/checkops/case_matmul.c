@@ -214,6 +214,7 @@ const co_op co_matmul_ops[] = {
      .fn = offsetof(tt_ops, matmul),
      .scale = 1,
      .max_nmse = 4e-5,
+     .max_decode_nmse = 1e-9,
      .by_row = true,
      .shapes = matmul_shapes,
      .n_shapes = COUNT(matmul_shapes),

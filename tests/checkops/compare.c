@@ -27,7 +27,9 @@ static size_t append(char *text, size_t n, size_t used, const char *name, long v
 void co_describe(const co_test *t, char *text, size_t n)
 {
     const co_shape *s = &t->shape;
-    int k = snprintf(text, n, "%s %s rows=%d", t->op->name, t->ops->isa, (int)s->rows);
+    const char *isa = t->ops == NULL ? "" : t->ops->isa; /* NULL: the shape alone is meant */
+    int k = snprintf(text, n, "%s%s%s rows=%d", t->op->name, *isa == '\0' ? "" : " ", isa,
+                     (int)s->rows);
     size_t used = k < 0 ? 0 : (size_t)k;
     if (t->n_rows != s->rows) {
         used = append(text, n, used, "row0", t->row0 + 1);

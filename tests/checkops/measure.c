@@ -1,5 +1,5 @@
-/* measure.c - how long each op takes in each table; see driver.h. Medians, because the machine may be
- * shared. */
+/* measure.c - how long each op takes in each table; see driver.h. Medians, because the machine may
+ * be shared. */
 #include "tests/checkops/driver.h"
 
 #include <stdlib.h>
@@ -60,8 +60,7 @@ static void print_one(FILE *json, bool first, const char *what, const char *tabl
 /* "matmul rows=512 ..." without the table's name, which has a column of its own. */
 static void describe(const co_op *op, const co_shape *s, char *text, size_t n)
 {
-    tt_ops nobody = {.isa = "-"};
-    co_test t = {.op = op, .ops = &nobody, .shape = *s, .n_rows = s->rows, .n_threads = 2};
+    co_test t = {.op = op, .shape = *s, .n_rows = s->rows, .n_threads = 2};
     co_describe(&t, text, n);
 }
 
