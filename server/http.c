@@ -1,4 +1,4 @@
-/* http.c - see http.h. */
+/* http.c - the life of a request, see http.h: its id, key, body, route, end. What is sent back is http_reply.c. */
 #include "server/http.h"
 
 #include <stdio.h>
@@ -6,7 +6,6 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/random.h>
-#include <sys/socket.h>
 
 #include <xxhash.h>
 
@@ -15,18 +14,7 @@
 #include "server/route.h"
 
 /* A refused body is read and dropped up to this many times server.max_body, so that the client gets to read the answer. */
-enum { DISCARD_FACTOR = 4, ARENA_LIMIT = 1 << 30, COMPACT_BYTES = 64 * 1024 };
-
-static const char *const allowed_headers =
-    "Authorization, Content-Type, Accept, Idempotency-Key, X-Request-Id, X-Session-Id, "
-    "X-OpenWebUI-Chat-Id, Traceparent, OpenAI-Organization, OpenAI-Project, OpenAI-Beta, "
-    "X-Stainless-Lang, X-Stainless-Package-Version, X-Stainless-OS, X-Stainless-Arch, "
-    "X-Stainless-Runtime, X-Stainless-Runtime-Version, X-Stainless-Async, "
-    "X-Stainless-Retry-Count, X-Stainless-Read-Timeout, X-Stainless-Timeout, "
-    "X-Stainless-Helper-Method, X-Stainless-Poll-Helper, X-Stainless-Custom-Poll-Interval";
-static const char *const exposed_headers =
-    "X-Request-Id, X-Session-Id, Retry-After, OpenAI-Processing-Ms, X-Qttt-Ignored-Params, "
-    "X-Should-Retry";
+enum { DISCARD_FACTOR = 4, ARENA_LIMIT = 1 << 30 };
 
 void tt_http_ref(tt_http_request *req)
 {
@@ -179,32 +167,6 @@ static tt_http_request *create_request(tt_http *h, struct MHD_Connection *mhd, c
     return req;
 }
 
-/* Answers while the body is still coming: written past libmicrohttpd, which can answer only before or behind a body. What
- * comes after is read and dropped, because closing at once would reset the connection and take the answer with it. */
-static void answer_early(tt_http_request *req)
-{
-    const tt_http_error *e = &req->early;
-    tt_buf body = {0}, out = {0};
-    tt_error_write(&body, e);
-    tt_buf_printf(&out,
-                  "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
-                  "Connection: close\r\nX-Request-Id: %s\r\nAccess-Control-Allow-Origin: *\r\n",
-                  e->status, MHD_get_reason_phrase_for((unsigned)e->status), body.n, req->id);
-    if (e->retry_after > 0) {
-        tt_buf_printf(&out, "Retry-After: %d\r\n", e->retry_after);
-    }
-    tt_buf_puts(&out, "\r\n");
-    tt_buf_put(&out, body.p, body.n);
-    if (!out.failed && !body.failed &&
-        send(req->conn->fd, out.p, out.n, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)out.n) {
-        req->answered_early = true;
-        req->status = e->status;
-        tt_metrics_rejected(&req->server->metrics, e->status, e->code);
-    }
-    tt_buf_finish(&body);
-    tt_buf_finish(&out);
-}
-
 static void take_body(tt_http *h, tt_http_request *req, const char *data, size_t n)
 {
     size_t total;
@@ -226,7 +188,7 @@ static void take_body(tt_http *h, tt_http_request *req, const char *data, size_t
     req->n_discarded += n;
     tt_http_release_body(req);
     if ((req->early.status == 413 || req->early.status == 429) && !req->answered_early) {
-        answer_early(req);
+        tt_http_answer_early(req);
     }
 }
 
@@ -238,131 +200,6 @@ void tt_http_release_body(tt_http_request *req)
     req->n_reserved = 0;
     req->body_busy = false;
     tt_buf_finish(&req->body);
-}
-
-void tt_http_header(tt_http_request *req, const char *name, const char *value)
-{
-    char *copy = tt_arena_strndup(&req->arena, value, strlen(value));
-    if (copy != NULL && req->n_headers < TT_HTTP_MAX_HEADERS) {
-        req->headers[req->n_headers].name = name;
-        req->headers[req->n_headers++].value = copy;
-    }
-}
-
-/* Answers to browsers; without an Origin that is allowed there are none. */
-static void add_cors(tt_http_request *req, struct MHD_Response *r)
-{
-    const tt_string_list *list = &req->server->settings->cors_origins;
-    const char *origin = tt_http_get_header(req, "Origin");
-    const char *allow = NULL;
-    for (int32_t i = 0; i < list->n && allow == NULL; i++) {
-        if (strcmp(list->v[i], "*") == 0) {
-            allow = "*";
-        } else if (origin != NULL && strcmp(list->v[i], origin) == 0) {
-            allow = origin;
-        }
-    }
-    if (allow == NULL) {
-        return;
-    }
-    MHD_add_response_header(r, "Access-Control-Allow-Origin", allow);
-    if (allow == origin) {
-        MHD_add_response_header(r, "Vary", "Origin");
-    }
-    MHD_add_response_header(r, "Access-Control-Expose-Headers", exposed_headers);
-    if (strcmp(req->method, "OPTIONS") == 0) {
-        MHD_add_response_header(r, "Access-Control-Allow-Methods",
-                                "GET, HEAD, POST, DELETE, OPTIONS");
-        /* What was asked for is echoed too, so that a header which a later SDK invents is not a failure. */
-        const char *asked = tt_http_get_header(req, "Access-Control-Request-Headers");
-        tt_buf list_text = {0};
-        tt_buf_puts(&list_text, allowed_headers);
-        if (asked != NULL && *asked != '\0') {
-            tt_buf_puts(&list_text, ", ");
-            tt_buf_puts(&list_text, asked);
-        }
-        tt_buf_putc(&list_text, '\0');
-        if (!list_text.failed) {
-            MHD_add_response_header(r, "Access-Control-Allow-Headers", list_text.p);
-        }
-        tt_buf_finish(&list_text);
-        MHD_add_response_header(r, "Access-Control-Max-Age", "600");
-    }
-}
-
-static void add_headers(tt_http_request *req, struct MHD_Response *r)
-{
-    char ms[32];
-    if (req->content_type != NULL) {
-        MHD_add_response_header(r, "Content-Type", req->content_type);
-    }
-    MHD_add_response_header(r, "X-Request-Id", req->id);
-    snprintf(ms, sizeof ms, "%.0f", (tt_now() - req->started) * 1000);
-    MHD_add_response_header(r, "OpenAI-Processing-Ms", ms);
-    for (int i = 0; i < req->n_headers; i++) {
-        MHD_add_response_header(r, req->headers[i].name, req->headers[i].value);
-    }
-    if (req->streaming) {
-        MHD_add_response_header(r, "Cache-Control", "no-cache");
-        MHD_add_response_header(r, "X-Accel-Buffering", "no");
-    }
-    if (req->close || req->conn->gone) {
-        MHD_add_response_header(r, "Connection", "close");
-    }
-    add_cors(req, r);
-}
-
-/* libmicrohttpd asks for more of a stream. */
-static ssize_t read_stream(void *cls, uint64_t pos, char *out, size_t max)
-{
-    tt_http_request *req = cls;
-    (void)pos;
-    if (req->n_read > COMPACT_BYTES && req->n_read > req->out.n / 2) { /* each byte moves once at most */
-        tt_buf_consume(&req->out, req->n_read);
-        req->n_read = 0;
-    } else if (req->n_read == req->out.n) {
-        req->out.n = req->n_read = 0;
-    }
-    if (req->out.n - req->n_read < (size_t)req->server->settings->backlog / 2 &&
-        req->on_drained != NULL) {
-        req->on_drained(req->arg);
-    }
-    if (req->gone || req->out.failed) {
-        return MHD_CONTENT_READER_END_WITH_ERROR;
-    }
-    size_t n = req->out.n - req->n_read;
-    if (n > 0) {
-        n = n < max ? n : max;
-        memcpy(out, req->out.p + req->n_read, n);
-        req->n_read += n;
-        return (ssize_t)n;
-    }
-    if (req->stream_ended) {
-        return MHD_CONTENT_READER_END_OF_STREAM;
-    }
-    req->suspended = true;
-    MHD_suspend_connection(req->mhd);
-    return 0;
-}
-
-static enum MHD_Result send_reply(tt_http_request *req)
-{
-    struct MHD_Response *r;
-    if (req->streaming) {
-        r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16 * 1024, read_stream, req, NULL);
-    } else {
-        r = MHD_create_response_from_buffer(req->out.n, req->out.p, MHD_RESPMEM_MUST_FREE);
-        if (r != NULL) {
-            req->out = (tt_buf){0}; /* the response owns the memory */
-        }
-    }
-    if (r == NULL) {
-        return MHD_NO;
-    }
-    add_headers(req, r);
-    enum MHD_Result ok = MHD_queue_response(req->mhd, (unsigned)req->status, r);
-    MHD_destroy_response(r);
-    return ok;
 }
 
 static void dispatch(tt_http_request *req)
@@ -406,10 +243,10 @@ enum MHD_Result tt_http_access(void *cls, struct MHD_Connection *mhd, const char
         if (req->early.status != 0 && tt_http_get_header(req, "Expect") != NULL) {
             req->close = true; /* the client has not begun to send */
             dispatch(req);
-            return send_reply(req);
+            return tt_http_send_reply(req);
         }
         if (req->early.status == 413) {
-            answer_early(req);
+            tt_http_answer_early(req);
         }
         return MHD_YES;
     }
@@ -432,14 +269,14 @@ enum MHD_Result tt_http_access(void *cls, struct MHD_Connection *mhd, const char
         return MHD_NO;
     }
     if (req->replied) {
-        return send_reply(req);
+        return tt_http_send_reply(req);
     }
     req->suspended = true;
     MHD_suspend_connection(mhd);
     return MHD_YES;
 }
 
-static void wake(tt_http_request *req)
+void tt_http_wake(tt_http_request *req)
 {
     if (req->suspended && req->mhd != NULL) {
         req->suspended = false;
@@ -465,7 +302,7 @@ void tt_http_client_gone(tt_http_request *req)
     if (!done && on_gone != NULL) {
         on_gone(req->arg);
     }
-    wake(req);
+    tt_http_wake(req);
 }
 
 void tt_http_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
@@ -498,88 +335,4 @@ void tt_http_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
     req->conn = NULL;
     h->n_active--;
     tt_http_unref(req);
-}
-
-void tt_http_reply(tt_http_request *req, int status, const char *content_type, tt_buf *body)
-{
-    if (req->gone || req->replied) {
-        tt_buf_finish(body);
-        return;
-    }
-    if (body->failed) {
-        tt_err err = {.code = TT_E_NOMEM};
-        tt_http_error e;
-        tt_buf_finish(body);
-        tt_error_from_code(&e, &err);
-        status = e.status;
-        tt_error_write(body, &e);
-        content_type = "application/json";
-    }
-    req->status = status;
-    req->content_type = content_type;
-    req->out = *body;
-    *body = (tt_buf){0};
-    req->replied = true;
-    req->on_gone = NULL;
-    wake(req);
-}
-
-void tt_http_reply_error(tt_http_request *req, const tt_http_error *e)
-{
-    tt_buf b = {0};
-    char seconds[16];
-    tt_error_write(&b, e);
-    if (e->retry_after > 0) {
-        snprintf(seconds, sizeof seconds, "%d", e->retry_after);
-        tt_http_header(req, "Retry-After", seconds);
-    }
-    if (e->status == 401) {
-        tt_http_header(req, "WWW-Authenticate", "Bearer");
-    }
-    if (e->status == 409) {
-        tt_http_header(req, "X-Should-Retry", "false");
-    }
-    tt_metrics_rejected(&req->server->metrics, e->status, e->code);
-    tt_http_reply(req, e->status, "application/json", &b);
-}
-
-void tt_http_reply_json(tt_http_request *req, tt_buf *body)
-{
-    tt_http_reply(req, 200, "application/json", body);
-}
-
-void tt_http_stream_begin(tt_http_request *req)
-{
-    if (req->gone || req->replied) {
-        return;
-    }
-    req->status = 200;
-    req->content_type = "text/event-stream";
-    req->streaming = req->replied = true;
-    wake(req);
-}
-
-tt_buf *tt_http_stream_out(tt_http_request *req)
-{
-    return &req->out;
-}
-
-size_t tt_http_stream_pending(const tt_http_request *req)
-{
-    return req->out.n - req->n_read;
-}
-
-void tt_http_stream_flush(tt_http_request *req)
-{
-    if (req->streaming && !req->gone) {
-        wake(req);
-    }
-}
-
-void tt_http_stream_end(tt_http_request *req)
-{
-    req->stream_ended = true;
-    req->on_gone = NULL;
-    req->on_drained = NULL;
-    tt_http_stream_flush(req);
 }

@@ -38,6 +38,12 @@ void tt_http_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
                        enum MHD_RequestTerminationCode why);
 /* Makes libmicrohttpd notice that the client of a connection without a request has left. */
 void tt_http_close_idle(tt_conn *c);
+/* Resumes a request that waits, and asks for a run of libmicrohttpd. */
+void tt_http_wake(tt_http_request *req);
+/* Hands the reply that is set in req, or its stream, to libmicrohttpd. */
+enum MHD_Result tt_http_send_reply(tt_http_request *req);
+/* Answers req->early while the body is still coming. */
+void tt_http_answer_early(tt_http_request *req);
 /* The client of `req` has left. */
 void tt_http_client_gone(tt_http_request *req);
 
