@@ -17,10 +17,10 @@ import tempfile
 import textwrap
 import time
 
-# Text that is on the machine, each with a question whose answer stands in it and words that a right answer has.
+# Text that is on the machine, each with a question whose answer stands in it.
 DOCUMENTS = [
-    ("/usr/share/common-licenses/GPL-2", "Who published this license, and in which city are they?", ("Free Software Foundation",)),
-    ("/usr/share/common-licenses/GPL-3", "Who published this license?", ("Free Software Foundation",)),
+    ("/usr/share/common-licenses/GPL-2", "Which foundation published this license?"),
+    ("/usr/share/common-licenses/GPL-3", "Which foundation published this license?"),
 ]
 MAX_DOCUMENT_TOKENS = 4400
 
@@ -144,15 +144,14 @@ def generated_document():
         lines.append(f"Entry {i + 1}. Keeper {names[i * 7 % 12]} of {places[i * 5 % 8]} tended the lamp for {i * 37 % 61 + 3} "
                      f"nights and noted {i * 53 % 97 + 2} ships.")
     lines.append("The register was closed in Flensburg by the harbour master.")
-    return "\n".join(lines), "In which town was the register closed?", ("Flensburg",)
+    return "\n".join(lines), "In which town was the register closed?"
 
 
 def find_document():
-    for path, question, right in DOCUMENTS:
+    for path, question in DOCUMENTS:
         with contextlib.suppress(OSError):
-            return path, pathlib.Path(path).read_text(), question, right
-    text, question, right = generated_document()
-    return "a generated register", text, question, right
+            return path, pathlib.Path(path).read_text(), question
+    return "a generated register", *generated_document()
 
 
 def fit(server, text, max_tokens):
@@ -244,7 +243,7 @@ def main():
         server.wait_ready()
         model = server.ask("GET", "/v1/models")[1]["data"][0]
         screen.line(f"{model['id']} is ready on 127.0.0.1:{server.port} after {time.monotonic() - began:.1f} s")
-        source, text, question, right = find_document()
+        source, text, question = find_document()
         document, n = fit(server, text, min(MAX_DOCUMENT_TOKENS, model["max_model_len"] * 2 // 3))
         screen.line(f"document: {source}, {n} tokens")
         screen.line(f"question: {question}")
