@@ -11,23 +11,15 @@
 
 typedef struct fwd_bufs {
     void *q, *k, *v, *p;      /* operands [m_pad, d], [ATTN_KEYS, d] twice, [m_pad, ATTN_KEYS] */
-    float *s, *o, *max, *sum; /* [m, ATTN_KEYS], [m, d], [m], [m] */
-    float *tail;
+    float *s, *o, *max, *sum; /* [m_pad, ATTN_KEYS], [m_pad, d], [m], [m] */
 } fwd_bufs;
 
 static size_t carve(fwd_bufs *b, char *base, int64_t m, int64_t d)
 {
-    size_t at = 0, part[9];
-    const int64_t elems[9] = {m * d,
-                              ATTN_KEYS * d,
-                              ATTN_KEYS * d,
-                              m * ATTN_KEYS,
-                              m * ATTN_KEYS,
-                              m * d,
-                              m,
-                              m,
-                              (int64_t)tt_gemm_tail_elems(d > ATTN_KEYS ? d : ATTN_KEYS)};
-    for (int i = 0; i < 9; i++) {
+    size_t at = 0, part[8];
+    const int64_t elems[8] = {
+        m * d, ATTN_KEYS * d, ATTN_KEYS * d, m * ATTN_KEYS, m * ATTN_KEYS, m * d, m, m};
+    for (int i = 0; i < 8; i++) {
         part[i] = at;
         at += ((size_t)elems[i] * sizeof(float) + 63) / 64 * 64;
     }
@@ -39,8 +31,7 @@ static size_t carve(fwd_bufs *b, char *base, int64_t m, int64_t d)
                         .s = (float *)(void *)(base + part[4]),
                         .o = (float *)(void *)(base + part[5]),
                         .max = (float *)(void *)(base + part[6]),
-                        .sum = (float *)(void *)(base + part[7]),
-                        .tail = (float *)(void *)(base + part[8])};
+                        .sum = (float *)(void *)(base + part[7])};
     }
     return at;
 }
@@ -134,7 +125,7 @@ static void finish_tile(const attn_tile *t, const fwd_bufs *b)
 static void run_tile(const attn_tile *t, tt_gemm *g, int thread, const fwd_bufs *b)
 {
     TT_FN(tt_attn_load_rows)(t, tt_ptr(t->a->q), b->q);
-    memset(b->o, 0, (size_t)(t->m * t->d) * sizeof *b->o);
+    memset(b->o, 0, (size_t)(t->m_pad * t->d) * sizeof *b->o);
     for (int64_t i = 0; i < t->m; i++) {
         b->max[i] = -INFINITY;
         b->sum[i] = 0;
@@ -142,7 +133,7 @@ static void run_tile(const attn_tile *t, tt_gemm *g, int thread, const fwd_bufs 
     tt_gemm_call qk = {.a = b->q,
                        .b = b->k,
                        .c = b->s,
-                       .m = t->m,
+                       .m = t->m_pad,
                        .n = ATTN_KEYS,
                        .k = t->d,
                        .lda = t->d,
@@ -153,7 +144,7 @@ static void run_tile(const attn_tile *t, tt_gemm *g, int thread, const fwd_bufs 
     tt_gemm_call pv = {.a = b->p,
                        .b = b->v,
                        .c = b->o,
-                       .m = t->m,
+                       .m = t->m_pad,
                        .n = t->d,
                        .k = ATTN_KEYS,
                        .lda = ATTN_KEYS,
@@ -166,9 +157,9 @@ static void run_tile(const attn_tile *t, tt_gemm *g, int thread, const fwd_bufs 
          key0 += ATTN_KEYS) {
         TT_FN(tt_attn_load_keys)(t, t->a->kv->k, key0, b->k);
         TT_FN(tt_attn_load_keys)(t, t->a->kv->v, key0, b->v);
-        tt_gemm_rows(g, thread, &qk, b->tail);
+        tt_gemm_rows(g, thread, &qk);
         softmax_block(t, b, key0);
-        tt_gemm_rows(g, thread, &pv, b->tail);
+        tt_gemm_rows(g, thread, &pv);
     }
     finish_tile(t, b);
 }

@@ -13,10 +13,9 @@ typedef struct bwd_bufs {
     void *q, *d_out, *k, *v,
         *ds; /* operands [m_pad, d] twice, [ATTN_KEYS, d] twice, [m_pad, ATTN_KEYS] */
     float *s, *dp, *dq, *lse, *along; /* [m, ATTN_KEYS] twice, [m, d], [m] twice */
-    float *tail;
 } bwd_bufs;
 
-enum { N_BUFS = 11 };
+enum { N_BUFS = 10 };
 
 static size_t carve(bwd_bufs *b, char *base, int64_t m, int64_t d)
 {
@@ -29,8 +28,7 @@ static size_t carve(bwd_bufs *b, char *base, int64_t m, int64_t d)
                                    m * ATTN_KEYS,
                                    m * d,
                                    m,
-                                   m,
-                                   (int64_t)tt_gemm_tail_elems(d > ATTN_KEYS ? d : ATTN_KEYS)};
+                                   m};
     size_t at = 0, part[N_BUFS];
     for (int i = 0; i < N_BUFS; i++) {
         part[i] = at / sizeof(float);
@@ -47,8 +45,7 @@ static size_t carve(bwd_bufs *b, char *base, int64_t m, int64_t d)
                         .dp = f + part[6],
                         .dq = f + part[7],
                         .lse = f + part[8],
-                        .along = f + part[9],
-                        .tail = f + part[10]};
+                        .along = f + part[9]};
     }
     return at;
 }
@@ -106,7 +103,7 @@ static void begin_tile(const attn_tile *t, const tt_attention_bwd_args *a, const
     const float *out = tt_ptr(t->a->out), *lse = tt_ptr(t->a->lse), *d_out = tt_ptr(a->d_out);
     TT_FN(tt_attn_load_rows)(t, tt_ptr(t->a->q), b->q);
     TT_FN(tt_attn_load_rows)(t, d_out, b->d_out);
-    memset(b->dq, 0, (size_t)(t->m * t->d) * sizeof *b->dq);
+    memset(b->dq, 0, (size_t)(t->m_pad * t->d) * sizeof *b->dq);
     for (int64_t i = 0; i < t->m; i++) {
         const float *o = out + row_head(t, i) * t->d, *g = d_out + row_head(t, i) * t->d;
         vf sum = vf_zero();
@@ -114,7 +111,8 @@ static void begin_tile(const attn_tile *t, const tt_attention_bwd_args *a, const
             sum = vf_fma(vf_at(o, e, t->d), vf_at(g, e, t->d), sum);
         }
         b->along[i] = vf_sum(sum);
-        if (t->bf16) { /* dP is made of the rounded d_out: so must its mean be, or the two do not cancel */
+        if (t->bf16) { /* dP is made of the rounded d_out: so must its mean be, or the two do not
+                          cancel */
             const uint16_t *rounded = (const uint16_t *)b->d_out + i * t->d;
             b->along[i] = 0;
             for (int64_t e = 0; e < t->d; e++) {
@@ -132,7 +130,7 @@ static void run_tile(const attn_tile *t, const tt_attention_bwd_args *a, tt_gemm
     tt_gemm_call qk = {.a = b->q,
                        .b = b->k,
                        .c = b->s,
-                       .m = t->m,
+                       .m = t->m_pad,
                        .n = ATTN_KEYS,
                        .k = t->d,
                        .lda = t->d,
@@ -147,7 +145,7 @@ static void run_tile(const attn_tile *t, const tt_attention_bwd_args *a, tt_gemm
     tt_gemm_call dsk = {.a = b->ds,
                         .b = b->k,
                         .c = b->dq,
-                        .m = t->m,
+                        .m = t->m_pad,
                         .n = t->d,
                         .k = ATTN_KEYS,
                         .lda = ATTN_KEYS,
@@ -160,10 +158,10 @@ static void run_tile(const attn_tile *t, const tt_attention_bwd_args *a, tt_gemm
          key0 += ATTN_KEYS) {
         TT_FN(tt_attn_load_keys)(t, t->a->kv->k, key0, b->k);
         TT_FN(tt_attn_load_keys)(t, t->a->kv->v, key0, b->v);
-        tt_gemm_rows(g, thread, &qk, b->tail);
-        tt_gemm_rows(g, thread, &dov, b->tail);
+        tt_gemm_rows(g, thread, &qk);
+        tt_gemm_rows(g, thread, &dov);
         ds_block(t, b, key0);
-        tt_gemm_rows(g, thread, &dsk, b->tail);
+        tt_gemm_rows(g, thread, &dsk);
     }
     vf scale = vf_set1(t->a->scale);
     for (int64_t i = 0; i < t->m; i++) {

@@ -45,9 +45,8 @@ attn_tile TT_FN(tt_attn_tile_at)(const tt_attention_args *a, int64_t i)
                    .group = a->n_heads / n_kv,
                    .d = a->kv->head_dim,
                    .bf16 = TT_GEMM_BF16 && a->kv->type == TT_BF16};
-    int64_t unit = tt_gemm_unit(t.bf16);
     t.m = (int64_t)t.n_rows * t.group;
-    t.m_pad = (t.m + unit - 1) / unit * unit;
+    t.m_pad = tt_gemm_padded(t.m, t.bf16);
     return t;
 }
 

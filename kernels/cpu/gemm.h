@@ -20,17 +20,16 @@ typedef struct tt_gemm_call {
     bool trans_a, trans_b, accumulate;
 } tt_gemm_call;
 
-/* Rows of A that tt_gemm_rows() works on at a time: A's buffer has a multiple of it, C needs not.
- */
+/* Rows that tt_gemm_rows() works on at a time: the buffers of A and C have a multiple of it. */
 static inline int64_t tt_gemm_unit(bool bf16)
 {
     return bf16 ? 16 : 48;
 }
 
-/* Elements of the buffer `tail` of tt_gemm_rows(). */
-static inline size_t tt_gemm_tail_elems(int64_t n)
+static inline int64_t tt_gemm_padded(int64_t m, bool bf16)
 {
-    return (size_t)(48 * n);
+    int64_t unit = tt_gemm_unit(bf16);
+    return (m + unit - 1) / unit * unit;
 }
 
 /* The lane's products, made on first use. NULL = sticky failure (TT_E_NOMEM or TT_E_DEVICE): the op
@@ -44,9 +43,9 @@ void tt_gemm_check(tt_lane *lane);
 /* Failures are remembered for tt_gemm_check(); C is then undefined. */
 void tt_gemm_run(tt_gemm *g, int thread, const tt_gemm_call *call);
 
-/* The same, not transposed in A, but a row's bits do not depend on m: see gemm_onednn.c. Rows of A
- * between m and the next multiple of the unit are read and must be finite. tail: f32
- * [tt_gemm_tail_elems(n)], the thread's own. */
-void tt_gemm_rows(tt_gemm *g, int thread, const tt_gemm_call *call, float *tail);
+/* The same, not transposed in A, but a row's bits do not depend on m: see gemm_onednn.c. m is a
+ * multiple of the unit; what the rows that only fill it up hold must be finite. Fastest with ldc ==
+ * n. */
+void tt_gemm_rows(tt_gemm *g, int thread, const tt_gemm_call *call);
 
 #endif
