@@ -1,5 +1,5 @@
-/* template_builtins.h - the filters of chat templates that are spread over files, and what they share.
- * Thread: one rendering is one thread's. */
+/* template_builtins.h - the filters of chat templates that are spread over files, and what they
+ * share. Thread: one rendering is one thread's. */
 #ifndef TT_TEMPLATE_BUILTINS_H
 #define TT_TEMPLATE_BUILTINS_H
 

@@ -1,5 +1,5 @@
-/* template_call.c - arguments and calls of macros, methods, global functions, filters and tests in a chat template.
- * Thread: one rendering is one thread's. */
+/* template_call.c - arguments and calls of macros, methods, global functions, filters and tests in
+ * a chat template. Thread: one rendering is one thread's. */
 #include "core/template_eval.h"
 
 #include <string.h>
@@ -17,8 +17,8 @@ static bool add_keyword(tt_run *r, arg_list *l, const tt_text *name, tt_val v)
 {
     for (size_t i = 0; i < l->n_kw; i++) {
         if (tt_text_equal(l->names[i], name)) {
-            return tt_run_invalid(r, "multiple values for keyword argument '%.*s'", (int)(name->n < 60 ? name->n : 60),
-                                  name->p);
+            return tt_run_invalid(r, "multiple values for keyword argument '%.*s'",
+                                  (int)(name->n < 60 ? name->n : 60), name->p);
         }
     }
     l->names[l->n_kw] = name;
@@ -98,7 +98,7 @@ static bool eval_args(tt_run *r, const tt_args *args, arg_list *l)
     return star_star.kind == TT_V_MISSING || add_star_star(r, l, &star_star);
 }
 
-/* -- Macros ----------------------------------------------------------------------------------------------------- */
+/* -- Macros -------------------------------------------------------------------------------- */
 
 static bool take_keyword(arg_list *l, const tt_text *name, tt_val *ret)
 {
@@ -192,22 +192,24 @@ static bool bind_surplus(tt_run *r, const tt_macro *m, arg_list *l, tt_scope *sc
         }
         return tt_scope_set(r, scope, TT_NAME_VARARGS, rest);
     }
-    return l->n_pos <= p->n ||
-           tt_run_invalid(r, "macro '%.*s' takes not more than %zu argument(s)", name_n, name, p->n);
+    return l->n_pos <= p->n || tt_run_invalid(r, "macro '%.*s' takes not more than %zu argument(s)",
+                                              name_n, name, p->n);
 }
 
 static bool call_macro(tt_run *r, const tt_macro *m, arg_list *l, tt_val *ret)
 {
     tt_scope *scope = tt_scope_push(r, m->scope);
-    if (scope == NULL || !bind_parameters(r, m->params, l, scope) || !bind_surplus(r, m, l, scope)) {
+    if (scope == NULL || !bind_parameters(r, m->params, l, scope) ||
+        !bind_surplus(r, m, l, scope)) {
         return false;
     }
     return tt_val_set_text(tt_exec_capture(r, m->params->body, scope), ret);
 }
 
-/* -- Calls ------------------------------------------------------------------------------------------------------ */
+/* -- Calls --------------------------------------------------------------------------------- */
 
-static bool call_builtin(tt_run *r, const tt_builtin *f, const tt_val *self, const arg_list *l, tt_val *ret)
+static bool call_builtin(tt_run *r, const tt_builtin *f, const tt_val *self, const arg_list *l,
+                         tt_val *ret)
 {
     tt_call call = {.self = self == NULL ? (tt_val){.kind = TT_V_MISSING} : *self,
                     .name = f->name,
@@ -255,10 +257,12 @@ bool tt_eval_builtin(tt_run *r, const tt_node *n, tt_val *ret)
     return call_builtin(r, n->builtin, &self, &l, ret);
 }
 
-bool tt_call_bind(tt_run *r, const tt_call *call, const char *const *names, size_t n, size_t n_required, tt_val *out)
+bool tt_call_bind(tt_run *r, const tt_call *call, const char *const *names, size_t n,
+                  size_t n_required, tt_val *out)
 {
     if (call->n_pos > n) {
-        return tt_run_invalid(r, "%s() takes at most %zu arguments, %zu were given", call->name, n, call->n_pos);
+        return tt_run_invalid(r, "%s() takes at most %zu arguments, %zu were given", call->name, n,
+                              call->n_pos);
     }
     for (size_t i = 0; i < n; i++) {
         out[i] = i < call->n_pos ? call->pos[i] : (tt_val){.kind = TT_V_MISSING};
@@ -271,7 +275,8 @@ bool tt_call_bind(tt_run *r, const tt_call *call, const char *const *names, size
         if (i == n || out[i].kind != TT_V_MISSING) {
             return tt_run_invalid(r, "%s() got %s argument '%.*s'", call->name,
                                   i == n ? "an unexpected keyword" : "multiple values for",
-                                  (int)(call->kw_names[k]->n < 60 ? call->kw_names[k]->n : 60), call->kw_names[k]->p);
+                                  (int)(call->kw_names[k]->n < 60 ? call->kw_names[k]->n : 60),
+                                  call->kw_names[k]->p);
         }
         out[i] = call->kw[k];
     }

@@ -11,14 +11,16 @@
 const char *tt_val_type(const tt_val *v)
 {
     static const char *const names[] = {
-        [TT_V_MISSING] = "missing", [TT_V_UNDEFINED] = "Undefined", [TT_V_NONE] = "NoneType",
-        [TT_V_BOOL] = "bool",       [TT_V_INT] = "int",             [TT_V_FLOAT] = "float",
-        [TT_V_STR] = "str",         [TT_V_LIST] = "list",           [TT_V_TUPLE] = "tuple",
-        [TT_V_DICT] = "dict",       [TT_V_KEYS] = "dict_keys",      [TT_V_VALUES] = "dict_values",
-        [TT_V_ITEMS] = "dict_items", [TT_V_RANGE] = "range",        [TT_V_ITER] = "generator",
-        [TT_V_NAMESPACE] = "Namespace", [TT_V_MACRO] = "Macro",
-        [TT_V_METHOD] = "builtin_function_or_method",               [TT_V_BUILTIN] = "function",
-        [TT_V_LOOP] = "LoopContext",
+        [TT_V_MISSING] = "missing",  [TT_V_UNDEFINED] = "Undefined",
+        [TT_V_NONE] = "NoneType",    [TT_V_BOOL] = "bool",
+        [TT_V_INT] = "int",          [TT_V_FLOAT] = "float",
+        [TT_V_STR] = "str",          [TT_V_LIST] = "list",
+        [TT_V_TUPLE] = "tuple",      [TT_V_DICT] = "dict",
+        [TT_V_KEYS] = "dict_keys",   [TT_V_VALUES] = "dict_values",
+        [TT_V_ITEMS] = "dict_items", [TT_V_RANGE] = "range",
+        [TT_V_ITER] = "generator",   [TT_V_NAMESPACE] = "Namespace",
+        [TT_V_MACRO] = "Macro",      [TT_V_METHOD] = "builtin_function_or_method",
+        [TT_V_BUILTIN] = "function", [TT_V_LOOP] = "LoopContext",
     };
     return names[v->kind];
 }
@@ -139,7 +141,7 @@ static bool equal_lists(tt_run *r, const tt_list *a, const tt_list *b, bool *ret
 {
     *ret = a->n == b->n;
     for (size_t i = 0; *ret && i < a->n; i++) {
-        if (!tt_val_equal(r, &a->items[i], &b->items[i], ret)) {
+        if (!tt_run_charge(r, 0) || !tt_val_equal(r, &a->items[i], &b->items[i], ret)) {
             return false;
         }
     }
@@ -151,7 +153,7 @@ static bool equal_dicts(tt_run *r, const tt_dict *a, const tt_dict *b, bool *ret
     *ret = a->n == b->n;
     for (size_t i = 0; *ret && i < a->n; i++) {
         tt_val *other = NULL;
-        if (!tt_dict_get(r, b, a->entries[i].key, &other)) {
+        if (!tt_run_charge(r, 0) || !tt_dict_get(r, b, a->entries[i].key, &other)) {
             return false;
         }
         *ret = other != NULL;
@@ -164,7 +166,8 @@ static bool equal_dicts(tt_run *r, const tt_dict *a, const tt_dict *b, bool *ret
 
 static bool equal_ranges(const tt_range *a, const tt_range *b)
 {
-    return a->n == b->n && (a->n == 0 || (a->start == b->start && (a->n == 1 || a->step == b->step)));
+    return a->n == b->n &&
+           (a->n == 0 || (a->start == b->start && (a->n == 1 || a->step == b->step)));
 }
 
 bool tt_val_equal(tt_run *r, const tt_val *a, const tt_val *b, bool *ret)
@@ -185,7 +188,7 @@ bool tt_val_equal(tt_run *r, const tt_val *a, const tt_val *b, bool *ret)
         return true;
     case TT_V_STR:
         *ret = tt_text_equal(a->u.s, b->u.s);
-        return tt_run_charge(r, *ret ? a->u.s->n : 0);
+        return tt_run_charge(r, a->u.s->n == b->u.s->n ? a->u.s->n : 0);
     case TT_V_LIST:
     case TT_V_TUPLE:
         if (!tt_run_enter(r)) {
@@ -216,7 +219,7 @@ static bool order_lists(tt_run *r, const tt_list *a, const tt_list *b, const cha
 {
     for (size_t i = 0; i < a->n && i < b->n; i++) {
         bool same = false;
-        if (!tt_val_equal(r, &a->items[i], &b->items[i], &same)) {
+        if (!tt_run_charge(r, 0) || !tt_val_equal(r, &a->items[i], &b->items[i], &same)) {
             return false;
         }
         if (!same) {
@@ -248,8 +251,8 @@ bool tt_val_order(tt_run *r, const tt_val *a, const tt_val *b, const char *op, i
     if (a->kind == TT_V_UNDEFINED || b->kind == TT_V_UNDEFINED) {
         return tt_run_invalid(r, "%s", tt_undefined_message(r, a->kind == TT_V_UNDEFINED ? a : b));
     }
-    return tt_run_invalid(r, "'%s' not supported between instances of '%s' and '%s'", op, tt_val_type(a),
-                          tt_val_type(b));
+    return tt_run_invalid(r, "'%s' not supported between instances of '%s' and '%s'", op,
+                          tt_val_type(a), tt_val_type(b));
 }
 
 static bool range_contains(const tt_range *g, const tt_val *item)
@@ -266,7 +269,8 @@ bool tt_val_contains(tt_run *r, const tt_val *seq, const tt_val *item, bool *ret
 {
     if (seq->kind == TT_V_STR) {
         if (item->kind == TT_V_UNDEFINED || item->kind != TT_V_STR) {
-            return tt_run_invalid(r, "'in <string>' requires string as left operand, not %s", tt_val_type(item));
+            return tt_run_invalid(r, "'in <string>' requires string as left operand, not %s",
+                                  tt_val_type(item));
         }
         *ret = tt_text_find(seq->u.s, item->u.s->p, item->u.s->n, 0) != SIZE_MAX;
         return tt_run_charge(r, seq->u.s->n);

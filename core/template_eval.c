@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-/* -- Attributes and items --------------------------------------------------------------------------------------- */
+/* -- Attributes and items ------------------------------------------------------------------ */
 
 /* As Jinja names an object in a message. */
 static const char *owner_of(const tt_val *v)
@@ -31,7 +31,8 @@ static const char *owner_of(const tt_val *v)
     }
 }
 
-/* What Python's getattr finds: methods, entries of a namespace, fields of a loop. MISSING = nothing. */
+/* What Python's getattr finds: methods, entries of a namespace, fields of a loop. MISSING =
+ * nothing. */
 static bool native_attr(tt_run *r, const tt_val *v, const tt_text *name, tt_val *ret)
 {
     *ret = (tt_val){.kind = TT_V_MISSING};
@@ -42,17 +43,20 @@ static bool native_attr(tt_run *r, const tt_val *v, const tt_text *name, tt_val 
         }
         return r->code == TT_OK;
     }
-    if (v->kind == TT_V_LOOP && (!tt_loop_attr(r, v->u.loop, name, ret) || ret->kind != TT_V_MISSING)) {
+    if (v->kind == TT_V_LOOP &&
+        (!tt_loop_attr(r, v->u.loop, name, ret) || ret->kind != TT_V_MISSING)) {
         return r->code == TT_OK;
     }
-    if (v->kind == TT_V_TUPLE && v->u.list->group && (tt_text_is(name, "grouper") || tt_text_is(name, "list"))) {
+    if (v->kind == TT_V_TUPLE && v->u.list->group &&
+        (tt_text_is(name, "grouper") || tt_text_is(name, "list"))) {
         *ret = v->u.list->items[name->p[0] == 'l'];
         return true;
     }
     bool mutates = false;
     const tt_builtin *f = tt_method_find((tt_kind)v->kind, name, &mutates);
     if (mutates) {
-        return tt_val_undefined(r, owner_of(v), name, "a method that modifies its object is not allowed", ret);
+        return tt_val_undefined(r, owner_of(v), name,
+                                "a method that modifies its object is not allowed", ret);
     }
     if (f == NULL) {
         return true;
@@ -68,7 +72,8 @@ static bool native_attr(tt_run *r, const tt_val *v, const tt_text *name, tt_val 
 
 static bool is_hashable(const tt_val *v)
 {
-    bool ok = v->kind != TT_V_LIST && v->kind != TT_V_DICT && v->kind != TT_V_KEYS && v->kind != TT_V_ITEMS;
+    bool ok = v->kind != TT_V_LIST && v->kind != TT_V_DICT && v->kind != TT_V_KEYS &&
+              v->kind != TT_V_ITEMS;
     for (size_t i = 0; v->kind == TT_V_TUPLE && ok && i < v->u.list->n; i++) {
         const tt_val *item = &v->u.list->items[i];
         ok = item->kind != TT_V_LIST && item->kind != TT_V_DICT;
@@ -83,13 +88,17 @@ static bool subscript(tt_run *r, const tt_val *v, const tt_val *key, tt_val *ret
     int64_t i = 0;
     if (v->kind == TT_V_DICT) {
         tt_val *found = NULL;
+        if (key->kind == TT_V_TUPLE && !tt_run_charge(r, key->u.list->n * 64)) {
+            return false;
+        }
         if (is_hashable(key) && !tt_dict_get(r, v->u.dict, *key, &found)) {
             return false;
         }
         *ret = found != NULL ? *found : *ret;
         return true;
     }
-    bool sequence = v->kind == TT_V_STR || v->kind == TT_V_LIST || v->kind == TT_V_TUPLE || v->kind == TT_V_RANGE;
+    bool sequence = v->kind == TT_V_STR || v->kind == TT_V_LIST || v->kind == TT_V_TUPLE ||
+                    v->kind == TT_V_RANGE;
     if (!sequence || !tt_val_index(key, &i)) {
         return true;
     }
@@ -120,7 +129,8 @@ bool tt_val_attr(tt_run *r, const tt_val *v, const tt_text *name, tt_val *ret)
         return tt_run_invalid(r, "%s", tt_undefined_message(r, v));
     }
     tt_val key = {.kind = TT_V_STR, .u.s = (tt_text *)name};
-    if (!native_attr(r, v, name, ret) || (ret->kind == TT_V_MISSING && !subscript(r, v, &key, ret))) {
+    if (!native_attr(r, v, name, ret) ||
+        (ret->kind == TT_V_MISSING && !subscript(r, v, &key, ret))) {
         return false;
     }
     return ret->kind != TT_V_MISSING || tt_val_undefined(r, owner_of(v), name, NULL, ret);
@@ -144,11 +154,11 @@ bool tt_val_item(tt_run *r, const tt_val *v, const tt_val *key, tt_val *ret)
     return name != NULL && tt_val_undefined(r, owner_of(v), name, NULL, ret);
 }
 
-/* -- Names and targets ------------------------------------------------------------------------------------------ */
+/* -- Names and targets --------------------------------------------------------------------- */
 
 static bool eval_name(tt_run *r, const tt_node *n, tt_val *ret)
 {
-    const tt_val *v = tt_scope_find(r->scope, n->name);
+    const tt_val *v = tt_scope_find(r, r->scope, n->name);
     const tt_text *name = r->ast->names[n->name];
     if (v != NULL && v->kind != TT_V_MISSING) {
         *ret = *v;
@@ -173,7 +183,8 @@ static bool assign_tuple(tt_run *r, const tt_node *target, const tt_val *v)
     }
     if (items.u.list->n != target->n) {
         return tt_run_invalid(r, "%s values to unpack (expected %zu, got %zu)",
-                              items.u.list->n < target->n ? "not enough" : "too many", target->n, items.u.list->n);
+                              items.u.list->n < target->n ? "not enough" : "too many", target->n,
+                              items.u.list->n);
     }
     for (size_t i = 0; i < target->n; i++) {
         if (!tt_assign(r, target->list[i], items.u.list->items[i])) {
@@ -191,14 +202,14 @@ bool tt_assign(tt_run *r, const tt_node *target, tt_val v)
     if (target->type == TT_N_TUPLE) {
         return assign_tuple(r, target, &v);
     }
-    const tt_val *ns = tt_scope_find(r->scope, target->name);
+    const tt_val *ns = tt_scope_find(r, r->scope, target->name);
     if (ns == NULL || ns->kind != TT_V_NAMESPACE) {
         return tt_run_invalid(r, "cannot assign attribute on non-namespace object");
     }
     return tt_dict_set(r, ns->u.dict, tt_val_text((tt_text *)target->text), v);
 }
 
-/* -- Expressions ------------------------------------------------------------------------------------------------ */
+/* -- Expressions --------------------------------------------------------------------------- */
 
 static bool eval_items(tt_run *r, const tt_node *n, tt_val *ret)
 {
@@ -242,9 +253,12 @@ static bool eval_condition(tt_run *r, const tt_node *n, tt_val *ret)
     if (tt_val_truthy(&test)) {
         return tt_eval(r, n->a, ret);
     }
-    return n->c != NULL ? tt_eval(r, n->c, ret)
-                        : tt_val_undefined(r, NULL, NULL, "the inline if-expression evaluated to false and no else "
-                                                          "section was defined", ret);
+    return n->c != NULL
+               ? tt_eval(r, n->c, ret)
+               : tt_val_undefined(r, NULL, NULL,
+                                  "the inline if-expression evaluated to false and no else "
+                                  "section was defined",
+                                  ret);
 }
 
 static bool eval_logic(tt_run *r, const tt_node *n, tt_val *ret)

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-/* -- Scopes ----------------------------------------------------------------------------------------------------- */
+/* -- Scopes -------------------------------------------------------------------------------- */
 
 tt_scope *tt_scope_push(tt_run *r, tt_scope *parent)
 {
@@ -39,19 +39,21 @@ bool tt_scope_set(tt_run *r, tt_scope *s, uint32_t name, tt_val v)
     return true;
 }
 
-const tt_val *tt_scope_find(const tt_scope *s, uint32_t name)
+const tt_val *tt_scope_find(tt_run *r, const tt_scope *s, uint32_t name)
 {
-    for (; s != NULL; s = s->parent) {
-        for (size_t i = 0; i < s->n; i++) {
-            if (s->vars[i].name == name) {
-                return &s->vars[i].value;
-            }
+    size_t seen = 0;
+    const tt_val *found = NULL;
+    for (; s != NULL && found == NULL; s = s->parent) {
+        for (size_t i = 0; i < s->n && found == NULL; i++) {
+            found = s->vars[i].name == name ? &s->vars[i].value : NULL;
         }
+        seen += 1 + s->n;
     }
-    return NULL;
+    r->steps += seen / 16; /* the next charge sees it */
+    return found;
 }
 
-/* -- Statements ------------------------------------------------------------------------------------------------- */
+/* -- Statements ---------------------------------------------------------------------------- */
 
 static tt_flow done(bool ok)
 {
@@ -107,7 +109,8 @@ static tt_flow exec_if(tt_run *r, const tt_node *n)
     return n->c == NULL ? TT_FLOW_NEXT : tt_exec_body(r, n->c);
 }
 
-/* One scope, emptied for each iteration. Jinja's quirk: else runs when no iteration got to the end of the body. */
+/* One scope, emptied for each iteration. Jinja's quirk: else runs when no iteration got to the end
+ * of the body. */
 static tt_flow run_loop(tt_run *r, const tt_node *n, tt_loop *loop, bool *ret_completed)
 {
     tt_scope *outer = r->scope, *scope = tt_scope_push(r, outer);
@@ -142,7 +145,8 @@ static tt_flow exec_for(tt_run *r, const tt_node *n)
     if (loop == NULL || run_loop(r, n, loop, &completed) == TT_FLOW_FAIL) {
         return TT_FLOW_FAIL;
     }
-    return n->c == NULL || completed ? TT_FLOW_NEXT : exec_in_scope(r, n->c, tt_scope_push(r, r->scope));
+    return n->c == NULL || completed ? TT_FLOW_NEXT
+                                     : exec_in_scope(r, n->c, tt_scope_push(r, r->scope));
 }
 
 static tt_flow exec_set(tt_run *r, const tt_node *n)
@@ -195,7 +199,8 @@ static bool new_macro(tt_run *r, const tt_node *n, const tt_text *name, tt_val *
 static tt_flow exec_macro(tt_run *r, const tt_node *n)
 {
     tt_val v;
-    return done(new_macro(r, n, r->ast->names[n->name], &v) && tt_scope_set(r, r->scope, n->name, v));
+    return done(new_macro(r, n, r->ast->names[n->name], &v) &&
+                tt_scope_set(r, r->scope, n->name, v));
 }
 
 static tt_flow exec_callblock(tt_run *r, const tt_node *n)

@@ -1,5 +1,5 @@
-/* template_filters.c - the table of Jinja's filters and those on texts and numbers; those on sequences are in
- * template_sequences.c. Thread: one rendering is one thread's. */
+/* template_filters.c - the table of Jinja's filters and those on texts and numbers; those on
+ * sequences are in template_sequences.c. Thread: one rendering is one thread's. */
 #include "core/template_builtins.h"
 
 #include <math.h>
@@ -10,7 +10,7 @@
 #include "core/template_strings.h"
 #include "core/template_unicode.h"
 
-/* -- Arguments -------------------------------------------------------------------------------------------------- */
+/* -- Arguments ----------------------------------------------------------------------------- */
 
 bool tt_arg_int(tt_run *r, const tt_call *call, const tt_val *v, int64_t unset, int64_t *ret)
 {
@@ -18,7 +18,8 @@ bool tt_arg_int(tt_run *r, const tt_call *call, const tt_val *v, int64_t unset, 
         *ret = unset;
         return true;
     }
-    return tt_val_index(v, ret) || tt_run_invalid(r, "%s() needs an integer, not %s", call->name, tt_val_type(v));
+    return tt_val_index(v, ret) ||
+           tt_run_invalid(r, "%s() needs an integer, not %s", call->name, tt_val_type(v));
 }
 
 const tt_text *tt_arg_text(tt_run *r, const tt_call *call, const tt_val *v)
@@ -30,7 +31,7 @@ const tt_text *tt_arg_text(tt_run *r, const tt_call *call, const tt_val *v)
     return v->u.s;
 }
 
-/* -- Texts ------------------------------------------------------------------------------------------------------ */
+/* -- Texts --------------------------------------------------------------------------------- */
 
 static bool case_filter(tt_run *r, const tt_call *call, tt_case mode, tt_val *ret)
 {
@@ -64,7 +65,8 @@ static bool filter_title(tt_run *r, const tt_call *call, tt_val *ret)
         while (end < t->n) {
             uint32_t cp;
             size_t n = tt_utf8_get(t->p + end, t->n - end, &cp);
-            bool is_break = cp == '-' || cp == '(' || cp == '{' || cp == '[' || cp == '<' || tt_uni_is_space(cp);
+            bool is_break = cp == '-' || cp == '(' || cp == '{' || cp == '[' || cp == '<' ||
+                            tt_uni_is_space(cp);
             if (end == i) {
                 first_is_break = is_break;
             } else if (is_break != first_is_break) {
@@ -73,10 +75,12 @@ static bool filter_title(tt_run *r, const tt_call *call, tt_val *ret)
             end += n;
         }
         size_t head = tt_utf8_len(t->p + i, t->n - i);
-        tt_text *first = tt_text_slice(r, t, i, head), *rest = tt_text_slice(r, t, i + head, end - i - head);
+        tt_text *first = tt_text_slice(r, t, i, head),
+                *rest = tt_text_slice(r, t, i + head, end - i - head);
         first = first == NULL ? NULL : tt_text_case(r, first, TT_CASE_UPPER);
         rest = rest == NULL ? NULL : tt_text_case(r, rest, TT_CASE_LOWER);
-        if (first == NULL || rest == NULL || !tt_textbuf_add_text(r, b, first) || !tt_textbuf_add_text(r, b, rest)) {
+        if (first == NULL || rest == NULL || !tt_textbuf_add_text(r, b, first) ||
+            !tt_textbuf_add_text(r, b, rest)) {
             return false;
         }
         i = end;
@@ -93,7 +97,8 @@ static bool filter_trim(tt_run *r, const tt_call *call, tt_val *ret)
         return false;
     }
     const tt_text *set = NULL;
-    if (chars.kind != TT_V_MISSING && chars.kind != TT_V_NONE && (set = tt_arg_text(r, call, &chars)) == NULL) {
+    if (chars.kind != TT_V_MISSING && chars.kind != TT_V_NONE &&
+        (set = tt_arg_text(r, call, &chars)) == NULL) {
         return false;
     }
     return tt_val_set_text(tt_text_strip(r, t, set, true, true), ret);
@@ -101,7 +106,8 @@ static bool filter_trim(tt_run *r, const tt_call *call, tt_val *ret)
 
 static bool filter_string(tt_run *r, const tt_call *call, tt_val *ret)
 {
-    return tt_call_bind(r, call, NULL, 0, 0, NULL) && tt_val_set_text(tt_val_str(r, &call->self), ret);
+    return tt_call_bind(r, call, NULL, 0, 0, NULL) &&
+           tt_val_set_text(tt_val_str(r, &call->self), ret);
 }
 
 static bool filter_replace(tt_run *r, const tt_call *call, tt_val *ret)
@@ -115,8 +121,10 @@ static bool filter_replace(tt_run *r, const tt_call *call, tt_val *ret)
     if (arg[2].kind != TT_V_NONE && !tt_arg_int(r, call, &arg[2], -1, &count)) {
         return false;
     }
-    tt_text *t = tt_val_str(r, &call->self), *old = tt_val_str(r, &arg[0]), *by = tt_val_str(r, &arg[1]);
-    return t != NULL && old != NULL && by != NULL && tt_val_set_text(tt_text_replace(r, t, old, by, count), ret);
+    tt_text *t = tt_val_str(r, &call->self), *old = tt_val_str(r, &arg[0]),
+            *by = tt_val_str(r, &arg[1]);
+    return t != NULL && old != NULL && by != NULL &&
+           tt_val_set_text(tt_text_replace(r, t, old, by, count), ret);
 }
 
 /* Every line but the first (and, unless `blank`, the empty ones) is indented. */
@@ -134,7 +142,9 @@ static bool filter_indent(tt_run *r, const tt_call *call, tt_val *ret)
         if (!tt_arg_int(r, call, &arg[0], 4, &width)) {
             return false;
         }
-        width = width < 0 ? 0 : width > (int64_t)sizeof spaces - 1 ? (int64_t)sizeof spaces - 1 : width;
+        width = width < 0                            ? 0
+                : width > (int64_t)sizeof spaces - 1 ? (int64_t)sizeof spaces - 1
+                                                     : width;
         by = tt_text_new(r, spaces, (size_t)width, true);
     }
     tt_text *nl = tt_text_cstr(r, "\n");
@@ -147,8 +157,8 @@ static bool filter_indent(tt_run *r, const tt_call *call, tt_val *ret)
     for (size_t i = 0; i < lines.u.list->n; i++) {
         const tt_text *line = lines.u.list->items[i].u.s;
         bool indented = i == 0 ? first : blank || line->n != 0;
-        if ((i != 0 && !tt_textbuf_add_text(r, b, nl)) || (indented && !tt_textbuf_add_text(r, b, by)) ||
-            !tt_textbuf_add_text(r, b, line)) {
+        if ((i != 0 && !tt_textbuf_add_text(r, b, nl)) ||
+            (indented && !tt_textbuf_add_text(r, b, by)) || !tt_textbuf_add_text(r, b, line)) {
             return false;
         }
     }
@@ -190,16 +200,19 @@ static bool filter_truncate(tt_run *r, const tt_call *call, tt_val *ret)
     int64_t length, leeway = 5;
     size_t n = 0;
     if (!tt_call_bind(r, call, names, 4, 0, arg) || !tt_arg_int(r, call, &arg[0], 255, &length) ||
-        (arg[3].kind != TT_V_NONE && !tt_arg_int(r, call, &arg[3], 5, &leeway)) || !tt_val_len(r, &call->self, &n)) {
+        (arg[3].kind != TT_V_NONE && !tt_arg_int(r, call, &arg[3], 5, &leeway)) ||
+        !tt_val_len(r, &call->self, &n)) {
         return false;
     }
-    tt_text *end = arg[2].kind == TT_V_MISSING ? tt_text_cstr(r, "...") : (tt_text *)tt_arg_text(r, call, &arg[2]);
+    tt_text *end = arg[2].kind == TT_V_MISSING ? tt_text_cstr(r, "...")
+                                               : (tt_text *)tt_arg_text(r, call, &arg[2]);
     if (end == NULL) {
         return false;
     }
     int64_t chars = (int64_t)n, end_chars = (int64_t)tt_text_chars(r, end);
     if (length < end_chars || leeway < 0) {
-        return tt_run_invalid(r, "expected length >= %lld, got %lld", (long long)end_chars, (long long)length);
+        return tt_run_invalid(r, "expected length >= %lld, got %lld", (long long)end_chars,
+                              (long long)length);
     }
     if (length > INT64_MAX - leeway || chars <= length + leeway) {
         *ret = call->self;
@@ -212,7 +225,7 @@ static bool filter_truncate(tt_run *r, const tt_call *call, tt_val *ret)
     size_t cut = tt_text_offset(r, s, (size_t)(length - end_chars));
     if (!tt_val_truthy(&arg[1])) {
         tt_text space = {.p = " ", .n = 1, .n_chars = 1};
-        size_t at = tt_text_rfind(s, &space, cut);
+        size_t at = tt_text_rfind(r, s, &space, cut);
         cut = at == SIZE_MAX ? cut : at;
     }
     tt_text *head = tt_text_slice(r, s, 0, cut);
@@ -224,14 +237,16 @@ static bool filter_format(tt_run *r, const tt_call *call, tt_val *ret)
     tt_text *t = tt_val_str(r, &call->self);
     tt_val args;
     if (t == NULL || (call->n_kw != 0 && call->n_pos != 0)) {
-        return t != NULL && tt_run_invalid(r, "can't handle positional and keyword arguments at the same time");
+        return t != NULL &&
+               tt_run_invalid(r, "can't handle positional and keyword arguments at the same time");
     }
     if (call->n_kw != 0) {
         if (!tt_val_dict(r, &args)) {
             return false;
         }
         for (size_t i = 0; i < call->n_kw; i++) {
-            if (!tt_dict_set(r, args.u.dict, tt_val_text((tt_text *)call->kw_names[i]), call->kw[i])) {
+            if (!tt_dict_set(r, args.u.dict, tt_val_text((tt_text *)call->kw_names[i]),
+                             call->kw[i])) {
                 return false;
             }
         }
@@ -247,7 +262,8 @@ static bool filter_format(tt_run *r, const tt_call *call, tt_val *ret)
     return tt_val_set_text(tt_format_percent(r, t, &args), ret);
 }
 
-/* HTML's five characters. jinja2 returns a Markup here, which escapes what is added to it later; this one is a text. */
+/* HTML's five characters. jinja2 returns a Markup here, which escapes what is added to it later;
+ * this one is a text. */
 static bool filter_escape(tt_run *r, const tt_call *call, tt_val *ret)
 {
     static const char from[] = "&<>'\"";
@@ -280,7 +296,8 @@ static bool filter_tojson(tt_run *r, const tt_call *call, tt_val *ret)
     if (!tt_call_bind(r, call, names, 4, 0, arg)) {
         return false;
     }
-    tt_tojson_options opt = {.ensure_ascii = tt_val_truthy(&arg[0]), .sort_keys = tt_val_truthy(&arg[3])};
+    tt_tojson_options opt = {.ensure_ascii = tt_val_truthy(&arg[0]),
+                             .sort_keys = tt_val_truthy(&arg[3])};
     opt.pretty = arg[1].kind != TT_V_MISSING && arg[1].kind != TT_V_NONE;
     if (arg[1].kind == TT_V_STR) {
         opt.indent = arg[1].u.s;
@@ -288,7 +305,9 @@ static bool filter_tojson(tt_run *r, const tt_call *call, tt_val *ret)
         if (!tt_arg_int(r, call, &arg[1], 0, &width)) {
             return false;
         }
-        width = width < 0 ? 0 : width > (int64_t)sizeof spaces - 1 ? (int64_t)sizeof spaces - 1 : width;
+        width = width < 0                            ? 0
+                : width > (int64_t)sizeof spaces - 1 ? (int64_t)sizeof spaces - 1
+                                                     : width;
         opt.indent = tt_text_new(r, spaces, (size_t)width, true);
     }
     opt.item_sep = tt_text_cstr(r, opt.pretty ? "," : ", ");
@@ -304,11 +323,11 @@ static bool filter_tojson(tt_run *r, const tt_call *call, tt_val *ret)
         return tt_run_invalid(r, "tojson() needs two strings as separators");
     }
     tt_textbuf *b = tt_textbuf_new(r);
-    return b != NULL && opt.item_sep != NULL && opt.key_sep != NULL && tt_val_tojson(r, b, &call->self, &opt) &&
-           tt_val_set_text(tt_textbuf_text(r, b), ret);
+    return b != NULL && opt.item_sep != NULL && opt.key_sep != NULL &&
+           tt_val_tojson(r, b, &call->self, &opt) && tt_val_set_text(tt_textbuf_text(r, b), ret);
 }
 
-/* -- Numbers ---------------------------------------------------------------------------------------------------- */
+/* -- Numbers ------------------------------------------------------------------------------- */
 
 static bool filter_abs(tt_run *r, const tt_call *call, tt_val *ret)
 {
@@ -328,7 +347,8 @@ static bool filter_abs(tt_run *r, const tt_call *call, tt_val *ret)
     return tt_unary(r, i < 0, v, ret);
 }
 
-/* Digits as Python reads them: no whitespace around, single underscores between digits. Fills out[n + 1]. */
+/* Digits as Python reads them: no whitespace around, single underscores between digits. Fills out[n
+ * + 1]. */
 static bool clean_number(const tt_text *t, char *out, size_t *ret_n)
 {
     size_t n = 0;
@@ -353,7 +373,9 @@ static bool clean_number(const tt_text *t, char *out, size_t *ret_n)
 
 static int digit_of(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'z' ? (c | 32) - 'a' + 10 : 99;
+    return c >= '0' && c <= '9'                 ? c - '0'
+           : (c | 32) >= 'a' && (c | 32) <= 'z' ? (c | 32) - 'a' + 10
+                                                : 99;
 }
 
 typedef enum parsed { PARSED, NOT_A_NUMBER, TOO_LARGE } parsed;
@@ -362,7 +384,11 @@ static parsed parse_int(const char *s, int64_t base, int64_t *ret)
 {
     bool negative = s[0] == '-';
     s += s[0] == '-' || s[0] == '+';
-    int prefix = s[0] == '0' ? ((s[1] | 32) == 'x' ? 16 : (s[1] | 32) == 'o' ? 8 : (s[1] | 32) == 'b' ? 2 : 0) : 0;
+    int prefix = s[0] == '0' ? ((s[1] | 32) == 'x'   ? 16
+                                : (s[1] | 32) == 'o' ? 8
+                                : (s[1] | 32) == 'b' ? 2
+                                                     : 0)
+                             : 0;
     if (prefix != 0 && (base == prefix || base == 0)) {
         base = prefix;
         s += 2;
@@ -389,7 +415,8 @@ static parsed parse_int(const char *s, int64_t base, int64_t *ret)
 static bool parse_float(const char *s, double *ret)
 {
     const char *d = s + (s[0] == '-' || s[0] == '+');
-    bool word = strcasecmp(d, "inf") == 0 || strcasecmp(d, "infinity") == 0 || strcasecmp(d, "nan") == 0;
+    bool word =
+        strcasecmp(d, "inf") == 0 || strcasecmp(d, "infinity") == 0 || strcasecmp(d, "nan") == 0;
     if (!word && strspn(d, "0123456789.eE+-") != strlen(d)) {
         return false;
     }
@@ -511,8 +538,10 @@ static bool filter_round(tt_run *r, const tt_call *call, tt_val *ret)
     if (!tt_call_bind(r, call, names, 2, 0, arg) || !tt_arg_int(r, call, &arg[0], 0, &digits)) {
         return false;
     }
-    bool text = arg[1].kind == TT_V_STR, common = arg[1].kind == TT_V_MISSING || (text && tt_text_is(arg[1].u.s, "common"));
-    bool ceiling = text && tt_text_is(arg[1].u.s, "ceil"), floors = text && tt_text_is(arg[1].u.s, "floor");
+    bool text = arg[1].kind == TT_V_STR,
+         common = arg[1].kind == TT_V_MISSING || (text && tt_text_is(arg[1].u.s, "common"));
+    bool ceiling = text && tt_text_is(arg[1].u.s, "ceil"),
+         floors = text && tt_text_is(arg[1].u.s, "floor");
     if (!common && !ceiling && !floors) {
         return tt_run_invalid(r, "method must be common, ceil or floor");
     }
@@ -536,7 +565,7 @@ static bool filter_round(tt_run *r, const tt_call *call, tt_val *ret)
     return true;
 }
 
-/* -- Others ----------------------------------------------------------------------------------------------------- */
+/* -- Others -------------------------------------------------------------------------------- */
 
 static bool filter_default(tt_run *r, const tt_call *call, tt_val *ret)
 {
@@ -545,7 +574,8 @@ static bool filter_default(tt_run *r, const tt_call *call, tt_val *ret)
     if (!tt_call_bind(r, call, names, 2, 0, arg)) {
         return false;
     }
-    bool use = call->self.kind == TT_V_UNDEFINED || (tt_val_truthy(&arg[1]) && !tt_val_truthy(&call->self));
+    bool use = call->self.kind == TT_V_UNDEFINED ||
+               (tt_val_truthy(&arg[1]) && !tt_val_truthy(&call->self));
     if (use && arg[0].kind == TT_V_MISSING) {
         return tt_val_set_text(tt_text_cstr(r, ""), ret);
     }
@@ -622,8 +652,8 @@ static const tt_builtin filters[] = {
 
 const tt_builtin *tt_filter_find(const char *name, size_t n, bool *ret_known)
 {
-    static const char *const missing[] = {"filesizeformat", "pprint",    "random",   "striptags",
-                                          "urlencode",      "urlize",    "wordwrap", "xmlattr"};
+    static const char *const missing[] = {"filesizeformat", "pprint", "random",   "striptags",
+                                          "urlencode",      "urlize", "wordwrap", "xmlattr"};
     tt_text t = {.p = name, .n = n};
     for (size_t i = 0; i < sizeof filters / sizeof filters[0]; i++) {
         if (tt_text_is(&t, filters[i].name)) {

@@ -11,7 +11,7 @@
 
 enum { max_width = 4096 };
 
-/* -- printf-style ----------------------------------------------------------------------------------------------- */
+/* -- printf-style -------------------------------------------------------------------------- */
 
 typedef struct spec {
     bool minus, plus, space, zero, alternate;
@@ -147,7 +147,8 @@ static bool put_padded(formatter *f, const spec *s, tt_text *t)
     return t != NULL && tt_textbuf_add_text(f->r, f->out, t);
 }
 
-/* Sign, prefix and digits of an integer, with the zeros that precision or the flag 0 ask for, then padded with spaces. */
+/* Sign, prefix and digits of an integer, with the zeros that precision or the flag 0 ask for, then
+ * padded with spaces. */
 static bool put_integer(formatter *f, const spec *s, int64_t i, bool trusted)
 {
     char digits[80], head[4];
@@ -166,7 +167,8 @@ static bool put_integer(formatter *f, const spec *s, int64_t i, bool trusted)
         head[n_head++] = '0';
         head[n_head++] = s->conversion;
     }
-    size_t width = (size_t)s->width, zeros = s->precision > (int64_t)n_digits ? (size_t)s->precision - n_digits : 0;
+    size_t width = (size_t)s->width,
+           zeros = s->precision > (int64_t)n_digits ? (size_t)s->precision - n_digits : 0;
     if (s->zero && !s->minus && width > n_head + zeros + n_digits) {
         zeros = width - n_head - n_digits;
     }
@@ -189,7 +191,8 @@ static bool put_float(formatter *f, const spec *s, double d, bool trusted)
     const struct {
         bool on;
         char flag;
-    } flags[] = {{s->minus, '-'}, {s->plus, '+'}, {s->space, ' '}, {s->zero, '0'}, {s->alternate, '#'}};
+    } flags[] = {
+        {s->minus, '-'}, {s->plus, '+'}, {s->space, ' '}, {s->zero, '0'}, {s->alternate, '#'}};
     size_t n = 0;
     c[n++] = '%';
     for (size_t k = 0; k < sizeof flags / sizeof flags[0]; k++) {
@@ -212,7 +215,8 @@ static bool put_number(formatter *f, const spec *s, const tt_val *v)
         if (v->kind == TT_V_UNDEFINED) {
             return tt_run_invalid(f->r, "%s", tt_undefined_message(f->r, v));
         }
-        return tt_run_invalid(f->r, "%%%c format: a number is required, not %s", s->conversion, tt_val_type(v));
+        return tt_run_invalid(f->r, "%%%c format: a number is required, not %s", s->conversion,
+                              tt_val_type(v));
     }
     if (is_float) {
         return put_float(f, s, d, v->trusted);
@@ -235,7 +239,8 @@ static bool put_char(formatter *f, const spec *s, const tt_val *v)
     plain.precision = -1;
     if (v->kind == TT_V_STR && tt_text_chars(f->r, v->u.s) == 1) {
         t = v->u.s;
-    } else if (tt_val_index(v, &cp) && cp >= 0 && cp <= 0x10FFFF && !(cp >= 0xD800 && cp < 0xE000)) {
+    } else if (tt_val_index(v, &cp) && cp >= 0 && cp <= 0x10FFFF &&
+               !(cp >= 0xD800 && cp < 0xE000)) {
         t = tt_text_copy(f->r, bytes, (size_t)tt_utf8_put((uint32_t)cp, bytes), v->trusted);
     } else {
         return tt_run_invalid(f->r, "%%c requires int or char");
@@ -314,7 +319,7 @@ tt_text *tt_format_percent(tt_run *r, const tt_text *format, const tt_val *args)
     return tt_textbuf_text(r, f.out);
 }
 
-/* -- str.format ------------------------------------------------------------------------------------------------- */
+/* -- str.format ---------------------------------------------------------------------------- */
 
 /* How the fields so far were numbered: 'm' by hand, 'a' not at all, 0 not yet known. */
 typedef struct numbering {
@@ -323,7 +328,8 @@ typedef struct numbering {
 } numbering;
 
 /* The value of a field "0" or "name", or of the next position when it is empty. */
-static bool field_value(tt_run *r, const tt_call *call, const tt_text *field, numbering *num, tt_val *ret)
+static bool field_value(tt_run *r, const tt_call *call, const tt_text *field, numbering *num,
+                        tt_val *ret)
 {
     size_t n = 0;
     while (n < field->n && field->p[n] != '.' && field->p[n] != '[') {
@@ -345,7 +351,8 @@ static bool field_value(tt_run *r, const tt_call *call, const tt_text *field, nu
         num->style = n == 0 ? 'a' : 'm';
         index = n == 0 ? num->next++ : index;
         if (index >= call->n_pos) {
-            return tt_run_invalid(r, "Replacement index %zu out of range for positional args tuple", index);
+            return tt_run_invalid(r, "Replacement index %zu out of range for positional args tuple",
+                                  index);
         }
         *ret = call->pos[index];
         return true;
@@ -359,7 +366,8 @@ static bool field_value(tt_run *r, const tt_call *call, const tt_text *field, nu
     return tt_run_invalid(r, "format() has no argument of that name");
 }
 
-static bool put_field(tt_run *r, const tt_call *call, tt_text *field, numbering *num, tt_textbuf *out)
+static bool put_field(tt_run *r, const tt_call *call, tt_text *field, numbering *num,
+                      tt_textbuf *out)
 {
     tt_val v;
     bool repr = field->n >= 2 && memcmp(field->p + field->n - 2, "!r", 2) == 0;

@@ -1,5 +1,5 @@
-/* template_globals.c - global functions of chat templates: range, dict, namespace, raise_exception, strftime_now.
- * Thread: one rendering is one thread's. */
+/* template_globals.c - global functions of chat templates: range, dict, namespace, raise_exception,
+ * strftime_now. Thread: one rendering is one thread's. */
 #include "core/template_eval.h"
 
 #include <string.h>
@@ -14,19 +14,22 @@ static bool global_range(tt_run *r, const tt_call *call, tt_val *ret)
     }
     for (size_t i = 0; i < call->n_pos; i++) {
         if (!tt_val_index(&call->pos[i], &part[call->n_pos == 1 ? 1 : i])) {
-            return tt_run_invalid(r, "'%s' object cannot be interpreted as an integer", tt_val_type(&call->pos[i]));
+            return tt_run_invalid(r, "'%s' object cannot be interpreted as an integer",
+                                  tt_val_type(&call->pos[i]));
         }
     }
     if (part[2] == 0) {
         return tt_run_invalid(r, "range() arg 3 must not be zero");
     }
     bool up = part[2] > 0;
-    uint64_t span = up ? (uint64_t)part[1] - (uint64_t)part[0] : (uint64_t)part[0] - (uint64_t)part[1];
+    uint64_t span =
+        up ? (uint64_t)part[1] - (uint64_t)part[0] : (uint64_t)part[0] - (uint64_t)part[1];
     uint64_t stride = up ? (uint64_t)part[2] : 0 - (uint64_t)part[2];
     bool empty = up ? part[0] >= part[1] : part[0] <= part[1];
     uint64_t n = empty ? 0 : (span - 1) / stride + 1;
     if (n > max_range) {
-        return tt_run_invalid(r, "Range too big. The sandbox blocks ranges larger than MAX_RANGE (%d)", max_range);
+        return tt_run_invalid(
+            r, "Range too big. The sandbox blocks ranges larger than MAX_RANGE (%d)", max_range);
     }
     tt_range *g = tt_run_alloc(r, 1, sizeof *g);
     if (g == NULL) {
@@ -64,8 +67,9 @@ static bool global_dict(tt_run *r, const tt_call *call, tt_val *ret)
             return false;
         }
         if (more && pair.u.list->n != 2) {
-            return tt_run_invalid(r, "dictionary update sequence element has length %zu; 2 is required",
-                                  pair.u.list->n);
+            return tt_run_invalid(
+                r, "dictionary update sequence element has length %zu; 2 is required",
+                pair.u.list->n);
         }
         if (more && !tt_dict_set(r, d.u.dict, pair.u.list->items[0], pair.u.list->items[1])) {
             return false;
@@ -113,8 +117,10 @@ static bool global_strftime_now(tt_run *r, const tt_call *call, tt_val *ret)
     if (!tt_call_bind(r, call, names, 1, 1, &format)) {
         return false;
     }
-    if (format.kind != TT_V_STR || format.u.s->n >= sizeof fmt || memchr(format.u.s->p, '\0', format.u.s->n) != NULL) {
-        return tt_run_invalid(r, "strftime_now() needs a format of less than %zu bytes", sizeof fmt);
+    if (format.kind != TT_V_STR || format.u.s->n >= sizeof fmt ||
+        memchr(format.u.s->p, '\0', format.u.s->n) != NULL) {
+        return tt_run_invalid(r, "strftime_now() needs a format of less than %zu bytes",
+                              sizeof fmt);
     }
     memcpy(fmt, format.u.s->p, format.u.s->n);
     fmt[format.u.s->n] = '\0';

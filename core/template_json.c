@@ -7,7 +7,11 @@
 
 #include "core/template_eval.h"
 
-enum { max_source_bytes = 1024 * 1024, default_max_steps = 10 * 1000 * 1000, default_max_output = 64 * 1024 * 1024 };
+enum {
+    max_source_bytes = 1024 * 1024,
+    default_max_steps = 10 * 1000 * 1000,
+    default_max_output = 64 * 1024 * 1024
+};
 
 /* Intermediate values: the strings a template builds, and JSON turned into values. */
 enum { memory_floor_bytes = 64 * 1024 * 1024, memory_per_output_byte = 4 };
@@ -16,17 +20,19 @@ struct tt_template {
     tt_ast ast;
 };
 
-const char tt_template_chatml[] = "{% for message in messages %}"
-                                  "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
-                                  "'\\n' }}"
-                                  "{% endfor %}"
-                                  "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+const char tt_template_chatml[] =
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
+    "'\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
-tt_code tt_template_create(const char *src, size_t n_bytes, tt_template **ret_template, tt_err *reterr)
+tt_code tt_template_create(const char *src, size_t n_bytes, tt_template **ret_template,
+                           tt_err *reterr)
 {
     if (n_bytes > max_source_bytes) {
-        return tt_fail(reterr, TT_E_UNSUPPORTED, "a chat template of %zu bytes, more than %d", n_bytes,
-                       max_source_bytes);
+        return tt_fail(reterr, TT_E_UNSUPPORTED, "a chat template of %zu bytes, more than %d",
+                       n_bytes, max_source_bytes);
     }
     tt_template *t = calloc(1, sizeof *t);
     if (t == NULL) {
@@ -50,7 +56,7 @@ void tt_template_destroy(tt_template **t)
     }
 }
 
-/* -- JSON to values --------------------------------------------------------------------------------------------- */
+/* -- JSON to values ------------------------------------------------------------------------ */
 
 static bool from_json(tt_run *r, const json_t *j, tt_val *ret);
 
@@ -106,7 +112,8 @@ static bool from_json(tt_run *r, const json_t *j, tt_val *ret)
         ok = from_array(r, j, ret);
         break;
     case JSON_STRING:
-        ok = tt_val_set_text(tt_text_new(r, json_string_value(j), json_string_length(j), false), ret);
+        ok = tt_val_set_text(tt_text_new(r, json_string_value(j), json_string_length(j), false),
+                             ret);
         break;
     case JSON_INTEGER:
         *ret = tt_val_int(json_integer_value(j));
@@ -128,7 +135,7 @@ static bool from_json(tt_run *r, const json_t *j, tt_val *ret)
     return ok;
 }
 
-/* -- The variables of a template -------------------------------------------------------------------------------- */
+/* -- The variables of a template ----------------------------------------------------------- */
 
 /* A name that the template never mentions needs no value. */
 static bool set_global(tt_run *r, const char *name, tt_val v)
@@ -160,16 +167,19 @@ static bool set_globals(tt_run *r, const tt_render_options *opt)
         !set_global(r, "add_generation_prompt", tt_val_bool(opt->add_generation_prompt))) {
         return false;
     }
-    void *iter = opt->kwargs == NULL ? NULL : json_object_iter((json_t *)opt->kwargs);
-    for (; iter != NULL; iter = json_object_iter_next((json_t *)opt->kwargs, iter)) {
-        if (!set_json(r, json_object_iter_key(iter), json_object_iter_value(iter))) {
+    /* By the names of the template: they are few, a request may bring any number. */
+    for (uint32_t i = 0; opt->kwargs != NULL && i < r->ast->n_names; i++) {
+        const tt_text *name = r->ast->names[i];
+        const json_t *j = json_object_getn(opt->kwargs, name->p, name->n);
+        tt_val v;
+        if (j != NULL && (!from_json(r, j, &v) || !tt_scope_set(r, r->scope, i, v))) {
             return false;
         }
     }
     return true;
 }
 
-/* -- The result ------------------------------------------------------------------------------------------------- */
+/* -- The result ---------------------------------------------------------------------------- */
 
 static tt_code give_rendered(const tt_textbuf *out, tt_rendered *ret, tt_err *reterr)
 {
@@ -186,18 +196,20 @@ static tt_code give_rendered(const tt_textbuf *out, tt_rendered *ret, tt_err *re
     done.text[out->n] = '\0';
     for (size_t i = 0, from = 0; i < out->n_runs; i++) {
         size_t end = out->runs[i].end;
-        done.pieces[i] = (tt_text_piece){.p = done.text + from, .n = end - from, .trusted = out->runs[i].trusted};
+        done.pieces[i] = (tt_text_piece){
+            .p = done.text + from, .n = end - from, .trusted = out->runs[i].trusted};
         from = end;
     }
     *ret = done;
     return TT_OK;
 }
 
-tt_code tt_template_render(const tt_template *t, const tt_render_options *opt, tt_rendered *ret_rendered,
-                           tt_err *reterr)
+tt_code tt_template_render(const tt_template *t, const tt_render_options *opt,
+                           tt_rendered *ret_rendered, tt_err *reterr)
 {
     tt_err scratch;
-    tt_run r = {.err = reterr != NULL ? reterr : &scratch, .ast = &t->ast, .now = opt->now, .line = 1};
+    tt_run r = {
+        .err = reterr != NULL ? reterr : &scratch, .ast = &t->ast, .now = opt->now, .line = 1};
     r.max_steps = opt->max_steps != 0 ? opt->max_steps : default_max_steps;
     r.max_text_bytes = opt->max_output_bytes != 0 ? opt->max_output_bytes : default_max_output;
     size_t memory;

@@ -34,24 +34,42 @@ tt_code tt_lexer_init(tt_lexer *lx, tt_arena *arena, const char *src, size_t n, 
 const char *tt_tok_name(tt_tok type)
 {
     static const char *const names[] = {
-        [TT_T_EOF] = "end of template", [TT_T_DATA] = "text",
-        [TT_T_BLOCK_BEGIN] = "{%",      [TT_T_BLOCK_END] = "%}",
-        [TT_T_VAR_BEGIN] = "{{",        [TT_T_VAR_END] = "}}",
-        [TT_T_NAME] = "name",           [TT_T_STRING] = "string",
-        [TT_T_INT] = "integer",         [TT_T_FLOAT] = "float",
-        [TT_T_ADD] = "+",               [TT_T_SUB] = "-",
-        [TT_T_MUL] = "*",               [TT_T_DIV] = "/",
-        [TT_T_FLOORDIV] = "//",         [TT_T_MOD] = "%",
-        [TT_T_POW] = "**",              [TT_T_TILDE] = "~",
-        [TT_T_LPAREN] = "(",            [TT_T_RPAREN] = ")",
-        [TT_T_LBRACKET] = "[",          [TT_T_RBRACKET] = "]",
-        [TT_T_LBRACE] = "{",            [TT_T_RBRACE] = "}",
-        [TT_T_EQ] = "==",               [TT_T_NE] = "!=",
-        [TT_T_LT] = "<",                [TT_T_LE] = "<=",
-        [TT_T_GT] = ">",                [TT_T_GE] = ">=",
-        [TT_T_ASSIGN] = "=",            [TT_T_DOT] = ".",
-        [TT_T_COMMA] = ",",             [TT_T_COLON] = ":",
-        [TT_T_PIPE] = "|",              [TT_T_SEMICOLON] = ";",
+        [TT_T_EOF] = "end of template",
+        [TT_T_DATA] = "text",
+        [TT_T_BLOCK_BEGIN] = "{%",
+        [TT_T_BLOCK_END] = "%}",
+        [TT_T_VAR_BEGIN] = "{{",
+        [TT_T_VAR_END] = "}}",
+        [TT_T_NAME] = "name",
+        [TT_T_STRING] = "string",
+        [TT_T_INT] = "integer",
+        [TT_T_FLOAT] = "float",
+        [TT_T_ADD] = "+",
+        [TT_T_SUB] = "-",
+        [TT_T_MUL] = "*",
+        [TT_T_DIV] = "/",
+        [TT_T_FLOORDIV] = "//",
+        [TT_T_MOD] = "%",
+        [TT_T_POW] = "**",
+        [TT_T_TILDE] = "~",
+        [TT_T_LPAREN] = "(",
+        [TT_T_RPAREN] = ")",
+        [TT_T_LBRACKET] = "[",
+        [TT_T_RBRACKET] = "]",
+        [TT_T_LBRACE] = "{",
+        [TT_T_RBRACE] = "}",
+        [TT_T_EQ] = "==",
+        [TT_T_NE] = "!=",
+        [TT_T_LT] = "<",
+        [TT_T_LE] = "<=",
+        [TT_T_GT] = ">",
+        [TT_T_GE] = ">=",
+        [TT_T_ASSIGN] = "=",
+        [TT_T_DOT] = ".",
+        [TT_T_COMMA] = ",",
+        [TT_T_COLON] = ":",
+        [TT_T_PIPE] = "|",
+        [TT_T_SEMICOLON] = ";",
     };
     return names[type];
 }
@@ -84,7 +102,8 @@ static size_t skip_space(const tt_lexer *lx, size_t pos)
     return pos + tt_utf8_span_space(lx->src + pos, lx->n - pos);
 }
 
-/* End of a closing delimiter (2 bytes, e.g. "%}") with its whitespace control at pos; 0 = none there. */
+/* End of a closing delimiter (2 bytes, e.g. "%}") with its whitespace control at pos; 0 = none
+ * there. */
 static size_t match_end(const tt_lexer *lx, size_t pos, const char *close, bool trim)
 {
     char sign = lx->src[pos];
@@ -98,7 +117,7 @@ static size_t match_end(const tt_lexer *lx, size_t pos, const char *close, bool 
     return 0;
 }
 
-/* -- Between the tags ------------------------------------------------------------------------------------------- */
+/* -- Between the tags ---------------------------------------------------------------------- */
 
 /* The end of the data before a tag at `tag` whose sign is `sign`, after stripping. */
 static size_t data_end(const tt_lexer *lx, size_t start, size_t tag, char sign, bool variable)
@@ -199,12 +218,13 @@ static tt_code next_data(tt_lexer *lx, tt_token *ret)
         return skip_comment(lx, lx->pos);
     }
     lx->mode = kind == '%' ? TT_LEX_BLOCK : TT_LEX_VAR;
-    lx->pending = (tt_token){.type = kind == '%' ? TT_T_BLOCK_BEGIN : TT_T_VAR_BEGIN, .line = lx->line};
+    lx->pending =
+        (tt_token){.type = kind == '%' ? TT_T_BLOCK_BEGIN : TT_T_VAR_BEGIN, .line = lx->line};
     lx->has_pending = true;
     return TT_OK;
 }
 
-/* -- Inside the tags -------------------------------------------------------------------------------------------- */
+/* -- Inside the tags ----------------------------------------------------------------------- */
 
 static bool is_digit(char c)
 {
@@ -237,9 +257,12 @@ static int digit_value(char c)
 static tt_code lex_prefixed(tt_lexer *lx, int base, tt_token *ret)
 {
     size_t pos = lx->pos + 2;
-    for (; digit_value(lx->src[pos]) < base || (lx->src[pos] == '_' && digit_value(lx->src[pos + 1]) < base); pos++) {
-        if (lx->src[pos] != '_' && (__builtin_mul_overflow(ret->i, base, &ret->i) ||
-                                    __builtin_add_overflow(ret->i, digit_value(lx->src[pos]), &ret->i))) {
+    for (; digit_value(lx->src[pos]) < base ||
+           (lx->src[pos] == '_' && digit_value(lx->src[pos + 1]) < base);
+         pos++) {
+        if (lx->src[pos] != '_' &&
+            (__builtin_mul_overflow(ret->i, base, &ret->i) ||
+             __builtin_add_overflow(ret->i, digit_value(lx->src[pos]), &ret->i))) {
             return lex_error(lx, "an integer beyond 64 bits");
         }
     }
@@ -276,7 +299,8 @@ static tt_code lex_number(tt_lexer *lx, tt_token *ret)
         ret->f = strtod(digits, NULL);
     }
     for (size_t i = 0; end == whole && i < n; i++) {
-        if (__builtin_mul_overflow(ret->i, 10, &ret->i) || __builtin_add_overflow(ret->i, digits[i] - '0', &ret->i)) {
+        if (__builtin_mul_overflow(ret->i, 10, &ret->i) ||
+            __builtin_add_overflow(ret->i, digits[i] - '0', &ret->i)) {
             return lex_error(lx, "an integer beyond 64 bits");
         }
     }
@@ -284,7 +308,8 @@ static tt_code lex_number(tt_lexer *lx, tt_token *ret)
     return TT_OK;
 }
 
-/* One escape sequence after the backslash at s[0..n): appends to out and returns the bytes read, 0 on an error. */
+/* One escape sequence after the backslash at s[0..n): appends to out and returns the bytes read, 0
+ * on an error. */
 static size_t unescape(const char *s, size_t n, char *out, size_t *n_out)
 {
     static const char from[] = "abfnrtv\\'\"", to[] = "\a\b\f\n\r\t\v\\'\"";
@@ -311,9 +336,14 @@ static size_t unescape(const char *s, size_t n, char *out, size_t *n_out)
             cp = cp << 4 | (uint32_t)digit_value(s[used]);
         }
     } else if ((unsigned char)s[0] >= 0x80) {
-        /* Python writes such a character as an escape first, and then the backslash before it escapes that one. */
+        /* Python writes such a character as an escape first, and then the backslash before it
+         * escapes that one. */
         used = tt_utf8_get(s, n, &cp);
-        *n_out += (size_t)sprintf(out + *n_out, cp < 0x100 ? "\\x%02x" : cp < 0x10000 ? "\\u%04x" : "\\U%08x", cp);
+        *n_out += (size_t)sprintf(out + *n_out,
+                                  cp < 0x100     ? "\\x%02x"
+                                  : cp < 0x10000 ? "\\u%04x"
+                                                 : "\\U%08x",
+                                  cp);
         return used;
     } else {
         out[(*n_out)++] = '\\'; /* an unknown escape stays as it is */
@@ -368,12 +398,12 @@ static tt_tok operator_at(const tt_lexer *lx, size_t *ret_n)
         char text[3];
         tt_tok type;
     } ops[] = {
-        {"//", TT_T_FLOORDIV}, {"**", TT_T_POW},      {"==", TT_T_EQ},       {"!=", TT_T_NE},
-        {"<=", TT_T_LE},       {">=", TT_T_GE},       {"+", TT_T_ADD},       {"-", TT_T_SUB},
-        {"*", TT_T_MUL},       {"/", TT_T_DIV},       {"%", TT_T_MOD},       {"~", TT_T_TILDE},
-        {"(", TT_T_LPAREN},    {")", TT_T_RPAREN},    {"[", TT_T_LBRACKET},  {"]", TT_T_RBRACKET},
-        {"{", TT_T_LBRACE},    {"}", TT_T_RBRACE},    {"<", TT_T_LT},        {">", TT_T_GT},
-        {"=", TT_T_ASSIGN},    {".", TT_T_DOT},       {",", TT_T_COMMA},     {":", TT_T_COLON},
+        {"//", TT_T_FLOORDIV}, {"**", TT_T_POW},      {"==", TT_T_EQ},      {"!=", TT_T_NE},
+        {"<=", TT_T_LE},       {">=", TT_T_GE},       {"+", TT_T_ADD},      {"-", TT_T_SUB},
+        {"*", TT_T_MUL},       {"/", TT_T_DIV},       {"%", TT_T_MOD},      {"~", TT_T_TILDE},
+        {"(", TT_T_LPAREN},    {")", TT_T_RPAREN},    {"[", TT_T_LBRACKET}, {"]", TT_T_RBRACKET},
+        {"{", TT_T_LBRACE},    {"}", TT_T_RBRACE},    {"<", TT_T_LT},       {">", TT_T_GT},
+        {"=", TT_T_ASSIGN},    {".", TT_T_DOT},       {",", TT_T_COMMA},    {":", TT_T_COLON},
         {"|", TT_T_PIPE},      {";", TT_T_SEMICOLON},
     };
     for (size_t i = 0; i < sizeof ops / sizeof ops[0]; i++) {
@@ -390,19 +420,21 @@ static tt_code lex_operator(tt_lexer *lx, tt_token *ret)
     size_t n = 0;
     ret->type = operator_at(lx, &n);
     if (ret->type == TT_T_EOF) {
-        return tt_fail(lx->err, TT_E_MODEL, "chat template line %u: unexpected character '%.4s'", lx->line,
-                       lx->src + lx->pos);
+        return tt_fail(lx->err, TT_E_MODEL, "chat template line %u: unexpected character '%.4s'",
+                       lx->line, lx->src + lx->pos);
     }
     char c = lx->src[lx->pos];
     if (c == '(' || c == '[' || c == '{') {
         if (lx->n_closers == tt_lex_max_brackets) {
-            return tt_fail(lx->err, TT_E_UNSUPPORTED, "chat template line %u: brackets nested deeper than %d", lx->line,
+            return tt_fail(lx->err, TT_E_UNSUPPORTED,
+                           "chat template line %u: brackets nested deeper than %d", lx->line,
                            tt_lex_max_brackets);
         }
         lx->closers[lx->n_closers++] = c == '(' ? ')' : c == '[' ? ']' : '}';
     } else if (c == ')' || c == ']' || c == '}') {
         if (lx->n_closers == 0 || lx->closers[--lx->n_closers] != c) {
-            return tt_fail(lx->err, TT_E_MODEL, "chat template line %u: unexpected '%c'", lx->line, c);
+            return tt_fail(lx->err, TT_E_MODEL, "chat template line %u: unexpected '%c'", lx->line,
+                           c);
         }
     }
     advance(lx, lx->pos + n);
@@ -413,7 +445,9 @@ static tt_code next_in_tag(tt_lexer *lx, tt_token *ret)
 {
     bool block = lx->mode == TT_LEX_BLOCK;
     for (;;) {
-        size_t end = lx->n_closers == 0 && lx->pos < lx->n ? match_end(lx, lx->pos, block ? "%}" : "}}", block) : 0;
+        size_t end = lx->n_closers == 0 && lx->pos < lx->n
+                         ? match_end(lx, lx->pos, block ? "%}" : "}}", block)
+                         : 0;
         *ret = (tt_token){.type = block ? TT_T_BLOCK_END : TT_T_VAR_END, .line = lx->line};
         if (end != 0) {
             advance(lx, end);
@@ -438,7 +472,8 @@ static tt_code next_in_tag(tt_lexer *lx, tt_token *ret)
     }
     size_t end = lx->pos + tt_utf8_span_word(lx->src + lx->pos, lx->n - lx->pos);
     if (end > lx->pos) {
-        *ret = (tt_token){.type = TT_T_NAME, .line = lx->line, .p = lx->src + lx->pos, .n = end - lx->pos};
+        *ret = (tt_token){
+            .type = TT_T_NAME, .line = lx->line, .p = lx->src + lx->pos, .n = end - lx->pos};
         advance(lx, end);
         return TT_OK;
     }

@@ -1,5 +1,5 @@
-/* template_lex.h - tokens of a Jinja template with the settings of chat templates: trim_blocks, lstrip_blocks, newlines
- * normalised, the last newline dropped. Thread: none, plain data. */
+/* template_lex.h - tokens of a Jinja template with the settings of chat templates: trim_blocks,
+ * lstrip_blocks, newlines normalised, the last newline dropped. Thread: none, plain data. */
 #ifndef TT_TEMPLATE_LEX_H
 #define TT_TEMPLATE_LEX_H
 

@@ -1,5 +1,5 @@
-/* template_loop.c - the loop object of {% for %}: iteration with an optional filter and one item of lookahead.
- * Thread: one rendering is one thread's. */
+/* template_loop.c - the loop object of {% for %}: iteration with an optional filter and one item of
+ * lookahead. Thread: one rendering is one thread's. */
 #include "core/template_eval.h"
 
 tt_loop *tt_loop_new(tt_run *r, const tt_node *node, tt_val over)
@@ -102,7 +102,19 @@ bool tt_loop_length(tt_run *r, tt_loop *l, size_t *ret)
     return true;
 }
 
-typedef enum loop_field { INDEX, INDEX0, REVINDEX, REVINDEX0, FIRST, LAST, LENGTH, PREVITEM, NEXTITEM, DEPTH, DEPTH0 } loop_field;
+typedef enum loop_field {
+    INDEX,
+    INDEX0,
+    REVINDEX,
+    REVINDEX0,
+    FIRST,
+    LAST,
+    LENGTH,
+    PREVITEM,
+    NEXTITEM,
+    DEPTH,
+    DEPTH0
+} loop_field;
 
 static bool field(tt_run *r, tt_loop *l, loop_field f, tt_val *ret)
 {
@@ -137,7 +149,8 @@ static bool field(tt_run *r, tt_loop *l, loop_field f, tt_val *ret)
         if (!tt_loop_length(r, l, &n)) {
             return false;
         }
-        *ret = tt_val_int(f == LENGTH ? (int64_t)n : (int64_t)n - (int64_t)l->index0 - (f == REVINDEX0));
+        *ret = tt_val_int(f == LENGTH ? (int64_t)n
+                                      : (int64_t)n - (int64_t)l->index0 - (f == REVINDEX0));
         return true;
     }
 }
@@ -145,9 +158,10 @@ static bool field(tt_run *r, tt_loop *l, loop_field f, tt_val *ret)
 bool tt_loop_attr(tt_run *r, tt_loop *l, const tt_text *name, tt_val *ret)
 {
     static const char *const names[] = {
-        [INDEX] = "index",       [INDEX0] = "index0", [REVINDEX] = "revindex", [REVINDEX0] = "revindex0",
-        [FIRST] = "first",       [LAST] = "last",     [LENGTH] = "length",     [PREVITEM] = "previtem",
-        [NEXTITEM] = "nextitem", [DEPTH] = "depth",   [DEPTH0] = "depth0",
+        [INDEX] = "index",         [INDEX0] = "index0",     [REVINDEX] = "revindex",
+        [REVINDEX0] = "revindex0", [FIRST] = "first",       [LAST] = "last",
+        [LENGTH] = "length",       [PREVITEM] = "previtem", [NEXTITEM] = "nextitem",
+        [DEPTH] = "depth",         [DEPTH0] = "depth0",
     };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (tt_text_is(name, names[i])) {

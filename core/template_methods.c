@@ -7,7 +7,7 @@
 #include "core/template_strings.h"
 #include "core/template_unicode.h"
 
-/* -- str -------------------------------------------------------------------------------------------------------- */
+/* -- str ----------------------------------------------------------------------------------- */
 
 static bool no_arguments(tt_run *r, const tt_call *call)
 {
@@ -22,7 +22,8 @@ static bool strip_method(tt_run *r, const tt_call *call, bool left, bool right, 
     if (!tt_call_bind(r, call, names, 1, 0, &arg)) {
         return false;
     }
-    if (arg.kind != TT_V_MISSING && arg.kind != TT_V_NONE && (chars = tt_arg_text(r, call, &arg)) == NULL) {
+    if (arg.kind != TT_V_MISSING && arg.kind != TT_V_NONE &&
+        (chars = tt_arg_text(r, call, &arg)) == NULL) {
         return false;
     }
     return tt_val_set_text(tt_text_strip(r, call->self.u.s, chars, left, right), ret);
@@ -52,7 +53,8 @@ static bool split_method(tt_run *r, const tt_call *call, bool from_right, tt_val
     if (!tt_call_bind(r, call, names, 2, 0, arg) || !tt_arg_int(r, call, &arg[1], -1, &max)) {
         return false;
     }
-    if (arg[0].kind != TT_V_MISSING && arg[0].kind != TT_V_NONE && (sep = tt_arg_text(r, call, &arg[0])) == NULL) {
+    if (arg[0].kind != TT_V_MISSING && arg[0].kind != TT_V_NONE &&
+        (sep = tt_arg_text(r, call, &arg[0])) == NULL) {
         return false;
     }
     return tt_text_split(r, call->self.u.s, sep, max, from_right, ret);
@@ -76,9 +78,10 @@ static bool str_splitlines(tt_run *r, const tt_call *call, tt_val *ret)
            tt_text_splitlines(r, call->self.u.s, tt_val_truthy(&arg), ret);
 }
 
-/* Byte range of the optional arguments start and end. False in *ret_valid when start is behind the end. */
-static bool text_range(tt_run *r, const tt_call *call, const tt_val arg[2], size_t *ret_from, size_t *ret_to,
-                       bool *ret_valid)
+/* Byte range of the optional arguments start and end. False in *ret_valid when start is behind the
+ * end. */
+static bool text_range(tt_run *r, const tt_call *call, const tt_val arg[2], size_t *ret_from,
+                       size_t *ret_to, bool *ret_valid)
 {
     tt_text *t = call->self.u.s;
     int64_t n = (int64_t)tt_text_chars(r, t), from = 0, to = n;
@@ -106,11 +109,14 @@ static bool find_position(tt_run *r, const tt_call *call, bool last, int64_t *re
     }
     const tt_text *needle = tt_arg_text(r, call, &arg[0]);
     tt_text *t = call->self.u.s;
-    if (needle == NULL || !tt_run_charge(r, t->n) || !text_range(r, call, arg + 1, &from, &to, &valid)) {
+    if (needle == NULL || !tt_run_charge(r, t->n) ||
+        !text_range(r, call, arg + 1, &from, &to, &valid)) {
         return false;
     }
     tt_text window = {.p = t->p + from, .n = to - from};
-    size_t at = !valid ? SIZE_MAX : last ? tt_text_rfind(&window, needle, window.n) : tt_text_find(&window, needle->p, needle->n, 0);
+    size_t at = !valid ? SIZE_MAX
+                : last ? tt_text_rfind(r, &window, needle, window.n)
+                       : tt_text_find(&window, needle->p, needle->n, 0);
     if (at == SIZE_MAX) {
         *ret = -1;
         return true;
@@ -164,12 +170,16 @@ static bool str_count(tt_run *r, const tt_call *call, tt_val *ret)
         return false;
     }
     const tt_text *needle = tt_arg_text(r, call, &arg[0]);
-    if (needle == NULL || !tt_run_charge(r, call->self.u.s->n) || !text_range(r, call, arg + 1, &from, &to, &valid)) {
+    if (needle == NULL || !tt_run_charge(r, call->self.u.s->n) ||
+        !text_range(r, call, arg + 1, &from, &to, &valid)) {
         return false;
     }
     tt_text *window = tt_text_slice(r, call->self.u.s, from, to - from);
-    int64_t n = window != NULL && valid && needle->n == 0 ? (int64_t)tt_text_chars(r, window) + 1 : 0;
-    size_t at = window == NULL || !valid || needle->n == 0 ? SIZE_MAX : tt_text_find(window, needle->p, needle->n, 0);
+    int64_t n =
+        window != NULL && valid && needle->n == 0 ? (int64_t)tt_text_chars(r, window) + 1 : 0;
+    size_t at = window == NULL || !valid || needle->n == 0
+                    ? SIZE_MAX
+                    : tt_text_find(window, needle->p, needle->n, 0);
     for (; at != SIZE_MAX; n++) {
         at = tt_text_find(window, needle->p, needle->n, at + needle->n);
     }
@@ -180,7 +190,8 @@ static bool str_count(tt_run *r, const tt_call *call, tt_val *ret)
 
 static bool affix_matches(const tt_text *t, const tt_text *affix, bool at_end)
 {
-    return affix->n <= t->n && memcmp(t->p + (at_end ? t->n - affix->n : 0), affix->p, affix->n) == 0;
+    return affix->n <= t->n &&
+           memcmp(t->p + (at_end ? t->n - affix->n : 0), affix->p, affix->n) == 0;
 }
 
 static bool affix_method(tt_run *r, const tt_call *call, bool at_end, tt_val *ret)
@@ -189,7 +200,8 @@ static bool affix_method(tt_run *r, const tt_call *call, bool at_end, tt_val *re
     tt_val arg[3];
     size_t from = 0, to = 0;
     bool valid = false, yes = false;
-    if (!tt_call_bind(r, call, names, 3, 1, arg) || !text_range(r, call, arg + 1, &from, &to, &valid)) {
+    if (!tt_call_bind(r, call, names, 3, 1, arg) ||
+        !text_range(r, call, arg + 1, &from, &to, &valid)) {
         return false;
     }
     tt_text window = {.p = call->self.u.s->p + from, .n = to - from};
@@ -253,7 +265,8 @@ static bool str_replace(tt_run *r, const tt_call *call, tt_val *ret)
         return false;
     }
     const tt_text *old = tt_arg_text(r, call, &arg[0]), *by = tt_arg_text(r, call, &arg[1]);
-    return old != NULL && by != NULL && tt_val_set_text(tt_text_replace(r, call->self.u.s, old, by, count), ret);
+    return old != NULL && by != NULL &&
+           tt_val_set_text(tt_text_replace(r, call->self.u.s, old, by, count), ret);
 }
 
 static bool case_method(tt_run *r, const tt_call *call, tt_case mode, tt_val *ret)
@@ -305,7 +318,7 @@ static bool partition_method(tt_run *r, const tt_call *call, bool last, tt_val *
     if (sep->n == 0) {
         return tt_run_invalid(r, "empty separator");
     }
-    size_t at = last ? tt_text_rfind(t, sep, t->n) : tt_text_find(t, sep->p, sep->n, 0);
+    size_t at = last ? tt_text_rfind(r, t, sep, t->n) : tt_text_find(t, sep->p, sep->n, 0);
     size_t cut[4] = {0, t->n, t->n, t->n}; /* not found: all, "", "" */
     if (at != SIZE_MAX) {
         cut[1] = at;
@@ -317,7 +330,8 @@ static bool partition_method(tt_run *r, const tt_call *call, bool last, tt_val *
         return false;
     }
     for (size_t i = 0; i < 3; i++) {
-        if (!tt_val_set_text(tt_text_slice(r, t, cut[i], cut[i + 1] - cut[i]), &out.u.list->items[i])) {
+        if (!tt_val_set_text(tt_text_slice(r, t, cut[i], cut[i + 1] - cut[i]),
+                             &out.u.list->items[i])) {
             return false;
         }
     }
@@ -337,7 +351,8 @@ static bool str_rpartition(tt_run *r, const tt_call *call, tt_val *ret)
 }
 
 /* How many fill characters to put on each side; side: -1 left, 0 both, 1 right. */
-static tt_text *pad_to(tt_run *r, tt_text *t, int64_t width, int side, const char *fill, size_t n_fill)
+static tt_text *pad_to(tt_run *r, tt_text *t, int64_t width, int side, const char *fill,
+                       size_t n_fill)
 {
     int64_t chars = (int64_t)tt_text_chars(r, t), pad = width > chars ? width - chars : 0;
     if (pad > (int64_t)r->max_text_bytes) {
@@ -400,7 +415,8 @@ static bool str_zfill(tt_run *r, const tt_call *call, tt_val *ret)
 }
 
 /* All characters of a text that is not empty. */
-static bool all_method(tt_run *r, const tt_call *call, bool (*is)(uint32_t cp), bool empty, tt_val *ret)
+static bool all_method(tt_run *r, const tt_call *call, bool (*is)(uint32_t cp), bool empty,
+                       tt_val *ret)
 {
     const tt_text *t = call->self.u.s;
     bool all = t->n != 0 || empty;
@@ -478,7 +494,7 @@ static bool str_islower(tt_run *r, const tt_call *call, tt_val *ret)
     return no_arguments(r, call) && tt_run_charge(r, call->self.u.s->n);
 }
 
-/* -- dict, list, loop ------------------------------------------------------------------------------------------- */
+/* -- dict, list, loop ---------------------------------------------------------------------- */
 
 static bool dict_view(tt_run *r, const tt_call *call, tt_kind kind, tt_val *ret)
 {
@@ -513,7 +529,8 @@ static bool dict_get(tt_run *r, const tt_call *call, tt_val *ret)
 {
     static const char *const names[] = {NULL, NULL};
     tt_val arg[2], *found = NULL;
-    if (!tt_call_bind(r, call, names, 2, 1, arg) || !tt_dict_get(r, call->self.u.dict, arg[0], &found)) {
+    if (!tt_call_bind(r, call, names, 2, 1, arg) ||
+        !tt_dict_get(r, call->self.u.dict, arg[0], &found)) {
         return false;
     }
     *ret = found != NULL ? *found : arg[1].kind == TT_V_MISSING ? tt_val_none() : arg[1];
@@ -591,7 +608,7 @@ static bool loop_changed(tt_run *r, const tt_call *call, tt_val *ret)
     return true;
 }
 
-/* -- Tables ----------------------------------------------------------------------------------------------------- */
+/* -- Tables -------------------------------------------------------------------------------- */
 
 static const tt_builtin str_methods[] = {
     {"capitalize", str_capitalize},
@@ -657,10 +674,12 @@ static const tt_builtin loop_methods[] = {
 /* What jinja2's immutable sandbox forbids. */
 static bool mutates(tt_kind kind, const tt_text *name)
 {
-    static const char *const of_list[] = {"append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove"};
+    static const char *const of_list[] = {"append", "clear", "pop",    "reverse",
+                                          "insert", "sort",  "extend", "remove"};
     static const char *const of_dict[] = {"clear", "pop", "popitem", "setdefault", "update"};
     const char *const *names = kind == TT_V_LIST ? of_list : of_dict;
-    size_t n = kind == TT_V_LIST ? sizeof of_list / sizeof of_list[0] : sizeof of_dict / sizeof of_dict[0];
+    size_t n =
+        kind == TT_V_LIST ? sizeof of_list / sizeof of_list[0] : sizeof of_dict / sizeof of_dict[0];
     for (size_t i = 0; (kind == TT_V_LIST || kind == TT_V_DICT) && i < n; i++) {
         if (tt_text_is(name, names[i])) {
             return true;
@@ -671,9 +690,9 @@ static bool mutates(tt_kind kind, const tt_text *name)
 
 const tt_builtin *tt_method_find(tt_kind kind, const tt_text *name, bool *ret_mutates)
 {
-    const tt_builtin *m = kind == TT_V_STR    ? str_methods
-                          : kind == TT_V_DICT ? dict_methods
-                          : kind == TT_V_LIST ? list_methods
+    const tt_builtin *m = kind == TT_V_STR     ? str_methods
+                          : kind == TT_V_DICT  ? dict_methods
+                          : kind == TT_V_LIST  ? list_methods
                           : kind == TT_V_TUPLE ? list_methods + 1
                           : kind == TT_V_LOOP  ? loop_methods
                                                : NULL;

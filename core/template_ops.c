@@ -6,9 +6,10 @@
 #include <string.h>
 
 static const char *const op_text[] = {
-    [TT_OP_ADD] = "+", [TT_OP_SUB] = "-", [TT_OP_MUL] = "*", [TT_OP_DIV] = "/", [TT_OP_FLOORDIV] = "//",
-    [TT_OP_MOD] = "%", [TT_OP_POW] = "** or pow()", [TT_OP_EQ] = "==", [TT_OP_NE] = "!=", [TT_OP_LT] = "<",
-    [TT_OP_LE] = "<=", [TT_OP_GT] = ">", [TT_OP_GE] = ">=", [TT_OP_IN] = "in", [TT_OP_NOTIN] = "not in",
+    [TT_OP_ADD] = "+",       [TT_OP_SUB] = "-", [TT_OP_MUL] = "*",           [TT_OP_DIV] = "/",
+    [TT_OP_FLOORDIV] = "//", [TT_OP_MOD] = "%", [TT_OP_POW] = "** or pow()", [TT_OP_EQ] = "==",
+    [TT_OP_NE] = "!=",       [TT_OP_LT] = "<",  [TT_OP_LE] = "<=",           [TT_OP_GT] = ">",
+    [TT_OP_GE] = ">=",       [TT_OP_IN] = "in", [TT_OP_NOTIN] = "not in",
 };
 
 static bool overflow(tt_run *r)
@@ -160,13 +161,14 @@ static bool arithmetic(tt_run *r, tt_op op, const tt_val *a, const tt_val *b, tt
     return ok;
 }
 
-/* -- Sequences -------------------------------------------------------------------------------------------------- */
+/* -- Sequences ----------------------------------------------------------------------------- */
 
 static bool add_lists(tt_run *r, const tt_val *a, const tt_val *b, tt_val *ret)
 {
     const tt_list *x = a->u.list, *y = b->u.list;
     tt_val v;
-    if (!tt_run_charge(r, (x->n + y->n) * sizeof(tt_val)) || !tt_val_list(r, (tt_kind)a->kind, x->n + y->n, &v)) {
+    if (!tt_run_charge(r, (x->n + y->n) * sizeof(tt_val)) ||
+        !tt_val_list(r, (tt_kind)a->kind, x->n + y->n, &v)) {
         return false;
     }
     if (x->n != 0) {
@@ -186,7 +188,8 @@ static bool repeat(tt_run *r, const tt_val *v, int64_t times, tt_val *ret)
     if (v->kind == TT_V_STR) {
         const tt_text *t = v->u.s;
         if (t->n != 0 && n > r->max_text_bytes / t->n) {
-            return tt_run_fail(r, TT_E_CAPACITY, "a text of more than %zu bytes", r->max_text_bytes);
+            return tt_run_fail(r, TT_E_CAPACITY, "a text of more than %zu bytes",
+                               r->max_text_bytes);
         }
         tt_textbuf *b = tt_textbuf_new(r);
         for (size_t i = 0; t->n != 0 && i < n; i++) {
@@ -199,7 +202,8 @@ static bool repeat(tt_run *r, const tt_val *v, int64_t times, tt_val *ret)
     const tt_list *l = v->u.list;
     tt_val out;
     size_t total;
-    if (__builtin_mul_overflow(l->n, n, &total) || !tt_run_charge(r, total < SIZE_MAX / 16 ? total * 16 : total) ||
+    if (__builtin_mul_overflow(l->n, n, &total) ||
+        !tt_run_charge(r, total < SIZE_MAX / 16 ? total * 16 : total) ||
         !tt_val_list(r, (tt_kind)v->kind, total, &out)) {
         return tt_run_fail(r, TT_E_CAPACITY, "a list of too many items");
     }
@@ -222,11 +226,11 @@ static bool type_error(tt_run *r, tt_op op, const tt_val *a, const tt_val *b)
         return tt_run_invalid(r, "%s", tt_undefined_message(r, a->kind == TT_V_UNDEFINED ? a : b));
     }
     if (op == TT_OP_ADD && is_sequence(a)) {
-        return tt_run_invalid(r, "can only concatenate %s (not \"%s\") to %s", tt_val_type(a), tt_val_type(b),
-                              tt_val_type(a));
+        return tt_run_invalid(r, "can only concatenate %s (not \"%s\") to %s", tt_val_type(a),
+                              tt_val_type(b), tt_val_type(a));
     }
-    return tt_run_invalid(r, "unsupported operand type(s) for %s: '%s' and '%s'", op_text[op], tt_val_type(a),
-                          tt_val_type(b));
+    return tt_run_invalid(r, "unsupported operand type(s) for %s: '%s' and '%s'", op_text[op],
+                          tt_val_type(a), tt_val_type(b));
 }
 
 bool tt_binary(tt_run *r, tt_op op, const tt_val *a, const tt_val *b, tt_val *ret)
@@ -298,13 +302,14 @@ bool tt_unary(tt_run *r, bool negative, const tt_val *a, tt_val *ret)
     } else if (a->kind == TT_V_UNDEFINED) {
         return tt_run_invalid(r, "%s", tt_undefined_message(r, a));
     } else {
-        return tt_run_invalid(r, "bad operand type for unary %c: '%s'", negative ? '-' : '+', tt_val_type(a));
+        return tt_run_invalid(r, "bad operand type for unary %c: '%s'", negative ? '-' : '+',
+                              tt_val_type(a));
     }
     ret->trusted = a->trusted;
     return true;
 }
 
-/* -- Slices ----------------------------------------------------------------------------------------------------- */
+/* -- Slices -------------------------------------------------------------------------------- */
 
 typedef struct slice_bounds {
     int64_t start, step;
@@ -346,7 +351,8 @@ static bool resolve_slice(tt_run *r, const tt_val part[3], size_t n, slice_bound
     stop = has_stop ? clamp(stop, len, low, high) : step < 0 ? low : high;
     int64_t span = step < 0 ? start - stop : stop - start;
     uint64_t stride = step < 0 ? 0 - (uint64_t)step : (uint64_t)step;
-    *ret = (slice_bounds){.start = start, .step = step, .n = span <= 0 ? 0 : ((uint64_t)span - 1) / stride + 1};
+    *ret = (slice_bounds){
+        .start = start, .step = step, .n = span <= 0 ? 0 : ((uint64_t)span - 1) / stride + 1};
     return true;
 }
 
@@ -437,7 +443,8 @@ bool tt_slice(tt_run *r, const tt_val *v, const tt_val part[3], tt_val *ret)
         /* At most 100,000 items, but step may be anything: it only counts when there are two. */
         int64_t step = s.n > 1 ? s.step * of->step : of->step;
         int64_t start = of->start + s.start * of->step;
-        *g = (tt_range){.start = start, .step = step, .n = s.n, .stop = start + step * (int64_t)s.n};
+        *g =
+            (tt_range){.start = start, .step = step, .n = s.n, .stop = start + step * (int64_t)s.n};
         *ret = (tt_val){.kind = TT_V_RANGE, .u.range = g};
         return true;
     }

@@ -1,5 +1,5 @@
-/* template_parse.c - the expressions of a chat template: recursive descent with Jinja's precedences. Statements are in
- * template_statement.c. Thread: none. */
+/* template_parse.c - the expressions of a chat template: recursive descent with Jinja's
+ * precedences. Statements are in template_statement.c. Thread: none. */
 #include "core/template_parser.h"
 
 #include <string.h>
@@ -24,7 +24,7 @@ static tt_node *binary(tt_parser *p, tt_node_type type, uint32_t line, tt_node *
     return node;
 }
 
-/* -- Primaries -------------------------------------------------------------------------------------------------- */
+/* -- Primaries ----------------------------------------------------------------------------- */
 
 static tt_node *constant(tt_parser *p, tt_val v)
 {
@@ -112,8 +112,8 @@ static tt_node *parse_bracketed(tt_parser *p, tt_node_type type, tt_tok close)
         if (!tt_parser_push(p, &v, tt_parse_expression(p, true))) {
             return NULL;
         }
-        if (type == TT_N_DICT &&
-            (!tt_parser_expect(p, TT_T_COLON) || !tt_parser_push(p, &v, tt_parse_expression(p, true)))) {
+        if (type == TT_N_DICT && (!tt_parser_expect(p, TT_T_COLON) ||
+                                  !tt_parser_push(p, &v, tt_parse_expression(p, true)))) {
             return NULL;
         }
     }
@@ -168,9 +168,10 @@ tt_node *tt_parse_tuple(tt_parser *p, tt_tuple_mode mode)
         if (at_tuple_end(p, mode)) {
             break;
         }
-        tt_node *item = mode == TT_TUPLE_TARGET || mode == TT_TUPLE_SET_TARGET
-                            ? tt_parse_target_item(p, mode == TT_TUPLE_SET_TARGET)
-                            : tt_parse_expression(p, mode == TT_TUPLE_ANY || mode == TT_TUPLE_PARENTHESES);
+        tt_node *item =
+            mode == TT_TUPLE_TARGET || mode == TT_TUPLE_SET_TARGET
+                ? tt_parse_target_item(p, mode == TT_TUPLE_SET_TARGET)
+                : tt_parse_expression(p, mode == TT_TUPLE_ANY || mode == TT_TUPLE_PARENTHESES);
         if (item == NULL || !tt_parser_push(p, &v, item)) {
             return NULL;
         }
@@ -189,7 +190,7 @@ tt_node *tt_parse_tuple(tt_parser *p, tt_tuple_mode mode)
     return tt_parser_list_node(p, TT_N_TUPLE, line, &v);
 }
 
-/* -- Calls, attributes, items ----------------------------------------------------------------------------------- */
+/* -- Calls, attributes, items -------------------------------------------------------------- */
 
 static bool parse_keyword(tt_parser *p, tt_args *args, tt_nodes *kw)
 {
@@ -213,7 +214,8 @@ static bool parse_keyword(tt_parser *p, tt_args *args, tt_nodes *kw)
     }
     names[kw->n - 1] = name;
     args->kw_names = names;
-    return kw->n <= 64 || tt_parser_fail(p, TT_E_UNSUPPORTED, p->cur.line, "more than 64 keyword arguments");
+    return kw->n <= 64 ||
+           tt_parser_fail(p, TT_E_UNSUPPORTED, p->cur.line, "more than 64 keyword arguments");
 }
 
 static bool parse_argument(tt_parser *p, tt_args *args, tt_nodes *pos, tt_nodes *kw)
@@ -226,11 +228,13 @@ static bool parse_argument(tt_parser *p, tt_args *args, tt_nodes *pos, tt_nodes 
         args->star_star = tt_parser_next(p) ? tt_parse_expression(p, true) : NULL;
         return args->star_star != NULL;
     }
-    if (p->cur.type == TT_T_NAME && tt_parser_look(p)->type == TT_T_ASSIGN && args->star_star == NULL) {
+    if (p->cur.type == TT_T_NAME && tt_parser_look(p)->type == TT_T_ASSIGN &&
+        args->star_star == NULL) {
         return parse_keyword(p, args, kw);
     }
     if (args->star != NULL || args->star_star != NULL || kw->n != 0) {
-        return tt_parser_fail(p, TT_E_MODEL, p->cur.line, "invalid syntax for function call expression");
+        return tt_parser_fail(p, TT_E_MODEL, p->cur.line,
+                              "invalid syntax for function call expression");
     }
     return tt_parser_push(p, pos, tt_parse_expression(p, true));
 }
@@ -270,15 +274,19 @@ static bool parse_args(tt_parser *p, tt_node *node)
     return tt_parser_next(p);
 }
 
-/* What jinja2 would call and this interpreter does not have is reported when the template is loaded. */
+/* What jinja2 would call and this interpreter does not have is reported when the template is
+ * loaded. */
 static bool check_callee(tt_parser *p, const tt_node *callee)
 {
     static const char *const functions[] = {"cycler", "joiner", "lipsum"};
-    static const char *const methods[] = {"casefold",     "encode",  "expandtabs", "format_map", "isidentifier",
-                                          "istitle",      "maketrans", "translate", "fromkeys",  "bit_length",
-                                          "is_integer",   "hex",     "as_integer_ratio"};
+    static const char *const methods[] = {
+        "casefold",   "encode",    "expandtabs",      "format_map", "isidentifier",
+        "istitle",    "maketrans", "translate",       "fromkeys",   "bit_length",
+        "is_integer", "hex",       "as_integer_ratio"};
     bool name = callee->type == TT_N_NAME;
-    const tt_text *t = name ? p->ast->names[callee->name] : callee->type == TT_N_ATTR ? callee->text : NULL;
+    const tt_text *t = name                        ? p->ast->names[callee->name]
+                       : callee->type == TT_N_ATTR ? callee->text
+                                                   : NULL;
     const char *const *list = name ? functions : methods;
     size_t n = name ? sizeof functions / sizeof functions[0] : sizeof methods / sizeof methods[0];
     for (size_t i = 0; t != NULL && i < n; i++) {
@@ -314,7 +322,8 @@ static tt_node *parse_slice(tt_parser *p, tt_node *of, tt_node *start, uint32_t 
     }
     parts[0] = start;
     for (size_t i = 1; i < 3 && p->cur.type == TT_T_COLON; i++) {
-        if (!tt_parser_next(p) || (!slice_ends(p) && (parts[i] = tt_parse_expression(p, true)) == NULL)) {
+        if (!tt_parser_next(p) ||
+            (!slice_ends(p) && (parts[i] = tt_parse_expression(p, true)) == NULL)) {
             return NULL;
         }
     }
@@ -398,7 +407,7 @@ static tt_node *parse_postfix(tt_parser *p, tt_node *node)
     return node;
 }
 
-/* -- Filters and tests ------------------------------------------------------------------------------------------ */
+/* -- Filters and tests --------------------------------------------------------------------- */
 
 /* NULL after reporting a filter or test that this interpreter does not have. */
 static const tt_builtin *find_builtin(tt_parser *p, bool filter, const char *name, size_t n)
@@ -406,8 +415,9 @@ static const tt_builtin *find_builtin(tt_parser *p, bool filter, const char *nam
     bool known = false;
     const tt_builtin *f = (filter ? tt_filter_find : tt_test_find)(name, n, &known);
     if (f == NULL) {
-        tt_parser_fail(p, TT_E_UNSUPPORTED, p->cur.line, "%s '%.*s' is not %s", filter ? "filter" : "test",
-                       (int)(n < 40 ? n : 40), name, known ? "supported" : "known");
+        tt_parser_fail(p, TT_E_UNSUPPORTED, p->cur.line, "%s '%.*s' is not %s",
+                       filter ? "filter" : "test", (int)(n < 40 ? n : 40), name,
+                       known ? "supported" : "known");
     }
     return f;
 }
@@ -423,14 +433,19 @@ static const tt_builtin *parse_builtin(tt_parser *p, bool filter)
     return f != NULL && tt_parser_next(p) ? f : NULL;
 }
 
-/* map('upper'), select('odd'), selectattr('x', 'in', y): the filters and tests that are named by a constant. */
+/* map('upper'), select('odd'), selectattr('x', 'in', y): the filters and tests that are named by a
+ * constant. */
 static bool check_named(tt_parser *p, const tt_node *node)
 {
     static const struct {
         const char *filter;
         size_t at;
         bool names_filter;
-    } named[] = {{"map", 0, true}, {"select", 0, false}, {"reject", 0, false}, {"selectattr", 1, false}, {"rejectattr", 1, false}};
+    } named[] = {{"map", 0, true},
+                 {"select", 0, false},
+                 {"reject", 0, false},
+                 {"selectattr", 1, false},
+                 {"rejectattr", 1, false}};
     for (size_t i = 0; node->args != NULL && i < sizeof named / sizeof named[0]; i++) {
         if (strcmp(node->builtin->name, named[i].filter) != 0 || node->args->n_pos <= named[i].at) {
             continue;
@@ -467,9 +482,10 @@ static bool parse_test_argument(tt_parser *p, tt_node *node)
     if (t == TT_T_LPAREN) {
         return parse_args(p, node);
     }
-    bool starts = t == TT_T_NAME || t == TT_T_STRING || t == TT_T_INT || t == TT_T_FLOAT || t == TT_T_LBRACKET ||
-                  t == TT_T_LBRACE;
-    if (!starts || tt_parser_is_name(p, "else") || tt_parser_is_name(p, "or") || tt_parser_is_name(p, "and")) {
+    bool starts = t == TT_T_NAME || t == TT_T_STRING || t == TT_T_INT || t == TT_T_FLOAT ||
+                  t == TT_T_LBRACKET || t == TT_T_LBRACE;
+    if (!starts || tt_parser_is_name(p, "else") || tt_parser_is_name(p, "or") ||
+        tt_parser_is_name(p, "and")) {
         return true;
     }
     if (tt_parser_is_name(p, "is")) {
@@ -505,7 +521,7 @@ static tt_node *parse_test(tt_parser *p, tt_node *of)
     return negated ? unary(p, TT_N_NOT, line, node) : node;
 }
 
-/* -- Operators -------------------------------------------------------------------------------------------------- */
+/* -- Operators ----------------------------------------------------------------------------- */
 
 static tt_node *parse_unary(tt_parser *p, bool with_filters)
 {
@@ -558,17 +574,22 @@ static bool binary_op(tt_tok t, int level, tt_op *ret)
 
 static tt_node *parse_concat(tt_parser *p);
 
-/* Levels: 0 = + -, over ~, over 1 = * / // %, over 2 = ** (to the left, as Jinja has it), over unary. */
+/* Levels: 0 = + -, over ~, over 1 = * / // %, over 2 = ** (to the left, as Jinja has it), over
+ * unary. */
 static tt_node *parse_arithmetic(tt_parser *p, int level)
 {
-    tt_node *left = level == 0 ? parse_concat(p) : level == 1 ? parse_arithmetic(p, 2) : parse_unary(p, true);
+    tt_node *left = level == 0   ? parse_concat(p)
+                    : level == 1 ? parse_arithmetic(p, 2)
+                                 : parse_unary(p, true);
     tt_op op;
     while (left != NULL && binary_op(p->cur.type, level, &op)) {
         uint32_t line = p->cur.line;
         if (!tt_parser_next(p)) {
             return NULL;
         }
-        tt_node *right = level == 0 ? parse_concat(p) : level == 1 ? parse_arithmetic(p, 2) : parse_unary(p, true);
+        tt_node *right = level == 0   ? parse_concat(p)
+                         : level == 1 ? parse_arithmetic(p, 2)
+                                      : parse_unary(p, true);
         left = binary(p, TT_N_BINARY, line, left, right);
         if (left != NULL) {
             left->op = (uint8_t)op;
@@ -608,7 +629,8 @@ static bool at_comparison(tt_parser *p, tt_op *ret)
         return tt_parser_next(p);
     }
     const tt_token *t = tt_parser_is_name(p, "not") ? tt_parser_look(p) : NULL;
-    if (t != NULL && p->code == TT_OK && t->type == TT_T_NAME && t->n == 2 && memcmp(t->p, "in", 2) == 0) {
+    if (t != NULL && p->code == TT_OK && t->type == TT_T_NAME && t->n == 2 &&
+        memcmp(t->p, "in", 2) == 0) {
         *ret = TT_OP_NOTIN;
         return tt_parser_next(p) && tt_parser_next(p);
     }
@@ -623,7 +645,8 @@ static tt_node *parse_compare(tt_parser *p)
     tt_node *first = parse_arithmetic(p, 0);
     tt_op op;
     while (first != NULL && at_comparison(p, &op)) {
-        if (ops == NULL && (!tt_parser_push(p, &v, first) || (ops = tt_parser_alloc(p, 16, 1)) == NULL)) {
+        if (ops == NULL &&
+            (!tt_parser_push(p, &v, first) || (ops = tt_parser_alloc(p, 16, 1)) == NULL)) {
             return NULL;
         }
         if (v.n > 16) {

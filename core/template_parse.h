@@ -1,4 +1,5 @@
-/* template_parse.h - the syntax tree of a chat template. Thread: a tree is immutable once parsed. */
+/* template_parse.h - the syntax tree of a chat template. Thread: a tree is immutable once parsed.
+ */
 #ifndef TT_TEMPLATE_PARSE_H
 #define TT_TEMPLATE_PARSE_H
 
@@ -28,21 +29,21 @@ typedef enum tt_node_type {
     TT_N_TEST,    /* a is builtin (args) */
     TT_N_INPUT,   /* the body of a filter block */
     /* statements */
-    TT_N_DATA,    /* value */
-    TT_N_PRINT,   /* a */
-    TT_N_IF,      /* list: test, body, test, body, ...; c = else */
-    TT_N_FOR,     /* a = target, b = iterable, test (or NULL), body, c = else */
-    TT_N_SET,     /* a = target, b */
-    TT_N_SETBLOCK, /* a = target, b = filter (or NULL), body */
-    TT_N_NSREF,   /* target only: name . text */
-    TT_N_MACRO,   /* name, params */
-    TT_N_CALLBLOCK, /* a = call, params = caller's */
+    TT_N_DATA,        /* value */
+    TT_N_PRINT,       /* a */
+    TT_N_IF,          /* list: test, body, test, body, ...; c = else */
+    TT_N_FOR,         /* a = target, b = iterable, test (or NULL), body, c = else */
+    TT_N_SET,         /* a = target, b */
+    TT_N_SETBLOCK,    /* a = target, b = filter (or NULL), body */
+    TT_N_NSREF,       /* target only: name . text */
+    TT_N_MACRO,       /* name, params */
+    TT_N_CALLBLOCK,   /* a = call, params = caller's */
     TT_N_FILTERBLOCK, /* b = filter, body */
-    TT_N_WITH,    /* list: target, value, ...; body */
-    TT_N_GENERATION, /* body */
+    TT_N_WITH,        /* list: target, value, ...; body */
+    TT_N_GENERATION,  /* body */
     TT_N_BREAK,
     TT_N_CONTINUE,
-    TT_N_BODY     /* list of statements */
+    TT_N_BODY /* list of statements */
 } tt_node_type;
 
 typedef enum tt_op {
@@ -117,8 +118,8 @@ typedef struct tt_ast {
     uint32_t n_names;
 } tt_ast;
 
-/* TT_E_MODEL: a syntax error; TT_E_UNSUPPORTED: a construct, filter or test that is not implemented; both with the line.
- * TT_E_NOMEM. On failure *ret_ast is empty. */
+/* TT_E_MODEL: a syntax error; TT_E_UNSUPPORTED: a construct, filter or test that is not
+ * implemented; both with the line. TT_E_NOMEM. On failure *ret_ast is empty. */
 tt_code tt_ast_parse(const char *src, size_t n_bytes, tt_ast *ret_ast, tt_err *reterr);
 void tt_ast_finish(tt_ast *ast);
 /* Index of a name of the template; UINT32_MAX when it does not occur in it. */

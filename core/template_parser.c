@@ -1,9 +1,12 @@
-/* template_parser.c - tokens, names and nodes for the chat template parser; see template_parser.h. Thread: none. */
+/* template_parser.c - tokens, names and nodes for the chat template parser; see template_parser.h.
+ * Thread: none. */
 #include "core/template_parser.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+enum { max_names = 1024 }; /* each is looked for among all */
 
 bool tt_parser_fail(tt_parser *p, tt_code code, uint32_t line, const char *fmt, ...)
 {
@@ -42,7 +45,8 @@ bool tt_parser_next(tt_parser *p)
 
 bool tt_parser_is_name(const tt_parser *p, const char *name)
 {
-    return p->cur.type == TT_T_NAME && p->cur.n == strlen(name) && memcmp(p->cur.p, name, p->cur.n) == 0;
+    return p->cur.type == TT_T_NAME && p->cur.n == strlen(name) &&
+           memcmp(p->cur.p, name, p->cur.n) == 0;
 }
 
 bool tt_parser_skip_name(tt_parser *p, const char *name)
@@ -57,7 +61,8 @@ bool tt_parser_unexpected(tt_parser *p, const char *expected)
         return tt_parser_fail(p, TT_E_MODEL, t->line, "expected %s, found '%.*s'", expected,
                               (int)(t->n < 40 ? t->n : 40), t->p);
     }
-    return tt_parser_fail(p, TT_E_MODEL, t->line, "expected %s, found '%s'", expected, tt_tok_name(t->type));
+    return tt_parser_fail(p, TT_E_MODEL, t->line, "expected %s, found '%s'", expected,
+                          tt_tok_name(t->type));
 }
 
 bool tt_parser_expect(tt_parser *p, tt_tok type)
@@ -91,9 +96,10 @@ uint32_t tt_parser_intern(tt_parser *p, const char *s, size_t n)
     }
     if (p->ast->n_names == p->cap_names) {
         size_t cap = p->cap_names < 64 ? 64 : p->cap_names * 2;
-        const tt_text **names = cap > 4096 ? NULL : tt_parser_alloc(p, cap, sizeof *names);
+        const tt_text **names = cap > max_names ? NULL : tt_parser_alloc(p, cap, sizeof *names);
         if (names == NULL) {
-            tt_parser_fail(p, TT_E_UNSUPPORTED, p->cur.line, "more than 4096 different names");
+            tt_parser_fail(p, TT_E_UNSUPPORTED, p->cur.line, "more than %d different names",
+                           max_names);
             return 0;
         }
         if (p->ast->n_names != 0) {
@@ -125,8 +131,8 @@ bool tt_parser_child(tt_parser *p, tt_node *parent, const tt_node *child)
     if (child != NULL && child->depth >= parent->depth) {
         parent->depth = (uint16_t)(child->depth + 1);
         if (parent->depth > tt_ast_max_depth) {
-            return tt_parser_fail(p, TT_E_UNSUPPORTED, parent->line, "nesting deeper than %d levels",
-                                  tt_ast_max_depth);
+            return tt_parser_fail(p, TT_E_UNSUPPORTED, parent->line,
+                                  "nesting deeper than %d levels", tt_ast_max_depth);
         }
     }
     return p->code == TT_OK;
@@ -180,7 +186,8 @@ const tt_token *tt_parser_look(tt_parser *p)
 bool tt_parser_enter(tt_parser *p)
 {
     if (p->depth >= tt_parser_max_depth) {
-        return tt_parser_fail(p, TT_E_UNSUPPORTED, p->cur.line, "nesting deeper than %d levels", tt_parser_max_depth);
+        return tt_parser_fail(p, TT_E_UNSUPPORTED, p->cur.line, "nesting deeper than %d levels",
+                              tt_parser_max_depth);
     }
     p->depth++;
     return true;

@@ -1,5 +1,6 @@
-/* template_parser.h - state of the chat template parser, shared by expressions (template_parse.c) and statements
- * (template_statement.c). Functions return false or NULL after filling p->err. Thread: none. */
+/* template_parser.h - state of the chat template parser, shared by expressions (template_parse.c)
+ * and statements (template_statement.c). Functions return false or NULL after filling p->err.
+ * Thread: none. */
 #ifndef TT_TEMPLATE_PARSER_H
 #define TT_TEMPLATE_PARSER_H
 
@@ -51,7 +52,8 @@ bool tt_parser_is_name(const tt_parser *p, const char *name);
 bool tt_parser_skip_name(tt_parser *p, const char *name);
 bool tt_parser_expect(tt_parser *p, tt_tok type);
 
-const tt_text *tt_parser_text(tt_parser *p, const char *s, size_t n); /* s: borrowed while the tree lives */
+const tt_text *tt_parser_text(tt_parser *p, const char *s,
+                              size_t n); /* s: borrowed while the tree lives */
 uint32_t tt_parser_intern(tt_parser *p, const char *s, size_t n);
 tt_node *tt_parser_node(tt_parser *p, tt_node_type type, uint32_t line);
 bool tt_parser_child(tt_parser *p, tt_node *parent, const tt_node *child); /* child may be NULL */

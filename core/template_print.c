@@ -12,7 +12,8 @@
 #include "core/template_eval.h"
 #include "core/template_unicode.h"
 
-/* Appends text of the interpreter's own (brackets, digits) around request data: it counts as the request's. */
+/* Appends text of the interpreter's own (brackets, digits) around request data: it counts as the
+ * request's. */
 static bool put(tt_run *r, tt_textbuf *b, const char *s)
 {
     return tt_textbuf_add(r, b, s, strlen(s), false);
@@ -71,7 +72,8 @@ tt_text *tt_val_str(tt_run *r, const tt_val *v)
     case TT_V_BOOL:
         return tt_text_cstr(r, v->u.b ? "True" : "False");
     case TT_V_INT:
-        return tt_text_copy(r, num, (size_t)snprintf(num, sizeof num, "%" PRId64, v->u.i), v->trusted);
+        return tt_text_copy(r, num, (size_t)snprintf(num, sizeof num, "%" PRId64, v->u.i),
+                            v->trusted);
     case TT_V_FLOAT:
         return tt_text_copy(r, num, tt_float_repr(v->u.f, num), v->trusted);
     default: {
@@ -81,9 +83,10 @@ tt_text *tt_val_str(tt_run *r, const tt_val *v)
     }
 }
 
-/* -- repr ------------------------------------------------------------------------------------------------------- */
+/* -- repr ---------------------------------------------------------------------------------- */
 
-static bool repr_char(tt_run *r, tt_textbuf *b, uint32_t cp, const char *bytes, size_t n, char quote)
+static bool repr_char(tt_run *r, tt_textbuf *b, uint32_t cp, const char *bytes, size_t n,
+                      char quote)
 {
     char esc[12];
     if (cp == '\n' || cp == '\r' || cp == '\t') {
@@ -94,7 +97,11 @@ static bool repr_char(tt_run *r, tt_textbuf *b, uint32_t cp, const char *bytes, 
         return put(r, b, esc);
     }
     if (!tt_uni_is_printable(cp)) {
-        snprintf(esc, sizeof esc, cp < 0x100 ? "\\x%02x" : cp < 0x10000 ? "\\u%04x" : "\\U%08x", (unsigned)cp);
+        snprintf(esc, sizeof esc,
+                 cp < 0x100     ? "\\x%02x"
+                 : cp < 0x10000 ? "\\u%04x"
+                                : "\\U%08x",
+                 (unsigned)cp);
         return put(r, b, esc);
     }
     return tt_textbuf_add(r, b, bytes, n, false);
@@ -118,7 +125,8 @@ static bool repr_text(tt_run *r, tt_textbuf *b, const tt_text *t)
     return put(r, b, q);
 }
 
-static bool repr_items(tt_run *r, tt_textbuf *b, const tt_list *l, const char *open, const char *close)
+static bool repr_items(tt_run *r, tt_textbuf *b, const tt_list *l, const char *open,
+                       const char *close)
 {
     bool ok = put(r, b, open);
     for (size_t i = 0; ok && i < l->n; i++) {
@@ -127,7 +135,8 @@ static bool repr_items(tt_run *r, tt_textbuf *b, const tt_list *l, const char *o
     return ok && put(r, b, close);
 }
 
-static bool repr_entries(tt_run *r, tt_textbuf *b, const tt_val *v, const char *open, const char *close)
+static bool repr_entries(tt_run *r, tt_textbuf *b, const tt_val *v, const char *open,
+                         const char *close)
 {
     const tt_dict *d = v->u.dict;
     bool ok = put(r, b, open);
@@ -136,7 +145,8 @@ static bool repr_entries(tt_run *r, tt_textbuf *b, const tt_val *v, const char *
         ok = i == 0 || put(r, b, ", ");
         ok = ok && (v->kind != TT_V_ITEMS || put(r, b, "("));
         ok = ok && (v->kind == TT_V_VALUES || tt_val_repr(r, b, &e->key));
-        ok = ok && (v->kind == TT_V_VALUES || v->kind == TT_V_KEYS || put(r, b, v->kind == TT_V_ITEMS ? ", " : ": "));
+        ok = ok && (v->kind == TT_V_VALUES || v->kind == TT_V_KEYS ||
+                    put(r, b, v->kind == TT_V_ITEMS ? ", " : ": "));
         ok = ok && (v->kind == TT_V_KEYS || tt_val_repr(r, b, &e->value));
         ok = ok && (v->kind != TT_V_ITEMS || put(r, b, ")"));
     }
@@ -149,7 +159,8 @@ static bool repr_range(tt_run *r, tt_textbuf *b, const tt_range *g)
     if (g->step == 1) {
         snprintf(s, sizeof s, "range(%" PRId64 ", %" PRId64 ")", g->start, g->stop);
     } else {
-        snprintf(s, sizeof s, "range(%" PRId64 ", %" PRId64 ", %" PRId64 ")", g->start, g->stop, g->step);
+        snprintf(s, sizeof s, "range(%" PRId64 ", %" PRId64 ", %" PRId64 ")", g->start, g->stop,
+                 g->step);
     }
     return put(r, b, s);
 }

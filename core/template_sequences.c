@@ -1,13 +1,13 @@
-/* template_sequences.c - Jinja's filters on sequences and mappings. Those that are generators in jinja2 give a value
- * that is consumed by iterating, always true and without length, but are computed at once.
- * Thread: one rendering is one thread's. */
+/* template_sequences.c - Jinja's filters on sequences and mappings. Those that are generators in
+ * jinja2 give a value that is consumed by iterating, always true and without length, but are
+ * computed at once. Thread: one rendering is one thread's. */
 #include "core/template_builtins.h"
 
 #include <string.h>
 
 #include "core/template_strings.h"
 
-/* -- Attributes of items ---------------------------------------------------------------------------------------- */
+/* -- Attributes of items ------------------------------------------------------------------- */
 
 /* "a.b.0": item access by each part, digits as integers. Not a text: one part. */
 typedef struct attr_path {
@@ -74,7 +74,7 @@ static bool path_get(tt_run *r, const attr_path *path, tt_val item, tt_val *ret)
     return true;
 }
 
-/* -- Sorting ---------------------------------------------------------------------------------------------------- */
+/* -- Sorting ------------------------------------------------------------------------------- */
 
 typedef struct keyed {
     tt_val key, value;
@@ -111,7 +111,8 @@ static void reverse_keyed(keyed *a, size_t n)
     }
 }
 
-/* The key of an item: the list of its paths' values. A list, because its order asks for equality before it asks for "<". */
+/* The key of an item: the list of its paths' values. A list, because its order asks for equality
+ * before it asks for "<". */
 static bool key_of(tt_run *r, const attr_path *paths, size_t n_paths, tt_val item, tt_val *ret)
 {
     tt_val l;
@@ -129,7 +130,8 @@ static bool key_of(tt_run *r, const attr_path *paths, size_t n_paths, tt_val ite
 }
 
 /* Items of `list` with their keys, sorted; [list->n] in the arena. */
-static keyed *sort_list(tt_run *r, const tt_list *list, const attr_path *paths, size_t n_paths, bool reverse)
+static keyed *sort_list(tt_run *r, const tt_list *list, const attr_path *paths, size_t n_paths,
+                        bool reverse)
 {
     /* n_paths 0: the key is the value of paths[0] alone */
     keyed *a = tt_run_alloc(r, list->n * 2 + 1, sizeof *a);
@@ -175,7 +177,8 @@ bool tt_filter_sort(tt_run *r, const tt_call *call, tt_val *ret)
     static const char *const names[] = {"reverse", "case_sensitive", "attribute"};
     tt_text comma = {.p = ",", .n = 1, .n_chars = 1};
     tt_val arg[3], list, attrs;
-    if (!tt_call_bind(r, call, names, 3, 0, arg) || !tt_val_to_list(r, &call->self, TT_V_LIST, &list)) {
+    if (!tt_call_bind(r, call, names, 3, 0, arg) ||
+        !tt_val_to_list(r, &call->self, TT_V_LIST, &list)) {
         return false;
     }
     if (arg[2].kind == TT_V_STR) {
@@ -193,8 +196,8 @@ bool tt_filter_sort(tt_run *r, const tt_call *call, tt_val *ret)
         }
         paths[i].ignore_case = !tt_val_truthy(&arg[1]);
     }
-    return paths != NULL &&
-           list_of(r, sort_list(r, list.u.list, paths, n, tt_val_truthy(&arg[0])), list.u.list->n, ret);
+    return paths != NULL && list_of(r, sort_list(r, list.u.list, paths, n, tt_val_truthy(&arg[0])),
+                                    list.u.list->n, ret);
 }
 
 bool tt_filter_dictsort(tt_run *r, const tt_call *call, tt_val *ret)
@@ -208,7 +211,8 @@ bool tt_filter_dictsort(tt_run *r, const tt_call *call, tt_val *ret)
         return tt_run_invalid(r, "dictsort() needs a dict, not %s", tt_val_type(&items));
     }
     bool by_value = arg[1].kind == TT_V_STR && tt_text_is(arg[1].u.s, "value");
-    if (!by_value && arg[1].kind != TT_V_MISSING && !(arg[1].kind == TT_V_STR && tt_text_is(arg[1].u.s, "key"))) {
+    if (!by_value && arg[1].kind != TT_V_MISSING &&
+        !(arg[1].kind == TT_V_STR && tt_text_is(arg[1].u.s, "key"))) {
         return tt_run_invalid(r, "You can only sort by either \"key\" or \"value\"");
     }
     items.kind = TT_V_ITEMS;
@@ -218,7 +222,8 @@ bool tt_filter_dictsort(tt_run *r, const tt_call *call, tt_val *ret)
         return false;
     }
     path.ignore_case = !tt_val_truthy(&arg[0]);
-    return list_of(r, sort_list(r, list.u.list, &path, 0, tt_val_truthy(&arg[2])), list.u.list->n, ret);
+    return list_of(r, sort_list(r, list.u.list, &path, 0, tt_val_truthy(&arg[2])), list.u.list->n,
+                   ret);
 }
 
 bool tt_filter_groupby(tt_run *r, const tt_call *call, tt_val *ret)
@@ -226,8 +231,9 @@ bool tt_filter_groupby(tt_run *r, const tt_call *call, tt_val *ret)
     static const char *const names[] = {"attribute", "default", "case_sensitive"};
     tt_val arg[3], list, out, group = {.kind = TT_V_MISSING};
     attr_path path;
-    if (!tt_call_bind(r, call, names, 3, 1, arg) || !tt_val_to_list(r, &call->self, TT_V_LIST, &list) ||
-        !path_of(r, &arg[0], &path) || !tt_val_list(r, TT_V_LIST, 0, &out)) {
+    if (!tt_call_bind(r, call, names, 3, 1, arg) ||
+        !tt_val_to_list(r, &call->self, TT_V_LIST, &list) || !path_of(r, &arg[0], &path) ||
+        !tt_val_list(r, TT_V_LIST, 0, &out)) {
         return false;
     }
     path.default_value = arg[1];
@@ -263,8 +269,8 @@ static bool extreme(tt_run *r, const tt_call *call, bool want_max, tt_val *ret)
     static const char *const names[] = {"case_sensitive", "attribute"};
     tt_val arg[2], list, best_key = {.kind = TT_V_MISSING}, key;
     attr_path path;
-    if (!tt_call_bind(r, call, names, 2, 0, arg) || !tt_val_to_list(r, &call->self, TT_V_LIST, &list) ||
-        !path_of(r, &arg[1], &path)) {
+    if (!tt_call_bind(r, call, names, 2, 0, arg) ||
+        !tt_val_to_list(r, &call->self, TT_V_LIST, &list) || !path_of(r, &arg[1], &path)) {
         return false;
     }
     path.ignore_case = !tt_val_truthy(&arg[0]);
@@ -295,7 +301,7 @@ bool tt_filter_min(tt_run *r, const tt_call *call, tt_val *ret)
     return extreme(r, call, false, ret);
 }
 
-/* -- map, select, reject ---------------------------------------------------------------------------------------- */
+/* -- map, select, reject ------------------------------------------------------------------- */
 
 /* The built-in that is named by argument `at`, and the call with the arguments after it. */
 static bool named_builtin(tt_run *r, const tt_call *call, size_t at, bool filter, tt_call *ret_call,
@@ -308,8 +314,9 @@ static bool named_builtin(tt_run *r, const tt_call *call, size_t at, bool filter
         f = (filter ? tt_filter_find : tt_test_find)(name->p, name->n, &known);
     }
     if (f == NULL) {
-        return name != NULL && tt_run_fail(r, TT_E_UNSUPPORTED, "no %s named '%.*s'", filter ? "filter" : "test",
-                                           (int)(name->n < 60 ? name->n : 60), name->p);
+        return name != NULL &&
+               tt_run_fail(r, TT_E_UNSUPPORTED, "no %s named '%.*s'", filter ? "filter" : "test",
+                           (int)(name->n < 60 ? name->n : 60), name->p);
     }
     *ret_call = *call;
     ret_call->name = f->name;
@@ -319,7 +326,8 @@ static bool named_builtin(tt_run *r, const tt_call *call, size_t at, bool filter
     return true;
 }
 
-/* Jinja's "if value": nothing at all for what is false, before it is asked whether it can be iterated. */
+/* Jinja's "if value": nothing at all for what is false, before it is asked whether it can be
+ * iterated. */
 static bool start_generator(tt_run *r, const tt_call *call, tt_iter *it, tt_val *out)
 {
     tt_val none;
@@ -358,7 +366,8 @@ bool tt_filter_map(tt_run *r, const tt_call *call, tt_val *ret)
             break;
         }
         inner.self = f != NULL ? item : inner.self;
-        if (!(f != NULL ? f->func(r, &inner, &v) : path_get(r, &path, item, &v)) || !tt_list_add(r, out.u.list, v)) {
+        if (!(f != NULL ? f->func(r, &inner, &v) : path_get(r, &path, item, &v)) ||
+            !tt_list_add(r, out.u.list, v)) {
             return false;
         }
     }
@@ -431,14 +440,16 @@ bool tt_filter_unique(tt_run *r, const tt_call *call, tt_val *ret)
     static const char *const names[] = {"case_sensitive", "attribute"};
     tt_val arg[2], list, out, seen;
     attr_path path;
-    if (!tt_call_bind(r, call, names, 2, 0, arg) || !tt_val_to_list(r, &call->self, TT_V_LIST, &list) ||
-        !path_of(r, &arg[1], &path) || !tt_val_list(r, TT_V_LIST, 0, &out) || !tt_val_dict(r, &seen)) {
+    if (!tt_call_bind(r, call, names, 2, 0, arg) ||
+        !tt_val_to_list(r, &call->self, TT_V_LIST, &list) || !path_of(r, &arg[1], &path) ||
+        !tt_val_list(r, TT_V_LIST, 0, &out) || !tt_val_dict(r, &seen)) {
         return false;
     }
     path.ignore_case = !tt_val_truthy(&arg[0]);
     for (size_t i = 0; i < list.u.list->n; i++) {
         tt_val key, *before = NULL;
-        if (!path_get(r, &path, list.u.list->items[i], &key) || !tt_dict_get(r, seen.u.dict, key, &before)) {
+        if (!path_get(r, &path, list.u.list->items[i], &key) ||
+            !tt_dict_get(r, seen.u.dict, key, &before)) {
             return false;
         }
         if (before == NULL && (!tt_dict_set(r, seen.u.dict, key, tt_val_none()) ||
@@ -449,7 +460,7 @@ bool tt_filter_unique(tt_run *r, const tt_call *call, tt_val *ret)
     return tt_val_iter_of(r, out, ret);
 }
 
-/* -- The others ------------------------------------------------------------------------------------------------- */
+/* -- The others ---------------------------------------------------------------------------- */
 
 bool tt_filter_length(tt_run *r, const tt_call *call, tt_val *ret)
 {
@@ -464,7 +475,8 @@ bool tt_filter_length(tt_run *r, const tt_call *call, tt_val *ret)
 
 bool tt_filter_list(tt_run *r, const tt_call *call, tt_val *ret)
 {
-    return tt_call_bind(r, call, NULL, 0, 0, NULL) && tt_val_to_list(r, &call->self, TT_V_LIST, ret);
+    return tt_call_bind(r, call, NULL, 0, 0, NULL) &&
+           tt_val_to_list(r, &call->self, TT_V_LIST, ret);
 }
 
 bool tt_filter_items(tt_run *r, const tt_call *call, tt_val *ret)
@@ -558,11 +570,13 @@ tt_text *tt_join(tt_run *r, const tt_text *sep, const tt_val *items, bool string
             return tt_textbuf_text(r, b);
         }
         if (strings_only && v.kind != TT_V_STR) {
-            tt_run_invalid(r, "sequence item %zu: expected str instance, %s found", i, tt_val_type(&v));
+            tt_run_invalid(r, "sequence item %zu: expected str instance, %s found", i,
+                           tt_val_type(&v));
             return NULL;
         }
         tt_text *t = tt_val_str(r, &v);
-        if (t == NULL || (i != 0 && !tt_textbuf_add_text(r, b, sep)) || !tt_textbuf_add_text(r, b, t)) {
+        if (t == NULL || (i != 0 && !tt_textbuf_add_text(r, b, sep)) ||
+            !tt_textbuf_add_text(r, b, t)) {
             return NULL;
         }
     }
@@ -595,8 +609,8 @@ bool tt_filter_sum(tt_run *r, const tt_call *call, tt_val *ret)
     static const char *const names[] = {"attribute", "start"};
     tt_val arg[2], list, sum;
     attr_path path;
-    if (!tt_call_bind(r, call, names, 2, 0, arg) || !tt_val_to_list(r, &call->self, TT_V_LIST, &list) ||
-        !path_of(r, &arg[0], &path)) {
+    if (!tt_call_bind(r, call, names, 2, 0, arg) ||
+        !tt_val_to_list(r, &call->self, TT_V_LIST, &list) || !path_of(r, &arg[0], &path)) {
         return false;
     }
     sum = arg[1].kind == TT_V_MISSING ? tt_val_int(0) : arg[1];
@@ -605,7 +619,8 @@ bool tt_filter_sum(tt_run *r, const tt_call *call, tt_val *ret)
     }
     for (size_t i = 0; i < list.u.list->n; i++) {
         tt_val v, next;
-        if (!path_get(r, &path, list.u.list->items[i], &v) || !tt_binary(r, TT_OP_ADD, &sum, &v, &next)) {
+        if (!path_get(r, &path, list.u.list->items[i], &v) ||
+            !tt_binary(r, TT_OP_ADD, &sum, &v, &next)) {
             return false;
         }
         sum = next;
@@ -626,7 +641,8 @@ bool tt_filter_batch(tt_run *r, const tt_call *call, tt_val *ret)
     for (size_t i = 0; i < list.u.list->n; i++) {
         bool full = row.kind != TT_V_MISSING && (int64_t)row.u.list->n == n;
         if ((full || row.kind == TT_V_MISSING) &&
-            (!tt_val_list(r, TT_V_LIST, 0, &row) || (n != 0 || i == 0 ? !tt_list_add(r, out.u.list, row) : false))) {
+            (!tt_val_list(r, TT_V_LIST, 0, &row) ||
+             (n != 0 || i == 0 ? !tt_list_add(r, out.u.list, row) : false))) {
             return false;
         }
         if (!tt_list_add(r, row.u.list, list.u.list->items[i])) {

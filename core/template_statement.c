@@ -1,5 +1,5 @@
-/* template_statement.c - the statements of a chat template: {% if %}, {% for %}, {% set %}, {% macro %} and the rest.
- * Thread: none. */
+/* template_statement.c - the statements of a chat template: {% if %}, {% for %}, {% set %}, {%
+ * macro %} and the rest. Thread: none. */
 #include "core/template_parser.h"
 
 #include <string.h>
@@ -12,7 +12,8 @@ static bool node_child(tt_parser *p, tt_node *node, tt_node **slot, tt_node *chi
     return child != NULL && tt_parser_child(p, node, child);
 }
 
-/* The body up to one of `ends` (NULL-terminated; the current token then), inside its own tag's "%}". */
+/* The body up to one of `ends` (NULL-terminated; the current token then), inside its own tag's
+ * "%}". */
 static tt_node *statements(tt_parser *p, const char *const *ends)
 {
     if (p->cur.type == TT_T_COLON && !tt_parser_next(p)) {
@@ -28,7 +29,7 @@ static bool body_until(tt_parser *p, tt_node *node, const char *end)
     return node_child(p, node, &node->body, statements(p, ends)) && tt_parser_next(p);
 }
 
-/* -- Targets of assignments ------------------------------------------------------------------------------------- */
+/* -- Targets of assignments ---------------------------------------------------------------- */
 
 tt_node *tt_parse_target_item(tt_parser *p, bool with_namespace)
 {
@@ -61,15 +62,17 @@ tt_node *tt_parse_target_item(tt_parser *p, bool with_namespace)
     return node;
 }
 
-/* -- Statements; each starts at its keyword and ends at its last tag's "%}" ---------------------------------------- */
+/* -- Statements; each starts at its keyword and ends at its last tag's "%}" ---------------- */
 
 static bool parse_if(tt_parser *p, tt_node *node)
 {
     static const char *const ends[] = {"elif", "else", "endif", NULL};
     tt_nodes v = {0};
     do {
-        if (!tt_parser_next(p) || !tt_parser_push(p, &v, tt_parse_tuple(p, TT_TUPLE_NO_CONDITION)) ||
-            !tt_parser_push(p, &v, statements(p, ends)) || !tt_parser_child(p, node, v.items[v.n - 2]) ||
+        if (!tt_parser_next(p) ||
+            !tt_parser_push(p, &v, tt_parse_tuple(p, TT_TUPLE_NO_CONDITION)) ||
+            !tt_parser_push(p, &v, statements(p, ends)) ||
+            !tt_parser_child(p, node, v.items[v.n - 2]) ||
             !tt_parser_child(p, node, v.items[v.n - 1])) {
             return false;
         }
@@ -94,10 +97,12 @@ static bool parse_for(tt_parser *p, tt_node *node)
     if (!tt_parser_is_name(p, "in")) {
         return tt_parser_unexpected(p, "in");
     }
-    if (!tt_parser_next(p) || !node_child(p, node, &node->b, tt_parse_tuple(p, TT_TUPLE_ITERABLE))) {
+    if (!tt_parser_next(p) ||
+        !node_child(p, node, &node->b, tt_parse_tuple(p, TT_TUPLE_ITERABLE))) {
         return false;
     }
-    if (tt_parser_skip_name(p, "if") && !node_child(p, node, &node->test, tt_parse_expression(p, true))) {
+    if (tt_parser_skip_name(p, "if") &&
+        !node_child(p, node, &node->test, tt_parse_expression(p, true))) {
         return false;
     }
     if (tt_parser_is_name(p, "recursive")) {
@@ -123,7 +128,8 @@ static tt_node *parse_block_filters(tt_parser *p)
 
 static bool parse_set(tt_parser *p, tt_node *node)
 {
-    if (!tt_parser_next(p) || !node_child(p, node, &node->a, tt_parse_tuple(p, TT_TUPLE_SET_TARGET))) {
+    if (!tt_parser_next(p) ||
+        !node_child(p, node, &node->a, tt_parse_tuple(p, TT_TUPLE_SET_TARGET))) {
         return false;
     }
     if (p->cur.type == TT_T_ASSIGN) {
@@ -161,7 +167,8 @@ static bool parse_signature(tt_parser *p, tt_node *node, tt_params *params)
                 return false;
             }
         } else if (defaults.n != 0) {
-            return tt_parser_fail(p, TT_E_MODEL, p->cur.line, "a parameter without default follows one with");
+            return tt_parser_fail(p, TT_E_MODEL, p->cur.line,
+                                  "a parameter without default follows one with");
         }
     }
     params->n = names.n;
@@ -176,7 +183,8 @@ static bool parse_signature(tt_parser *p, tt_node *node, tt_params *params)
     return params->names != NULL && params->texts != NULL && tt_parser_next(p);
 }
 
-/* The body of a macro or call block: what it says of caller, varargs and kwargs is its own, a loop around it is not. */
+/* The body of a macro or call block: what it says of caller, varargs and kwargs is its own, a loop
+ * around it is not. */
 static bool parse_macro_body(tt_parser *p, tt_node *node, tt_params *params, const char *end)
 {
     bool caller = p->uses_caller, varargs = p->uses_varargs, kwargs = p->uses_kwargs;
@@ -206,7 +214,9 @@ static bool parse_macro_body(tt_parser *p, tt_node *node, tt_params *params, con
 static bool parse_macro(tt_parser *p, tt_node *node)
 {
     tt_params *params = tt_parser_alloc(p, 1, sizeof *params);
-    tt_node *name = params != NULL && tt_parser_next(p) && p->cur.type == TT_T_NAME ? tt_parse_primary(p) : NULL;
+    tt_node *name = params != NULL && tt_parser_next(p) && p->cur.type == TT_T_NAME
+                        ? tt_parse_primary(p)
+                        : NULL;
     if (name == NULL || name->type != TT_N_NAME) {
         return tt_parser_unexpected(p, "the name of the macro");
     }
@@ -249,7 +259,8 @@ static bool parse_with(tt_parser *p, tt_node *node)
         }
         tt_node *target = tt_parse_target_item(p, false);
         if (target == NULL || !tt_parser_push(p, &v, target) || !tt_parser_expect(p, TT_T_ASSIGN) ||
-            !tt_parser_push(p, &v, tt_parse_expression(p, true)) || !tt_parser_child(p, node, v.items[v.n - 1])) {
+            !tt_parser_push(p, &v, tt_parse_expression(p, true)) ||
+            !tt_parser_child(p, node, v.items[v.n - 1])) {
             return false;
         }
     }
@@ -296,8 +307,9 @@ static tt_node *parse_statement(tt_parser *p)
         {"break", TT_N_BREAK, parse_loop_control},
         {"continue", TT_N_CONTINUE, parse_loop_control},
     };
-    static const char *const missing[] = {"block", "extends", "include", "import", "from", "autoescape",
-                                          "trans", "do",      "debug",   "pluralize"};
+    static const char *const missing[] = {"block", "extends",    "include", "import",
+                                          "from",  "autoescape", "trans",   "do",
+                                          "debug", "pluralize"};
     for (size_t i = 0; i < sizeof statements_table / sizeof statements_table[0]; i++) {
         if (tt_parser_is_name(p, statements_table[i].tag)) {
             tt_node *node = tt_parser_node(p, statements_table[i].type, p->cur.line);
@@ -316,11 +328,13 @@ static tt_node *parse_statement(tt_parser *p)
                tt_parser_is_name(p, "elif");
     tt_parser_fail(p, end ? TT_E_MODEL : TT_E_UNSUPPORTED, p->cur.line, "tag '%.*s' is %s",
                    (int)(p->cur.n < 40 ? p->cur.n : 40), p->cur.p,
-                   known ? "not supported" : end ? "out of place" : "not known");
+                   known ? "not supported"
+                   : end ? "out of place"
+                         : "not known");
     return NULL;
 }
 
-/* -- Bodies ----------------------------------------------------------------------------------------------------- */
+/* -- Bodies -------------------------------------------------------------------------------- */
 
 static tt_node *parse_data(tt_parser *p)
 {
@@ -336,7 +350,8 @@ static tt_node *parse_data(tt_parser *p)
 static tt_node *parse_output(tt_parser *p)
 {
     tt_node *node = tt_parser_node(p, TT_N_PRINT, p->cur.line);
-    if (node == NULL || !tt_parser_next(p) || !node_child(p, node, &node->a, tt_parse_tuple(p, TT_TUPLE_ANY))) {
+    if (node == NULL || !tt_parser_next(p) ||
+        !node_child(p, node, &node->a, tt_parse_tuple(p, TT_TUPLE_ANY))) {
         return NULL;
     }
     return tt_parser_expect(p, TT_T_VAR_END) ? node : NULL;
@@ -366,12 +381,13 @@ static bool fill_body(tt_parser *p, const char *const *ends, tt_nodes *v)
             if (!tt_parser_push(p, v, parse_statement(p)) || !tt_parser_expect(p, TT_T_BLOCK_END)) {
                 return false;
             }
-        } else if (!tt_parser_push(p, v, p->cur.type == TT_T_DATA ? parse_data(p) : parse_output(p))) {
+        } else if (!tt_parser_push(p, v,
+                                   p->cur.type == TT_T_DATA ? parse_data(p) : parse_output(p))) {
             return false;
         }
     }
-    return ends == NULL ||
-           tt_parser_fail(p, TT_E_MODEL, p->cur.line, "the template ends where '%s' is missing", ends[0]);
+    return ends == NULL || tt_parser_fail(p, TT_E_MODEL, p->cur.line,
+                                          "the template ends where '%s' is missing", ends[0]);
 }
 
 static tt_node *parse_body(tt_parser *p, const char *const *ends)
@@ -385,7 +401,7 @@ static tt_node *parse_body(tt_parser *p, const char *const *ends)
     return tt_parser_list_node(p, TT_N_BODY, line, &v);
 }
 
-/* -- Entry ------------------------------------------------------------------------------------------------------ */
+/* -- Entry --------------------------------------------------------------------------------- */
 
 tt_code tt_ast_parse(const char *src, size_t n_bytes, tt_ast *ret_ast, tt_err *reterr)
 {

@@ -5,9 +5,10 @@
 
 #include "core/template_unicode.h"
 
-/* -- Case ------------------------------------------------------------------------------------------------------- */
+/* -- Case ---------------------------------------------------------------------------------- */
 
-/* A capital sigma at the end of a word becomes a final one: a cased letter before it, none after it. */
+/* A capital sigma at the end of a word becomes a final one: a cased letter before it, none after
+ * it. */
 static bool is_final_sigma(const tt_text *t, size_t at, size_t n)
 {
     bool before = false, after = false;
@@ -33,7 +34,8 @@ static bool is_final_sigma(const tt_text *t, size_t at, size_t n)
     return before && !after;
 }
 
-static size_t map_char(const tt_text *t, size_t at, size_t n, uint32_t cp, tt_case mode, bool start, uint32_t out[3])
+static size_t map_char(const tt_text *t, size_t at, size_t n, uint32_t cp, tt_case mode, bool start,
+                       uint32_t out[3])
 {
     bool upper = mode == TT_CASE_UPPER || (mode == TT_CASE_SWAP && tt_uni_is_lower(cp));
     if (upper) {
@@ -115,7 +117,7 @@ bool tt_text_has_case(const tt_text *t, bool upper)
     return any;
 }
 
-/* -- Cutting ---------------------------------------------------------------------------------------------------- */
+/* -- Cutting ------------------------------------------------------------------------------- */
 
 static bool strippable(const char *s, size_t n, const tt_text *chars)
 {
@@ -173,7 +175,8 @@ static tt_text *replace_empty(tt_run *r, const tt_text *t, const tt_text *by, in
     return tt_textbuf_text(r, b);
 }
 
-tt_text *tt_text_replace(tt_run *r, const tt_text *t, const tt_text *old, const tt_text *by, int64_t count)
+tt_text *tt_text_replace(tt_run *r, const tt_text *t, const tt_text *old, const tt_text *by,
+                         int64_t count)
 {
     if (!tt_run_charge(r, t->n)) {
         return NULL;
@@ -194,7 +197,8 @@ tt_text *tt_text_replace(tt_run *r, const tt_text *t, const tt_text *old, const 
         from = at + old->n;
         at = tt_text_find(t, old->p, old->n, from);
     }
-    return b == NULL || !tt_textbuf_add_slice(r, b, t, from, t->n - from) ? NULL : tt_textbuf_text(r, b);
+    return b == NULL || !tt_textbuf_add_slice(r, b, t, from, t->n - from) ? NULL
+                                                                          : tt_textbuf_text(r, b);
 }
 
 tt_text *tt_text_reverse(tt_run *r, tt_text *t)
@@ -210,12 +214,13 @@ tt_text *tt_text_reverse(tt_run *r, tt_text *t)
     return b == NULL ? NULL : tt_textbuf_text(r, b);
 }
 
-/* -- Splitting -------------------------------------------------------------------------------------------------- */
+/* -- Splitting ----------------------------------------------------------------------------- */
 
 static bool add_part(tt_run *r, tt_list *l, const tt_text *t, size_t from, size_t to)
 {
     tt_val v;
-    return tt_run_charge(r, 0) && tt_val_set_text(tt_text_slice(r, t, from, to - from), &v) && tt_list_add(r, l, v);
+    return tt_run_charge(r, 0) && tt_val_set_text(tt_text_slice(r, t, from, to - from), &v) &&
+           tt_list_add(r, l, v);
 }
 
 static bool split_at(tt_run *r, const tt_text *t, const tt_text *sep, int64_t max, tt_list *l)
@@ -242,7 +247,8 @@ static bool split_space(tt_run *r, const tt_text *t, int64_t max, tt_list *l)
             return add_part(r, l, t, i, tt_utf8_rstrip(t->p, t->n));
         }
         size_t end = i;
-        while (end < t->n && tt_utf8_span_space(t->p + end, tt_utf8_len(t->p + end, t->n - end)) == 0) {
+        while (end < t->n &&
+               tt_utf8_span_space(t->p + end, tt_utf8_len(t->p + end, t->n - end)) == 0) {
             end += tt_utf8_len(t->p + end, t->n - end);
         }
         if (!add_part(r, l, t, i, end)) {
@@ -254,26 +260,34 @@ static bool split_space(tt_run *r, const tt_text *t, int64_t max, tt_list *l)
     return true;
 }
 
-size_t tt_text_rfind(const tt_text *t, const tt_text *needle, size_t end)
+/* Candidates are found by their first byte; each costs its comparison. */
+size_t tt_text_rfind(tt_run *r, const tt_text *t, const tt_text *needle, size_t end)
 {
     if (needle->n > end) {
         return SIZE_MAX;
     }
-    for (size_t at = end - needle->n;; at--) {
-        if (memcmp(t->p + at, needle->p, needle->n) == 0) {
-            return at;
-        }
-        if (at == 0) {
-            return SIZE_MAX;
-        }
+    if (needle->n == 0) {
+        return end;
     }
+    size_t n = end - needle->n + 1; /* possible starts */
+    while (n > 0 && tt_run_charge(r, needle->n)) {
+        const char *p = memrchr(t->p, needle->p[0], n);
+        if (p == NULL) {
+            break;
+        }
+        if (memcmp(p, needle->p, needle->n) == 0) {
+            return (size_t)(p - t->p);
+        }
+        n = (size_t)(p - t->p);
+    }
+    return SIZE_MAX;
 }
 
 static bool rsplit_at(tt_run *r, const tt_text *t, const tt_text *sep, int64_t max, tt_list *l)
 {
     size_t end = t->n;
     for (; max != 0; max -= max > 0) {
-        size_t at = tt_text_rfind(t, sep, end);
+        size_t at = tt_text_rfind(r, t, sep, end);
         if (at == SIZE_MAX) {
             break;
         }
@@ -318,7 +332,8 @@ static void reverse_list(tt_list *l)
     }
 }
 
-bool tt_text_split(tt_run *r, const tt_text *t, const tt_text *sep, int64_t max, bool from_right, tt_val *ret)
+bool tt_text_split(tt_run *r, const tt_text *t, const tt_text *sep, int64_t max, bool from_right,
+                   tt_val *ret)
 {
     tt_val v;
     if (sep != NULL && sep->n == 0) {
@@ -328,8 +343,10 @@ bool tt_text_split(tt_run *r, const tt_text *t, const tt_text *sep, int64_t max,
         return false;
     }
     bool backward = from_right && max >= 0;
-    bool ok = backward ? (sep != NULL ? rsplit_at(r, t, sep, max, v.u.list) : rsplit_space(r, t, max, v.u.list))
-                       : (sep != NULL ? split_at(r, t, sep, max, v.u.list) : split_space(r, t, max, v.u.list));
+    bool ok = backward ? (sep != NULL ? rsplit_at(r, t, sep, max, v.u.list)
+                                      : rsplit_space(r, t, max, v.u.list))
+                       : (sep != NULL ? split_at(r, t, sep, max, v.u.list)
+                                      : split_space(r, t, max, v.u.list));
     if (ok && backward) {
         reverse_list(v.u.list);
     }
@@ -339,7 +356,8 @@ bool tt_text_split(tt_run *r, const tt_text *t, const tt_text *sep, int64_t max,
 
 static bool is_line_end(uint32_t cp)
 {
-    return (cp >= 0x0A && cp <= 0x0D) || (cp >= 0x1C && cp <= 0x1E) || cp == 0x85 || cp == 0x2028 || cp == 0x2029;
+    return (cp >= 0x0A && cp <= 0x0D) || (cp >= 0x1C && cp <= 0x1E) || cp == 0x85 || cp == 0x2028 ||
+           cp == 0x2029;
 }
 
 bool tt_text_splitlines(tt_run *r, const tt_text *t, bool keep_ends, tt_val *ret)
@@ -368,7 +386,8 @@ bool tt_text_splitlines(tt_run *r, const tt_text *t, bool keep_ends, tt_val *ret
     return true;
 }
 
-tt_text *tt_text_pad(tt_run *r, tt_text *t, size_t left, size_t right, const char *fill, size_t n_fill)
+tt_text *tt_text_pad(tt_run *r, tt_text *t, size_t left, size_t right, const char *fill,
+                     size_t n_fill)
 {
     tt_textbuf *b = tt_textbuf_new(r);
     bool ok = b != NULL;

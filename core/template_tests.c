@@ -16,7 +16,8 @@ static bool answer(tt_run *r, const tt_call *call, bool yes, tt_val *ret)
 static bool one_argument(tt_run *r, const tt_call *call, tt_val *ret_arg)
 {
     if (call->n_pos != 1 || call->n_kw != 0) {
-        return tt_run_invalid(r, "the test '%s' takes one argument, not %zu", call->name, call->n_pos + call->n_kw);
+        return tt_run_invalid(r, "the test '%s' takes one argument, not %zu", call->name,
+                              call->n_pos + call->n_kw);
     }
     *ret_arg = call->pos[0];
     return true;
@@ -81,8 +82,10 @@ static bool is_mapping(tt_run *r, const tt_call *c, tt_val *ret)
 static bool is_sequence(tt_run *r, const tt_call *c, tt_val *ret)
 {
     tt_kind k = (tt_kind)c->self.kind;
-    return answer(r, c, k == TT_V_UNDEFINED || k == TT_V_STR || k == TT_V_LIST || k == TT_V_TUPLE || k == TT_V_DICT ||
-                            k == TT_V_RANGE, ret);
+    return answer(r, c,
+                  k == TT_V_UNDEFINED || k == TT_V_STR || k == TT_V_LIST || k == TT_V_TUPLE ||
+                      k == TT_V_DICT || k == TT_V_RANGE,
+                  ret);
 }
 
 static bool is_iterable(tt_run *r, const tt_call *c, tt_val *ret)
@@ -93,8 +96,10 @@ static bool is_iterable(tt_run *r, const tt_call *c, tt_val *ret)
 static bool is_callable(tt_run *r, const tt_call *c, tt_val *ret)
 {
     tt_kind k = (tt_kind)c->self.kind;
-    return answer(r, c, k == TT_V_MACRO || k == TT_V_METHOD || k == TT_V_BUILTIN || k == TT_V_UNDEFINED ||
-                            k == TT_V_LOOP, ret);
+    return answer(r, c,
+                  k == TT_V_MACRO || k == TT_V_METHOD || k == TT_V_BUILTIN || k == TT_V_UNDEFINED ||
+                      k == TT_V_LOOP,
+                  ret);
 }
 
 static bool cased_test(tt_run *r, const tt_call *c, bool upper, tt_val *ret)
@@ -168,7 +173,8 @@ static bool is_sameas(tt_run *r, const tt_call *c, tt_val *ret)
     if (scalar && c->self.kind == other.kind && !tt_val_equal(r, &c->self, &other, &same)) {
         return false;
     }
-    *ret = tt_val_bool(scalar ? same : c->self.kind == other.kind && c->self.u.list == other.u.list);
+    *ret =
+        tt_val_bool(scalar ? same : c->self.kind == other.kind && c->self.u.list == other.u.list);
     return true;
 }
 
@@ -231,7 +237,8 @@ static bool is_filter(tt_run *r, const tt_call *c, tt_val *ret)
     if (!tt_val_hash(r, &c->self, &hash)) { /* looked up in a dict there */
         return false;
     }
-    bool found = c->self.kind == TT_V_STR && tt_filter_find(c->self.u.s->p, c->self.u.s->n, &known) != NULL;
+    bool found =
+        c->self.kind == TT_V_STR && tt_filter_find(c->self.u.s->p, c->self.u.s->n, &known) != NULL;
     return answer(r, c, found || known, ret);
 }
 
@@ -242,7 +249,8 @@ static bool is_test(tt_run *r, const tt_call *c, tt_val *ret)
     if (!tt_val_hash(r, &c->self, &hash)) { /* looked up in a dict there */
         return false;
     }
-    bool found = c->self.kind == TT_V_STR && tt_test_find(c->self.u.s->p, c->self.u.s->n, &known) != NULL;
+    bool found =
+        c->self.kind == TT_V_STR && tt_test_find(c->self.u.s->p, c->self.u.s->n, &known) != NULL;
     return answer(r, c, found || known, ret);
 }
 

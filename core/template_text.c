@@ -1,5 +1,5 @@
-/* template_text.c - strings of the chat template interpreter: slices of buffers that remember which bytes the request
- * wrote. Thread: one rendering is one thread's. */
+/* template_text.c - strings of the chat template interpreter: slices of buffers that remember which
+ * bytes the request wrote. Thread: one rendering is one thread's. */
 #include "core/template_value.h"
 
 #include <string.h>
@@ -213,7 +213,8 @@ bool tt_textbuf_add_text(tt_run *r, tt_textbuf *b, const tt_text *t)
 
 tt_text *tt_textbuf_text(tt_run *r, tt_textbuf *b)
 {
-    tt_text *t = tt_text_new(r, b->data != NULL ? b->data : "", b->n, b->n_runs == 0 || b->runs[0].trusted);
+    tt_text *t =
+        tt_text_new(r, b->data != NULL ? b->data : "", b->n, b->n_runs == 0 || b->runs[0].trusted);
     if (t != NULL && b->n_runs != 0) {
         t->buf = b;
     }

@@ -1,5 +1,5 @@
-/* template_tojson.c - the filter tojson as chat templates know it: Python's json.dumps of template values.
- * Thread: one rendering is one thread's. */
+/* template_tojson.c - the filter tojson as chat templates know it: Python's json.dumps of template
+ * values. Thread: one rendering is one thread's. */
 #include "core/template_value.h"
 
 #include <inttypes.h>
@@ -80,9 +80,11 @@ static bool newline(tt_run *r, tt_textbuf *b, const tt_tojson_options *opt, unsi
     return ok;
 }
 
-static bool dump(tt_run *r, tt_textbuf *b, const tt_val *v, const tt_tojson_options *opt, unsigned level);
+static bool dump(tt_run *r, tt_textbuf *b, const tt_val *v, const tt_tojson_options *opt,
+                 unsigned level);
 
-static bool dump_list(tt_run *r, tt_textbuf *b, const tt_list *l, const tt_tojson_options *opt, unsigned level)
+static bool dump_list(tt_run *r, tt_textbuf *b, const tt_list *l, const tt_tojson_options *opt,
+                      unsigned level)
 {
     if (l->n == 0) {
         return put(r, b, "[]");
@@ -107,7 +109,8 @@ static bool dump_key(tt_run *r, tt_textbuf *b, const tt_val *key, const tt_tojso
     case TT_V_FLOAT:
         return put(r, b, "\"") && put_number(r, b, key) && put(r, b, "\"");
     default:
-        return tt_run_invalid(r, "keys must be str, int, float, bool or None, not %s", tt_val_type(key));
+        return tt_run_invalid(r, "keys must be str, int, float, bool or None, not %s",
+                              tt_val_type(key));
     }
 }
 
@@ -132,7 +135,8 @@ static bool sort_entries(tt_run *r, tt_dict_entry *e, tt_dict_entry *tmp, size_t
     return true;
 }
 
-static bool dump_dict(tt_run *r, tt_textbuf *b, const tt_dict *d, const tt_tojson_options *opt, unsigned level)
+static bool dump_dict(tt_run *r, tt_textbuf *b, const tt_dict *d, const tt_tojson_options *opt,
+                      unsigned level)
 {
     const tt_dict_entry *entries = d->entries;
     if (d->n == 0) {
@@ -159,7 +163,8 @@ static bool dump_dict(tt_run *r, tt_textbuf *b, const tt_dict *d, const tt_tojso
     return ok && newline(r, b, opt, level) && put(r, b, "}");
 }
 
-static bool dump_value(tt_run *r, tt_textbuf *b, const tt_val *v, const tt_tojson_options *opt, unsigned level)
+static bool dump_value(tt_run *r, tt_textbuf *b, const tt_val *v, const tt_tojson_options *opt,
+                       unsigned level)
 {
     switch (v->kind) {
     case TT_V_NONE:
@@ -181,7 +186,8 @@ static bool dump_value(tt_run *r, tt_textbuf *b, const tt_val *v, const tt_tojso
     }
 }
 
-static bool dump(tt_run *r, tt_textbuf *b, const tt_val *v, const tt_tojson_options *opt, unsigned level)
+static bool dump(tt_run *r, tt_textbuf *b, const tt_val *v, const tt_tojson_options *opt,
+                 unsigned level)
 {
     if (!tt_run_enter(r)) {
         return false;

@@ -7,7 +7,12 @@ size_t tt_utf8_get(const char *s, size_t n, uint32_t *ret_cp)
 {
     const unsigned char *u = (const unsigned char *)s;
     static const uint32_t min[5] = {0, 0, 0x80, 0x800, 0x10000};
-    size_t len = u[0] < 0x80 ? 1 : u[0] < 0xC2 ? 0 : u[0] < 0xE0 ? 2 : u[0] < 0xF0 ? 3 : u[0] < 0xF5 ? 4 : 0;
+    size_t len = u[0] < 0x80   ? 1
+                 : u[0] < 0xC2 ? 0
+                 : u[0] < 0xE0 ? 2
+                 : u[0] < 0xF0 ? 3
+                 : u[0] < 0xF5 ? 4
+                               : 0;
     uint32_t cp = len == 1 ? u[0] : len == 0 ? 0 : u[0] & (0x7Fu >> len);
     bool ok = len != 0 && len <= n;
     for (size_t i = 1; ok && i < len; i++) {
@@ -39,9 +44,9 @@ size_t tt_utf8_back(const char *s, size_t n)
 
 bool tt_uni_is_space(uint32_t cp)
 {
-    return (cp >= 0x09 && cp <= 0x0D) || (cp >= 0x1C && cp <= 0x20) || cp == 0x85 || cp == 0xA0 || cp == 0x1680 ||
-           (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 || cp == 0x2029 || cp == 0x202F || cp == 0x205F ||
-           cp == 0x3000;
+    return (cp >= 0x09 && cp <= 0x0D) || (cp >= 0x1C && cp <= 0x20) || cp == 0x85 || cp == 0xA0 ||
+           cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 || cp == 0x2029 ||
+           cp == 0x202F || cp == 0x205F || cp == 0x3000;
 }
 
 size_t tt_utf8_span_space(const char *s, size_t n)
@@ -86,7 +91,7 @@ size_t tt_utf8_span_word(const char *s, size_t n)
     return i;
 }
 
-/* -- Tables ----------------------------------------------------------------------------------------------------- */
+/* -- Tables -------------------------------------------------------------------------------- */
 
 /* Rows are sorted and do not interleave: the last that starts at or before cp decides. */
 static bool in_rows(const tt_uni_range *rows, size_t n, uint32_t cp)
@@ -104,8 +109,8 @@ static bool in_rows(const tt_uni_range *rows, size_t n, uint32_t cp)
     return lo != 0 && d % rows[lo - 1].step == 0 && d / rows[lo - 1].step < rows[lo - 1].n;
 }
 
-static size_t map(const tt_uni_shift *rows, size_t n, const tt_uni_special *special, size_t n_special, uint32_t cp,
-                  uint32_t out[3])
+static size_t map(const tt_uni_shift *rows, size_t n, const tt_uni_special *special,
+                  size_t n_special, uint32_t cp, uint32_t out[3])
 {
     size_t lo = 0, hi = n_special;
     while (lo < hi) {
@@ -147,25 +152,26 @@ static size_t map(const tt_uni_shift *rows, size_t n, const tt_uni_special *spec
 
 size_t tt_uni_to_upper(uint32_t cp, uint32_t out[3])
 {
-    return map(tt_uni_to_upper_rows, tt_uni_n_to_upper, tt_uni_to_upper_special_rows, tt_uni_n_to_upper_special, cp,
-               out);
+    return map(tt_uni_to_upper_rows, tt_uni_n_to_upper, tt_uni_to_upper_special_rows,
+               tt_uni_n_to_upper_special, cp, out);
 }
 
 size_t tt_uni_to_lower(uint32_t cp, uint32_t out[3])
 {
-    return map(tt_uni_to_lower_rows, tt_uni_n_to_lower, tt_uni_to_lower_special_rows, tt_uni_n_to_lower_special, cp,
-               out);
+    return map(tt_uni_to_lower_rows, tt_uni_n_to_lower, tt_uni_to_lower_special_rows,
+               tt_uni_n_to_lower_special, cp, out);
 }
 
 size_t tt_uni_to_title(uint32_t cp, uint32_t out[3])
 {
-    return map(tt_uni_to_title_rows, tt_uni_n_to_title, tt_uni_to_title_special_rows, tt_uni_n_to_title_special, cp,
-               out);
+    return map(tt_uni_to_title_rows, tt_uni_n_to_title, tt_uni_to_title_special_rows,
+               tt_uni_n_to_title_special, cp, out);
 }
 
 bool tt_uni_is_printable(uint32_t cp)
 {
-    return cp < 0x80 ? cp >= 0x20 && cp < 0x7F : in_rows(tt_uni_printable_rows, tt_uni_n_printable, cp);
+    return cp < 0x80 ? cp >= 0x20 && cp < 0x7F
+                     : in_rows(tt_uni_printable_rows, tt_uni_n_printable, cp);
 }
 
 bool tt_uni_is_upper(uint32_t cp)
@@ -180,7 +186,8 @@ bool tt_uni_is_lower(uint32_t cp)
 
 bool tt_uni_is_cased(uint32_t cp)
 {
-    return tt_uni_is_upper(cp) || tt_uni_is_lower(cp) || in_rows(tt_uni_title_rows, tt_uni_n_title, cp);
+    return tt_uni_is_upper(cp) || tt_uni_is_lower(cp) ||
+           in_rows(tt_uni_title_rows, tt_uni_n_title, cp);
 }
 
 bool tt_uni_is_case_ignorable(uint32_t cp)

@@ -1,4 +1,5 @@
-/* template_unicode.h - what Python's str methods need of UTF-8 and of the Unicode database. Thread: any. */
+/* template_unicode.h - what Python's str methods need of UTF-8 and of the Unicode database. Thread:
+ * any. */
 #ifndef TT_TEMPLATE_UNICODE_H
 #define TT_TEMPLATE_UNICODE_H
 
@@ -10,13 +11,14 @@
 
 /* Bytes of the code point at s, n > 0; 1 for a byte that is no valid UTF-8. */
 size_t tt_utf8_len(const char *s, size_t n);
-/* As above, with the code point (an invalid byte: its value + 0xDC00, a lone surrogate as in Python). */
+/* As above, with the code point (an invalid byte: its value + 0xDC00, a lone surrogate as in
+ * Python). */
 size_t tt_utf8_get(const char *s, size_t n, uint32_t *ret_cp);
 /* Start of the code point that ends at s[n), n > 0. */
 size_t tt_utf8_back(const char *s, size_t n);
 
-bool tt_uni_is_printable(uint32_t cp); /* str.isprintable */
-bool tt_uni_is_space(uint32_t cp); /* str.isspace, also \s */
+bool tt_uni_is_printable(uint32_t cp);              /* str.isprintable */
+bool tt_uni_is_space(uint32_t cp);                  /* str.isspace, also \s */
 size_t tt_utf8_span_space(const char *s, size_t n); /* leading whitespace, in bytes */
 size_t tt_utf8_rstrip(const char *s, size_t n);     /* length without trailing whitespace */
 size_t tt_utf8_span_word(const char *s, size_t n);  /* leading letters, digits and underscores */

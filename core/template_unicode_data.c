@@ -1,5 +1,5 @@
-/* template_unicode_data.c - what Python's str methods know of each character (Unicode 14.0.0). Thread: none, constants.
- * Source: tests/tools/unicode_tables.py wrote this file; change it there. */
+/* template_unicode_data.c - what Python's str methods know of each character (Unicode 14.0.0).
+ * Source: tests/tools/unicode_tables.py wrote this file; change it there. Thread: none. */
 #include "core/template_unicode_data.h"
 
 const tt_uni_range tt_uni_alpha_rows[] = {

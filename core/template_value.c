@@ -1,5 +1,5 @@
-/* template_value.c - values of the chat template interpreter: making them, and lists, dicts and iteration.
- * Thread: one rendering is one thread's. */
+/* template_value.c - values of the chat template interpreter: making them, and lists, dicts and
+ * iteration. Thread: one rendering is one thread's. */
 #include "core/template_value.h"
 
 #include <math.h>
@@ -38,10 +38,12 @@ bool tt_run_invalid(tt_run *r, const char *fmt, ...)
 
 void *tt_run_alloc(tt_run *r, size_t n, size_t elem_bytes)
 {
-    void *p = tt_arena_calloc(&r->arena, n, elem_bytes);
+    size_t bytes;
+    bool over = __builtin_mul_overflow(n, elem_bytes, &bytes) || bytes > r->arena.limit - r->arena.used;
+    void *p = over ? NULL : tt_arena_calloc(&r->arena, n, elem_bytes);
     if (p == NULL) {
-        bool limit = n != 0 && elem_bytes != 0 && n > (r->arena.limit - r->arena.used) / elem_bytes / 2;
-        if (limit) {
+        over = over || r->arena.limit - r->arena.used - bytes < 64;
+        if (over) {
             tt_run_fail(r, TT_E_CAPACITY, "more than %zu bytes of memory", r->arena.limit);
         } else {
             tt_run_fail(r, TT_E_NOMEM, "out of memory");
@@ -107,7 +109,8 @@ bool tt_val_set_text(tt_text *t, tt_val *ret)
     return true;
 }
 
-bool tt_val_undefined(tt_run *r, const char *owner, const tt_text *name, const char *hint, tt_val *ret)
+bool tt_val_undefined(tt_run *r, const char *owner, const tt_text *name, const char *hint,
+                      tt_val *ret)
 {
     tt_undefined *u = tt_run_alloc(r, 1, sizeof *u);
     if (u == NULL) {
@@ -118,7 +121,7 @@ bool tt_val_undefined(tt_run *r, const char *owner, const tt_text *name, const c
     return true;
 }
 
-/* -- Lists ------------------------------------------------------------------------------------------------------ */
+/* -- Lists --------------------------------------------------------------------------------- */
 
 bool tt_val_list(tt_run *r, tt_kind kind, size_t cap, tt_val *ret)
 {
@@ -177,7 +180,7 @@ bool tt_val_iter_of(tt_run *r, tt_val list, tt_val *ret)
     return true;
 }
 
-/* -- Dicts ------------------------------------------------------------------------------------------------------ */
+/* -- Dicts --------------------------------------------------------------------------------- */
 
 bool tt_val_dict(tt_run *r, tt_val *ret)
 {
@@ -225,7 +228,7 @@ bool tt_val_hash(tt_run *r, const tt_val *v, uint64_t *ret)
         }
         for (size_t i = 0; i < v->u.list->n; i++) {
             uint64_t part[2] = {h, 0};
-            if (!tt_val_hash(r, &v->u.list->items[i], &part[1])) {
+            if (!tt_run_charge(r, 0) || !tt_val_hash(r, &v->u.list->items[i], &part[1])) {
                 return false;
             }
             h = XXH3_64bits(part, sizeof part);
@@ -246,7 +249,8 @@ bool tt_val_hash(tt_run *r, const tt_val *v, uint64_t *ret)
 }
 
 /* Index of the entry with that key in *ret_at; d->n when there is none. */
-static bool dict_locate(tt_run *r, const tt_dict *d, const tt_val *key, uint64_t hash, size_t *ret_at)
+static bool dict_locate(tt_run *r, const tt_dict *d, const tt_val *key, uint64_t hash,
+                        size_t *ret_at)
 {
     bool same = false;
     if (d->index == NULL) {
@@ -356,7 +360,8 @@ tt_val *tt_dict_find(tt_run *r, const tt_dict *d, const tt_text *key)
 {
     size_t at = 0;
     tt_val k = {.kind = TT_V_STR, .u.s = (tt_text *)key};
-    return dict_locate(r, d, &k, hash_text(r, key), &at) && at < d->n ? &d->entries[at].value : NULL;
+    return dict_locate(r, d, &k, hash_text(r, key), &at) && at < d->n ? &d->entries[at].value
+                                                                      : NULL;
 }
 
 tt_val *tt_dict_find_cstr(tt_run *r, const tt_dict *d, const char *key)
@@ -365,16 +370,18 @@ tt_val *tt_dict_find_cstr(tt_run *r, const tt_dict *d, const char *key)
     return tt_dict_find(r, d, &t);
 }
 
-/* -- Iteration -------------------------------------------------------------------------------------------------- */
+/* -- Iteration ----------------------------------------------------------------------------- */
 
 bool tt_val_has_len(const tt_val *v)
 {
-    return v->kind == TT_V_UNDEFINED || (v->kind >= TT_V_STR && v->kind <= TT_V_RANGE) || v->kind == TT_V_LOOP;
+    return v->kind == TT_V_UNDEFINED || (v->kind >= TT_V_STR && v->kind <= TT_V_RANGE) ||
+           v->kind == TT_V_LOOP;
 }
 
 bool tt_val_iterable(const tt_val *v)
 {
-    return v->kind == TT_V_UNDEFINED || (v->kind >= TT_V_STR && v->kind <= TT_V_ITER) || v->kind == TT_V_LOOP;
+    return v->kind == TT_V_UNDEFINED || (v->kind >= TT_V_STR && v->kind <= TT_V_ITER) ||
+           v->kind == TT_V_LOOP;
 }
 
 bool tt_iter_init(tt_run *r, const tt_val *v, tt_iter *ret)
@@ -430,7 +437,9 @@ bool tt_iter_next(tt_run *r, tt_iter *it, tt_val *ret, bool *ret_more)
         return !*ret_more || entry_of(r, over, it->pos++, ret);
     case TT_V_RANGE:
         *ret_more = it->pos < over->u.range->n;
-        *ret = *ret_more ? tt_val_int(over->u.range->start + (int64_t)it->pos++ * over->u.range->step) : *ret;
+        *ret = *ret_more
+                   ? tt_val_int(over->u.range->start + (int64_t)it->pos++ * over->u.range->step)
+                   : *ret;
         return true;
     default: /* undefined: nothing */
         return true;

@@ -1,9 +1,10 @@
-/* template_value.h - values of the chat template interpreter: Python's data model as far as Jinja templates see it, and
- * the state of one rendering that owns them. Strings know for each byte whether the template or the request wrote it.
- * Thread: one rendering is one thread's.
+/* template_value.h - values of the chat template interpreter: Python's data model as far as Jinja
+ * templates see it, and the state of one rendering that owns them. Strings know for each byte
+ * whether the template or the request wrote it. Thread: one rendering is one thread's.
  *
- * Functions that take a tt_run return false or NULL after filling run->err; nothing is written to their outputs then.
- * Everything is allocated in run->arena and freed with it; no value is ever freed alone. */
+ * Functions that take a tt_run return false or NULL after filling run->err; nothing is written to
+ * their outputs then. Everything is allocated in run->arena and freed with it; no value is ever
+ * freed alone. */
 #ifndef TT_TEMPLATE_VALUE_H
 #define TT_TEMPLATE_VALUE_H
 
@@ -19,10 +20,11 @@ typedef struct tt_run tt_run;
 typedef struct tt_val tt_val;
 typedef struct tt_node tt_node;
 
-/* -- Text ------------------------------------------------------------------------------------------------------- */
+/* -- Text ---------------------------------------------------------------------------------- */
 
-/* A growing byte buffer with the origin of its bytes in runs. Strings are slices of such buffers, so that trimming,
- * splitting and slicing copy nothing, and appending to the string that ends a buffer is in place. */
+/* A growing byte buffer with the origin of its bytes in runs. Strings are slices of such buffers,
+ * so that trimming, splitting and slicing copy nothing, and appending to the string that ends a
+ * buffer is in place. */
 typedef struct tt_origin {
     size_t end; /* of the run, from the start of the buffer */
     bool trusted;
@@ -69,7 +71,7 @@ tt_text *tt_textbuf_text(tt_run *r, tt_textbuf *b);
 /* Origin of byte `i` of the text, and in *ret_n how many bytes from there on share it. */
 bool tt_text_origin(const tt_text *t, size_t i, size_t *ret_n);
 
-/* -- Values ----------------------------------------------------------------------------------------------------- */
+/* -- Values -------------------------------------------------------------------------------- */
 
 typedef enum tt_kind {
     TT_V_MISSING, /* no value: an argument that was not passed. Never seen by a template */
@@ -89,7 +91,7 @@ typedef enum tt_kind {
     TT_V_ITER, /* a generator or iterator: consumed by iterating */
     TT_V_NAMESPACE,
     TT_V_MACRO,
-    TT_V_METHOD, /* bound method of a str, list, dict or loop */
+    TT_V_METHOD,  /* bound method of a str, list, dict or loop */
     TT_V_BUILTIN, /* a global function */
     TT_V_LOOP
 } tt_kind;
@@ -182,7 +184,7 @@ struct tt_iter {
     size_t pos; /* item, or byte of a string */
 };
 
-/* -- One rendering ---------------------------------------------------------------------------------------------- */
+/* -- One rendering ------------------------------------------------------------------------- */
 
 typedef struct tt_scope tt_scope;
 struct tt_ast;
@@ -203,7 +205,8 @@ struct tt_run {
 };
 
 /* Fails the run: "line 3: text". The first failure stays. Always returns false. */
-bool tt_run_fail(tt_run *r, tt_code code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+bool tt_run_fail(tt_run *r, tt_code code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 bool tt_run_invalid(tt_run *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Zeroed memory; NULL fails the run. */
 void *tt_run_alloc(tt_run *r, size_t n, size_t elem_bytes);
@@ -212,7 +215,7 @@ bool tt_run_charge(tt_run *r, size_t n);
 bool tt_run_enter(tt_run *r); /* one level of recursion; undo with tt_run_leave */
 void tt_run_leave(tt_run *r);
 
-/* -- Constructors ----------------------------------------------------------------------------------------------- */
+/* -- Constructors -------------------------------------------------------------------------- */
 
 tt_val tt_val_none(void);
 tt_val tt_val_bool(bool b);
@@ -220,8 +223,10 @@ tt_val tt_val_int(int64_t i);
 tt_val tt_val_float(double f);
 tt_val tt_val_text(tt_text *t); /* t may be NULL after a failure: the result is MISSING */
 bool tt_val_set_text(tt_text *t, tt_val *ret); /* false when t is NULL */
-bool tt_val_undefined(tt_run *r, const char *owner, const tt_text *name, const char *hint, tt_val *ret);
-bool tt_val_list(tt_run *r, tt_kind kind, size_t cap, tt_val *ret); /* LIST, TUPLE or ITER over a new list */
+bool tt_val_undefined(tt_run *r, const char *owner, const tt_text *name, const char *hint,
+                      tt_val *ret);
+bool tt_val_list(tt_run *r, tt_kind kind, size_t cap,
+                 tt_val *ret); /* LIST, TUPLE or ITER over a new list */
 bool tt_val_pair(tt_run *r, tt_val a, tt_val b, tt_val *ret);
 bool tt_list_add(tt_run *r, tt_list *l, tt_val v);
 bool tt_val_iter_of(tt_run *r, tt_val list, tt_val *ret); /* a generator over the items of a list */
@@ -234,7 +239,7 @@ bool tt_dict_get(tt_run *r, const tt_dict *d, tt_val key, tt_val **ret_value);
 tt_val *tt_dict_find(tt_run *r, const tt_dict *d, const tt_text *key);
 tt_val *tt_dict_find_cstr(tt_run *r, const tt_dict *d, const char *key);
 
-/* -- Python's protocols ----------------------------------------------------------------------------------------- */
+/* -- Python's protocols -------------------------------------------------------------------- */
 
 const char *tt_val_type(const tt_val *v); /* as type(x).__name__ */
 bool tt_val_truthy(const tt_val *v);
@@ -254,7 +259,7 @@ bool tt_iter_init(tt_run *r, const tt_val *v, tt_iter *ret);
 bool tt_iter_next(tt_run *r, tt_iter *it, tt_val *ret, bool *ret_more);
 bool tt_val_to_list(tt_run *r, const tt_val *v, tt_kind kind, tt_val *ret);
 
-/* -- Text of values (template_print.c) -------------------------------------------------------------------------- */
+/* -- Text of values (template_print.c) ----------------------------------------------------- */
 
 tt_text *tt_val_str(tt_run *r, const tt_val *v); /* str(x) */
 bool tt_val_repr(tt_run *r, tt_textbuf *b, const tt_val *v);

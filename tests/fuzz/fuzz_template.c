@@ -1,5 +1,7 @@
-/* fuzz_template.c - a chat template and the variables it is rendered with. Input: the template, a NUL, a JSON object
- * {"messages": [...], "tools": ..., ...} (without it, or when it is broken, one question is rendered). Thread: main. */
+/* fuzz_template.c - a chat template and the variables it is rendered with. Input: the template, a
+ * NUL, a JSON object
+ * {"messages": [...], "tools": ..., ...} (without it, or when it is broken, one question is
+ * rendered). Thread: main. */
 #include <assert.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -18,7 +20,8 @@ static json_t *context_of(const char *text, size_t n)
         j = json_object();
     }
     if (!json_is_array(json_object_get(j, "messages"))) {
-        json_object_set_new(j, "messages", json_pack("[{s:s, s:s}]", "role", "user", "content", "Hi <|x|>"));
+        json_object_set_new(j, "messages",
+                            json_pack("[{s:s, s:s}]", "role", "user", "content", "Hi <|x|>"));
     }
     return j;
 }

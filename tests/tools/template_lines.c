@@ -1,7 +1,8 @@
-/* template_lines.c - renders chat templates for check_template.py: one JSON object a line in, one a line out.
- * In: {"template": TEXT, "context": {"messages": [...], ...}, "now": SECONDS}. Out: {"text": TEXT, "untrusted": [[from, to],
- * ...]} or {"error": CODE, "message": TEXT, "stage": "create" | "render"}. With --chatml: prints the fallback template.
- * Thread: one. */
+/* template_lines.c - renders chat templates for check_template.py: one JSON object a line in, one a
+ * line out. In: {"template": TEXT, "context": {"messages": [...], ...}, "now": SECONDS}. Out:
+ * {"text": TEXT, "untrusted": [[from, to],
+ * ...]} or {"error": CODE, "message": TEXT, "stage": "create" | "render"}. With --chatml: prints
+ * the fallback template. Thread: one. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,21 +22,25 @@ static json_t *result_object(const tt_rendered *r)
     for (size_t i = 0; i < r->n_pieces; i++) {
         if (!r->pieces[i].trusted) {
             json_int_t from = r->pieces[i].p - r->text;
-            json_array_append_new(untrusted, json_pack("[I, I]", from, from + (json_int_t)r->pieces[i].n));
+            json_array_append_new(untrusted,
+                                  json_pack("[I, I]", from, from + (json_int_t)r->pieces[i].n));
         }
     }
     json_t *text = json_stringn(r->text, r->n);
-    return json_pack("{s:o, s:o}", "text", text != NULL ? text : json_string("not UTF-8"), "untrusted", untrusted);
+    return json_pack("{s:o, s:o}", "text", text != NULL ? text : json_string("not UTF-8"),
+                     "untrusted", untrusted);
 }
 
 static json_t *render_line(const json_t *line)
 {
-    const json_t *src = json_object_get(line, "template"), *context = json_object_get(line, "context");
+    const json_t *src = json_object_get(line, "template"),
+                 *context = json_object_get(line, "context");
     tt_err err = {0};
     tt_template *t = NULL;
     tt_rendered out = {0};
     json_t *kwargs = json_copy((json_t *)context);
-    static const char *const own[] = {"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"};
+    static const char *const own[] = {"messages", "tools", "bos_token", "eos_token",
+                                      "add_generation_prompt"};
     for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) {
         json_object_del(kwargs, own[i]);
     }

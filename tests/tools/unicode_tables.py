@@ -82,8 +82,8 @@ def case_rows(method):
 
 
 def source():
-    out = ["/* template_unicode_data.c - what Python's str methods know of each character (Unicode %s). Thread: none, constants." % VERSION,
-           " * Source: tests/tools/unicode_tables.py wrote this file; change it there. */",
+    out = ["/* template_unicode_data.c - what Python's str methods know of each character (Unicode %s)." % VERSION,
+           " * Source: tests/tools/unicode_tables.py wrote this file; change it there. Thread: none. */",
            '#include "core/template_unicode_data.h"', ""]
     for name, method in SETS:
         rows = ["{0x%X, %d, %d}," % p for p in progressions([c for c in CODE_POINTS if method(chr(c))])]
