@@ -12,7 +12,8 @@
 
 enum {
     SPLIT = 512,
-    GROUP_MAX = 16 /* query heads that share one pass over the keys; larger groups take several */
+    GROUP_MAX = 4,   /* query heads that share one pass over the keys; larger groups take several */
+    KEY_AHEAD = 1024 /* bytes between the key that is read and what is fetched */
 };
 
 typedef struct row_ref {
@@ -72,27 +73,110 @@ static const char *key_at(const tt_attention_args *a, const row_ref *r, tt_dev b
            ((int64_t)kv_head * TT_PAGE_TOKENS + pos % TT_PAGE_TOKENS) * kv->head_dim * elem;
 }
 
-/* score[h][key - lo] = scale * q_h . k; one vector sum a head, elements in rising order. */
-static void scores(const tt_attention_args *a, const row_ref *r, const part_ref *p, const float *q,
-                   float *score)
+/* A run of keys (values) of one page, dense. */
+typedef struct key_run {
+    const char *p;
+    int32_t n, at; /* keys; index of the first one in the split */
+} key_run;
+
+/* The run that begins at pos; moves pos to the next. */
+static key_run next_run(const tt_attention_args *a, const row_ref *r, const part_ref *p,
+                        tt_dev base, int32_t *pos)
+{
+    int32_t end = (*pos / TT_PAGE_TOKENS + 1) * TT_PAGE_TOKENS;
+    key_run run = {.p = key_at(a, r, base, p->kv_head, *pos), .at = *pos - p->lo};
+    end = end < p->hi ? end : p->hi;
+    run.n = end - *pos;
+    *pos = end;
+    return run;
+}
+
+/* score[h][key] = scale * q_h . k for n_heads <= 4 heads; one vector sum a head, elements in rising
+ * order. */
+TT_INLINE void score_run(const tt_attention_args *a, key_run run, const float *q, int n_heads,
+                         float *score)
 {
     int64_t d = a->kv->head_dim;
     bool bf16 = a->kv->type == TT_BF16;
-    for (int32_t pos = p->lo; pos < p->hi; pos++) {
-        const char *k = key_at(a, r, a->kv->k, p->kv_head, pos);
-        vf s[GROUP_MAX];
-        for (int32_t h = 0; h < p->n_heads; h++) {
-            s[h] = vf_zero();
-        }
+    for (int32_t t = 0; t < run.n; t++) {
+        const char *k = run.p + t * d * (bf16 ? 2 : 4);
+        vf s[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
+        float sum[4];
+        _mm_prefetch(k + KEY_AHEAD, _MM_HINT_T0);
         for (int64_t i = 0; i < d; i += VW) {
             vf x = load_kv(k, i, d, bf16);
-            for (int32_t h = 0; h < p->n_heads; h++) {
+            for (int h = 0; h < n_heads; h++) {
                 s[h] = vf_fma(x, vf_at(q + h * d, i, d), s[h]);
             }
         }
-        for (int32_t h = 0; h < p->n_heads; h++) {
-            score[h * SPLIT + pos - p->lo] = vf_sum(s[h]) * a->scale;
+        vf_sum4(s, sum);
+        for (int h = 0; h < n_heads; h++) {
+            score[h * SPLIT + run.at + t] = sum[h] * a->scale;
         }
+    }
+}
+
+/* o_h[d] += sum over the keys of weight[h][key] * v, keys in rising order; o_h lie 2 + d apart. */
+TT_INLINE void value_run(const tt_attention_args *a, key_run run, const float *weight, int n_heads,
+                         float *o)
+{
+    int64_t d = a->kv->head_dim;
+    bool bf16 = a->kv->type == TT_BF16;
+    for (int64_t i = 0; i < d; i += VW) {
+        vf s[4];
+        for (int h = 0; h < n_heads; h++) {
+            s[h] = vf_at(o + h * (2 + d), i, d);
+        }
+        for (int32_t t = 0; t < run.n; t++) {
+            const char *v = run.p + t * d * (bf16 ? 2 : 4);
+            if (i == 0) {
+                _mm_prefetch(v + KEY_AHEAD, _MM_HINT_T0);
+            }
+            vf x = load_kv(v, i, d, bf16);
+            for (int h = 0; h < n_heads; h++) {
+                s[h] = vf_fma(x, vf_set1(weight[h * SPLIT + run.at + t]), s[h]);
+            }
+        }
+        for (int h = 0; h < n_heads; h++) {
+            vf_put(o + h * (2 + d), i, d, s[h]);
+        }
+    }
+}
+
+/* The number of heads as a constant, so that their sums stay in registers. */
+static void score_heads(const tt_attention_args *a, key_run run, const float *q, int n_heads,
+                        float *score)
+{
+    switch (n_heads) {
+    case 1:
+        score_run(a, run, q, 1, score);
+        break;
+    case 2:
+        score_run(a, run, q, 2, score);
+        break;
+    case 3:
+        score_run(a, run, q, 3, score);
+        break;
+    default:
+        score_run(a, run, q, 4, score);
+    }
+}
+
+static void value_heads(const tt_attention_args *a, key_run run, const float *weight, int n_heads,
+                        float *o)
+{
+    switch (n_heads) {
+    case 1:
+        value_run(a, run, weight, 1, o);
+        break;
+    case 2:
+        value_run(a, run, weight, 2, o);
+        break;
+    case 3:
+        value_run(a, run, weight, 3, o);
+        break;
+    default:
+        value_run(a, run, weight, 4, o);
     }
 }
 
@@ -118,22 +202,16 @@ static void run_part(const tt_attention_args *a, const row_ref *r, const part_re
                      float *out)
 {
     int64_t d = a->kv->head_dim;
-    bool bf16 = a->kv->type == TT_BF16;
     const float *q = (const float *)tt_ptr(a->q) + ((int64_t)p->row * a->n_heads + p->head0) * d;
-    scores(a, r, p, q, score);
+    for (int32_t pos = p->lo; pos < p->hi;) {
+        score_heads(a, next_run(a, r, p, a->kv->k, &pos), q, p->n_heads, score);
+    }
     for (int32_t h = 0; h < p->n_heads; h++) {
         soften(score + h * SPLIT, p->hi - p->lo, out + h * (2 + d), out + h * (2 + d) + 1);
         memset(out + h * (2 + d) + 2, 0, (size_t)d * sizeof *out);
     }
-    for (int32_t pos = p->lo; pos < p->hi; pos++) {
-        const char *v = key_at(a, r, a->kv->v, p->kv_head, pos);
-        for (int64_t i = 0; i < d; i += VW) {
-            vf x = load_kv(v, i, d, bf16);
-            for (int32_t h = 0; h < p->n_heads; h++) {
-                float *o = out + h * (2 + d) + 2;
-                vf_put(o, i, d, vf_fma(x, vf_set1(score[h * SPLIT + pos - p->lo]), vf_at(o, i, d)));
-            }
-        }
+    for (int32_t pos = p->lo; pos < p->hi;) {
+        value_heads(a, next_run(a, r, p, a->kv->v, &pos), score, p->n_heads, out + 2);
     }
 }
 

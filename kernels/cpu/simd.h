@@ -337,6 +337,31 @@ static inline vf vf_round(vf x)
 
 #endif
 
+/* The four sums of eight floats each: a, b, c, d. */
+static inline __m128 vf_sum4_halves(__m256 a, __m256 b, __m256 c, __m256 d)
+{
+    __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+}
+
+#if defined(__AVX512F__)
+static inline __m256 vf_fold(vf v)
+{
+    return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+}
+#else
+static inline __m256 vf_fold(vf v)
+{
+    return v;
+}
+#endif
+
+/* out[i] = the sum of v[i], i < 4. */
+static inline void vf_sum4(const vf v[4], float out[4])
+{
+    _mm_storeu_ps(out, vf_sum4_halves(vf_fold(v[0]), vf_fold(v[1]), vf_fold(v[2]), vf_fold(v[3])));
+}
+
 /* e^x with a relative error of about 2e-7; exactly 0 below -110 (also for -inf), inf above 88.8,
  * NaN for NaN. */
 static inline vf vf_exp(vf x)
