@@ -296,7 +296,8 @@ void tt_qttt_write(tt_buf *b, const tt_qttt_result *r, const char *job_id, doubl
     tt_buf_puts(b, "{\"job_id\":");
     tt_buf_puts_json(b, job_id);
     put_text(b, "status", r->status);
-    put_text(b, "reason", r->reason);
+    /* Of a success `kept` says what the guard did; a reason explains what did not happen. */
+    put_text(b, "reason", strcmp(r->status, "succeeded") != 0 ? r->reason : NULL);
     tt_buf_printf(b, ",\"steps_done\":%d,\"steps_dropped\":%d", (int)r->steps_done,
                   (int)r->n_dropped);
     put_text(b, "stop_reason", r->stop_reason);
