@@ -10,7 +10,7 @@ bool tt_arg_int(tt_run *r, const tt_call *call, const tt_val *v, int64_t unset, 
 const tt_text *tt_arg_text(tt_run *r, const tt_call *call, const tt_val *v);
 
 /* str.center; width in code points. */
-tt_text *tt_text_center(tt_run *r, tt_text *t, int64_t width, const char *fill, size_t n_fill);
+tt_text *tt_text_center(tt_run *r, tt_text *t, int64_t width, const tt_text *fill);
 /* Joins the str() of items, or items that must be strings. */
 tt_text *tt_join(tt_run *r, const tt_text *sep, const tt_val *items, bool strings_only);
 

@@ -169,12 +169,13 @@ static bool filter_center(tt_run *r, const tt_call *call, tt_val *ret)
 {
     static const char *const names[] = {"width"};
     tt_val arg;
+    const tt_text space = {.p = " ", .n = 1, .n_chars = 1, .trusted = true};
     int64_t width;
     if (!tt_call_bind(r, call, names, 1, 0, &arg) || !tt_arg_int(r, call, &arg, 80, &width)) {
         return false;
     }
     tt_text *t = tt_val_str(r, &call->self);
-    return t != NULL && tt_val_set_text(tt_text_center(r, t, width, " ", 1), ret);
+    return t != NULL && tt_val_set_text(tt_text_center(r, t, width, &space), ret);
 }
 
 static bool filter_wordcount(tt_run *r, const tt_call *call, tt_val *ret)

@@ -11,6 +11,8 @@
 
 enum { max_width = 4096 };
 
+static const tt_text space = {.p = " ", .n = 1, .n_chars = 1, .trusted = true};
+
 /* -- printf-style -------------------------------------------------------------------------- */
 
 typedef struct spec {
@@ -143,7 +145,7 @@ static bool put_padded(formatter *f, const spec *s, tt_text *t)
         t = tt_text_slice(f->r, t, 0, tt_text_offset(f->r, t, n));
     }
     size_t pad = (uint64_t)s->width > n ? (size_t)s->width - n : 0;
-    t = t == NULL ? NULL : tt_text_pad(f->r, t, s->minus ? 0 : pad, s->minus ? pad : 0, " ", 1);
+    t = t == NULL ? NULL : tt_text_pad(f->r, t, s->minus ? 0 : pad, s->minus ? pad : 0, &space);
     return t != NULL && tt_textbuf_add_text(f->r, f->out, t);
 }
 
@@ -180,7 +182,7 @@ static bool put_integer(formatter *f, const spec *s, int64_t i, bool trusted)
     }
     ok = ok && tt_textbuf_add(f->r, b, digits + sizeof digits - n_digits, n_digits, trusted);
     tt_text *t = ok ? tt_textbuf_text(f->r, b) : NULL;
-    t = t == NULL ? NULL : tt_text_pad(f->r, t, s->minus ? 0 : pad, s->minus ? pad : 0, " ", 1);
+    t = t == NULL ? NULL : tt_text_pad(f->r, t, s->minus ? 0 : pad, s->minus ? pad : 0, &space);
     return t != NULL && tt_textbuf_add_text(f->r, f->out, t);
 }
 

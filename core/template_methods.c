@@ -351,8 +351,7 @@ static bool str_rpartition(tt_run *r, const tt_call *call, tt_val *ret)
 }
 
 /* How many fill characters to put on each side; side: -1 left, 0 both, 1 right. */
-static tt_text *pad_to(tt_run *r, tt_text *t, int64_t width, int side, const char *fill,
-                       size_t n_fill)
+static tt_text *pad_to(tt_run *r, tt_text *t, int64_t width, int side, const tt_text *fill)
 {
     int64_t chars = (int64_t)tt_text_chars(r, t), pad = width > chars ? width - chars : 0;
     if (pad > (int64_t)r->max_text_bytes) {
@@ -360,12 +359,12 @@ static tt_text *pad_to(tt_run *r, tt_text *t, int64_t width, int side, const cha
         return NULL;
     }
     int64_t left = side < 0 ? pad : side > 0 ? 0 : pad / 2 + (pad & width & 1);
-    return tt_text_pad(r, t, (size_t)left, (size_t)(pad - left), fill, n_fill);
+    return tt_text_pad(r, t, (size_t)left, (size_t)(pad - left), fill);
 }
 
-tt_text *tt_text_center(tt_run *r, tt_text *t, int64_t width, const char *fill, size_t n_fill)
+tt_text *tt_text_center(tt_run *r, tt_text *t, int64_t width, const tt_text *fill)
 {
-    return pad_to(r, t, width, 0, fill, n_fill);
+    return pad_to(r, t, width, 0, fill);
 }
 
 static bool pad_method(tt_run *r, const tt_call *call, int side, tt_val *ret)
@@ -373,7 +372,7 @@ static bool pad_method(tt_run *r, const tt_call *call, int side, tt_val *ret)
     static const char *const names[] = {NULL, NULL};
     tt_val arg[2];
     int64_t width = 0;
-    tt_text space = {.p = " ", .n = 1, .n_chars = 1};
+    tt_text space = {.p = " ", .n = 1, .n_chars = 1, .trusted = true};
     if (!tt_call_bind(r, call, names, 2, 1, arg) || !tt_arg_int(r, call, &arg[0], 0, &width)) {
         return false;
     }
@@ -381,7 +380,7 @@ static bool pad_method(tt_run *r, const tt_call *call, int side, tt_val *ret)
     if ((arg[1].kind != TT_V_MISSING && arg[1].kind != TT_V_STR) || tt_text_chars(r, fill) != 1) {
         return tt_run_invalid(r, "The fill character must be exactly one character long");
     }
-    return tt_val_set_text(pad_to(r, call->self.u.s, width, side, fill->p, fill->n), ret);
+    return tt_val_set_text(pad_to(r, call->self.u.s, width, side, fill), ret);
 }
 
 static bool str_center(tt_run *r, const tt_call *call, tt_val *ret)
@@ -405,12 +404,13 @@ static bool str_zfill(tt_run *r, const tt_call *call, tt_val *ret)
     tt_val arg;
     int64_t width = 0;
     tt_text *t = call->self.u.s;
+    const tt_text zero = {.p = "0", .n = 1, .n_chars = 1, .trusted = true};
     if (!tt_call_bind(r, call, names, 1, 1, &arg) || !tt_arg_int(r, call, &arg, 0, &width)) {
         return false;
     }
     bool sign = t->n != 0 && (t->p[0] == '-' || t->p[0] == '+');
     tt_text *head = tt_text_slice(r, t, 0, sign), *rest = tt_text_slice(r, t, sign, t->n - sign);
-    rest = rest == NULL ? NULL : pad_to(r, rest, width - sign, -1, "0", 1);
+    rest = rest == NULL ? NULL : pad_to(r, rest, width - sign, -1, &zero);
     return head != NULL && rest != NULL && tt_val_set_text(tt_text_concat(r, head, rest), ret);
 }
 

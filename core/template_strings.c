@@ -386,17 +386,16 @@ bool tt_text_splitlines(tt_run *r, const tt_text *t, bool keep_ends, tt_val *ret
     return true;
 }
 
-tt_text *tt_text_pad(tt_run *r, tt_text *t, size_t left, size_t right, const char *fill,
-                     size_t n_fill)
+tt_text *tt_text_pad(tt_run *r, const tt_text *t, size_t left, size_t right, const tt_text *fill)
 {
     tt_textbuf *b = tt_textbuf_new(r);
     bool ok = b != NULL;
     for (; ok && left > 0; left--) {
-        ok = tt_textbuf_add(r, b, fill, n_fill, true);
+        ok = tt_textbuf_add_text(r, b, fill);
     }
     ok = ok && tt_textbuf_add_text(r, b, t);
     for (; ok && right > 0; right--) {
-        ok = tt_textbuf_add(r, b, fill, n_fill, true);
+        ok = tt_textbuf_add_text(r, b, fill);
     }
     return ok ? tt_textbuf_text(r, b) : NULL;
 }

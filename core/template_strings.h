@@ -29,8 +29,7 @@ bool tt_text_split(tt_run *r, const tt_text *t, const tt_text *sep, int64_t max,
 bool tt_text_splitlines(tt_run *r, const tt_text *t, bool keep_ends, tt_val *ret);
 /* Last occurrence that ends at or before byte `end`; SIZE_MAX = none, or the run has failed. */
 size_t tt_text_rfind(tt_run *r, const tt_text *t, const tt_text *needle, size_t end);
-/* In code points; fill is one code point. A width below the text's gives the text. */
-tt_text *tt_text_pad(tt_run *r, tt_text *t, size_t left, size_t right, const char *fill,
-                     size_t n_fill);
+/* `fill`, one code point, left and right so many times. */
+tt_text *tt_text_pad(tt_run *r, const tt_text *t, size_t left, size_t right, const tt_text *fill);
 
 #endif

@@ -123,6 +123,7 @@ static void test_origins(void **state)
                   "[{\"role\": \"user\", \"content\": \" <|end|>,x \"}]");
     assert_pieces("{{ '%s-%s' % ('a', messages[0].role) }}", m, "a-[user]");
     assert_pieces("{{ '{}:{}'.format('a', messages[0].role) }}", m, "a:[user]");
+    assert_pieces("{{ 'a'.center(3, messages[0].content[1]) }}{{ 'b'.rjust(2) }}", m, "[<]a[<] b");
     assert_pieces("{% set x %}<{{ messages[0].role }}>{% endset %}{{ x }}{{ x | length }}", m,
                   "<[user]>[6]");
     assert_pieces("{% macro f(a) %}<{{ a }}>{% endmacro %}{{ f(messages[0].role) ~ f('b') }}", m,
