@@ -1,0 +1,68 @@
+/* test_metrics.c - histograms and the text format: buckets add up, names are unique, every sample has a type. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/metrics.h"
+
+static long value_of(const char *page, const char *sample)
+{
+    char line[128]; /* a sample begins its line; HELP and TYPE lines name it too */
+    snprintf(line, sizeof line, "\n%s", sample);
+    const char *p = strstr(page, line);
+    if (p == NULL) {
+        fail_msg("no %s", sample);
+        return -1;
+    }
+    return atol(p + strlen(line));
+}
+
+static void page(void **state)
+{
+    tt_metrics m = {0};
+    tt_buf b = {0};
+    tt_histogram_add(&m.queue, 0);
+    tt_histogram_add(&m.queue, 0.001); /* a bound belongs to its bucket */
+    tt_histogram_add(&m.queue, 0.7);
+    tt_histogram_add(&m.queue, 1e6);
+    for (int i = 0; i < 40; i++) { /* more kinds than there is room for */
+        tt_metrics_request(&m, 200 + i, true);
+        tt_metrics_request(&m, 200, i % 2 == 0);
+    }
+    tt_metrics_rejected(&m, 400, NULL);
+    tt_metrics_rejected(&m, 429, "queue_full");
+    tt_metrics_rejected(&m, 429, "queue_full");
+    tt_metrics_qttt(&m, "succeeded");
+    tt_metrics_write(&b, &m, &(tt_engine_stats){.queued = 3, .running = 1, .kv_pages_total = 10, .kv_pages_used = 6,
+                                                .kv_pages_cached = 1},
+                     &(tt_metrics_page){.model_name = "m"});
+    tt_buf_putc(&b, '\0');
+    assert_false(b.failed);
+    assert_int_equal(value_of(b.p, "qttt_queue_seconds_bucket{le=\"0.001\"} "), 2);
+    assert_int_equal(value_of(b.p, "qttt_queue_seconds_bucket{le=\"0.5\"} "), 2);
+    assert_int_equal(value_of(b.p, "qttt_queue_seconds_bucket{le=\"1\"} "), 3);
+    assert_int_equal(value_of(b.p, "qttt_queue_seconds_bucket{le=\"300\"} "), 3);
+    assert_int_equal(value_of(b.p, "qttt_queue_seconds_bucket{le=\"+Inf\"} "), 4);
+    assert_int_equal(value_of(b.p, "qttt_queue_seconds_count "), 4);
+    assert_int_equal(value_of(b.p, "qttt_http_requests_total{status=\"200\"} "), 41);
+    assert_int_equal(value_of(b.p, "qttt_clients_left_total "), 20);
+    assert_int_equal(value_of(b.p, "qttt_rejections_total{reason=\"queue_full\"} "), 2);
+    assert_int_equal(value_of(b.p, "qttt_rejections_total{reason=\"invalid_request\"} "), 1);
+    assert_int_equal(value_of(b.p, "qttt_jobs_total{outcome=\"succeeded\"} "), 1);
+    assert_int_equal(value_of(b.p, "vllm:num_requests_waiting{model_name=\"m\"} "), 3);
+    assert_non_null(strstr(b.p, "vllm:kv_cache_usage_perc{model_name=\"m\"} 0.5\n"));
+    tt_buf_finish(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(page)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
