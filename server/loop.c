@@ -230,6 +230,7 @@ static tt_code announce(const tt_server *s, tt_err *reterr)
 
 static void shut_down(tt_server *s)
 {
+    bool listened = s->http != NULL; /* else the files below are another process's */
     tt_generations_cut(s);
     tt_http_stop(&s->http);
     while (s->n_working > 0 || s->work_first != NULL) { /* workers use the engine's tokenizer */
@@ -238,10 +239,10 @@ static void shut_down(tt_server *s)
     tt_engine_destroy(&s->engine); /* jobs' last wakes still find s->wake */
     close_handles(s);
     tt_served_destroy(&s->served);
-    if (s->settings->unix_socket[0] != '\0') {
+    if (listened && s->settings->unix_socket[0] != '\0') {
         remove(s->settings->unix_socket);
     }
-    if (s->settings->port_file[0] != '\0') {
+    if (listened && s->settings->port_file[0] != '\0') {
         remove(s->settings->port_file);
     }
 }
