@@ -1,7 +1,7 @@
 /* attention.c - attention of prompt and span rows: tiles of rows against blocks of keys, softmax
  * with a running maximum. Source: FlashAttention, arXiv 2205.14135. Thread: engine.
  *
- * Per tile and block: S = Q K^T, P = exp(scale S - maximum so far), O = O * correction + P V; both
+ * Per tile and block: S = Q K^T, P = 2^(c S - maximum so far), O = O * correction + P V; both
  * products by gemm.h, in BF16 where K and V are BF16 and the machine multiplies it (P is then
  * rounded to BF16, its sum is not). */
 #include <math.h>
@@ -36,53 +36,56 @@ static size_t carve(fwd_bufs *b, char *base, int64_t m, int64_t d)
     return at;
 }
 
-/* p[ATTN_KEYS] = exp(scale * s - new maximum) for the visible keys [lo, hi) of the block, 0
- * elsewhere; o is corrected. */
+/* p[from .. to) = 2^(c s - top); returns their sum. Whole vectors. */
+TT_INLINE float exp_run(const float *s, void *p, int from, int to, float c, float top, bool bf16)
+{
+    const vf vc = vf_set1(c), minus = vf_set1(-top);
+    vf total[2] = {vf_zero(), vf_zero()};
+    for (int i = from; i < to; i += VW) {
+        vf e = vf_exp2(vf_fma(vf_load(s + i), vc, minus));
+        total[i / VW & 1] = vf_add(total[i / VW & 1], e);
+        attn_put(p, i, e, bf16);
+    }
+    return vf_sum(vf_add(total[0], total[1]));
+}
+
+/* p[ATTN_KEYS] = 2^(c s - new maximum) for the visible keys [lo, hi) of the block, 0 elsewhere; o
+ * is corrected. c is the scale in powers of two, and so are the maxima. */
 static void softmax_row(const attn_tile *t, float *s, void *p, int lo, int hi, float *o, float *max,
                         float *sum)
 {
-    const vf scale = vf_set1(t->a->scale), none = vf_set1(-INFINITY);
-    float edge[VW];
-    vf m = none;
-    for (int i = lo / VW * VW; i < hi; i += VW) {
-        vf x = vf_mul(vf_load(s + i), scale);
-        if (i < lo || i + VW > hi) { /* hide the keys outside */
-            vf_store(edge, x);
-            for (int j = 0; j < VW; j++) {
-                edge[j] = i + j < lo || i + j >= hi ? -INFINITY : edge[j];
-            }
-            x = vf_load(edge);
-        }
-        vf_store(s + i, x);
-        m = vf_max(m, x);
+    const float c = t->a->scale * ATTN_LOG2E;
+    size_t elem = attn_elem(t);
+    int from = lo / VW * VW, to = (hi + VW - 1) / VW * VW;
+    for (int i = from; i < lo; i++) { /* hide the keys outside */
+        s[i] = -INFINITY;
     }
-    float top = vf_hmax(m), old = *max;
+    for (int i = hi; i < to; i++) {
+        s[i] = -INFINITY;
+    }
+    vf m = vf_load(s + from);
+    for (int i = from + VW; i < to; i += VW) {
+        m = vf_max(m, vf_load(s + i));
+    }
+    float top = vf_hmax(m) * c, old = *max;
     top = top > old ? top : old;
-    if (!(top > -INFINITY)) { /* all scores -inf (or NaN): keep exp's argument defined */
+    if (!(top > -INFINITY)) { /* all scores -inf (or NaN): keep the argument of the power defined */
         top = 0;
     }
-    vf vtop = vf_set1(top), total = vf_zero();
-    for (int i = 0; i < ATTN_KEYS; i += VW) {
-        vf e = vf_zero();
-        if (i + VW > lo && i < hi) {
-            e = vf_exp(vf_sub(vf_load(s + i), vtop));
-            total = vf_add(total, e);
-        }
-        if (t->bf16) {
-            vf_store_bf16((uint16_t *)p + i, e);
-        } else {
-            vf_store((float *)p + i, e);
-        }
-    }
+    memset(p, 0, (size_t)from * elem);
+    memset((char *)p + (size_t)to * elem, 0, (size_t)(ATTN_KEYS - to) * elem);
+    float total =
+        t->bf16 ? exp_run(s, p, from, to, c, top, true) : exp_run(s, p, from, to, c, top, false);
     if (top != old) {
-        vf fix = vf_exp(vf_set1(old - top));
-        vf_store(edge, fix);
-        *sum *= edge[0];
+        float fix[VW];
+        vf vfix = vf_exp2(vf_set1(old - top));
+        vf_store(fix, vfix);
+        *sum *= fix[0];
         for (int64_t i = 0; i < t->d; i += VW) {
-            vf_put(o, i, t->d, vf_mul(vf_at(o, i, t->d), fix));
+            vf_put(o, i, t->d, vf_mul(vf_at(o, i, t->d), vfix));
         }
     }
-    *sum += vf_sum(total);
+    *sum += total;
     *max = top;
 }
 
@@ -117,7 +120,7 @@ static void finish_tile(const attn_tile *t, const fwd_bufs *b)
             vf_put(to, e, t->d, vf_mul(vf_at(b->o + i * t->d, e, t->d), inv));
         }
         if (lse != NULL) {
-            lse[row * t->a->n_heads + head] = b->max[i] + logf(b->sum[i]);
+            lse[row * t->a->n_heads + head] = b->max[i] * ATTN_LN2 + logf(b->sum[i]);
         }
     }
 }

@@ -50,31 +50,43 @@ static size_t carve(bwd_bufs *b, char *base, int64_t m, int64_t d)
     return at;
 }
 
+/* ds[from .. to) = 2^(c s - lse) * (dp - along), lse in powers of two. Whole vectors. */
+TT_INLINE void ds_run(const float *s, const float *dp, void *ds, int from, int to, float c,
+                      float lse, float along, bool bf16)
+{
+    const vf vc = vf_set1(c), minus = vf_set1(-lse), valong = vf_set1(along);
+    for (int i = from; i < to; i += VW) {
+        vf e = vf_exp2(vf_fma(vf_load(s + i), vc, minus));
+        attn_put(ds, i, vf_mul(e, vf_sub(vf_load(dp + i), valong)), bf16);
+    }
+}
+
 /* ds[ATTN_KEYS] = exp(scale * s - lse) * (dp - along) for the visible keys [lo, hi), 0 elsewhere.
  */
-static void ds_row(const attn_tile *t, const float *s, const float *dp, float lse, float along,
-                   int lo, int hi, void *ds)
+static void ds_row(const attn_tile *t, float *s, float *dp, float lse, float along, int lo, int hi,
+                   void *ds)
 {
-    const vf scale = vf_set1(t->a->scale), vlse = vf_set1(lse), valong = vf_set1(along);
-    float edge[VW];
-    for (int i = 0; i < ATTN_KEYS; i += VW) {
-        vf e = vf_zero();
-        if (i + VW > lo && i < hi) {
-            e = vf_exp(vf_sub(vf_mul(vf_load(s + i), scale), vlse));
-            e = vf_mul(e, vf_sub(vf_load(dp + i), valong));
-            if (i < lo || i + VW > hi) {
-                vf_store(edge, e);
-                for (int j = 0; j < VW; j++) {
-                    edge[j] = i + j < lo || i + j >= hi ? 0.0f : edge[j];
-                }
-                e = vf_load(edge);
-            }
-        }
-        if (t->bf16) {
-            vf_store_bf16((uint16_t *)ds + i, e);
-        } else {
-            vf_store((float *)ds + i, e);
-        }
+    const float c = t->a->scale * ATTN_LOG2E;
+    size_t elem = attn_elem(t);
+    if (lo >= hi) {
+        memset(ds, 0, ATTN_KEYS * elem);
+        return;
+    }
+    int from = lo / VW * VW, to = (hi + VW - 1) / VW * VW;
+    for (int i = from; i < lo; i++) { /* hide the keys outside */
+        s[i] = -INFINITY;
+        dp[i] = 0;
+    }
+    for (int i = hi; i < to; i++) {
+        s[i] = -INFINITY;
+        dp[i] = 0;
+    }
+    memset(ds, 0, (size_t)from * elem);
+    memset((char *)ds + (size_t)to * elem, 0, (size_t)(ATTN_KEYS - to) * elem);
+    if (t->bf16) {
+        ds_run(s, dp, ds, from, to, c, lse * ATTN_LOG2E, along, true);
+    } else {
+        ds_run(s, dp, ds, from, to, c, lse * ATTN_LOG2E, along, false);
     }
 }
 

@@ -46,6 +46,19 @@ static inline int32_t attn_first_key(const attn_tile *t, int32_t row)
     return t->a->window > 0 && end > t->a->window ? end - t->a->window : 0;
 }
 
+#define ATTN_LOG2E 1.44269504f
+#define ATTN_LN2 0.693147181f
+
+/* A vector of probabilities (or their gradients) as operands at element i. */
+TT_INLINE void attn_put(void *p, int i, vf v, bool bf16)
+{
+    if (bf16) {
+        vf_store_bf16((uint16_t *)p + i, v);
+    } else {
+        vf_store((float *)p + i, v);
+    }
+}
+
 static inline size_t attn_elem(const attn_tile *t)
 {
     return t->bf16 ? sizeof(uint16_t) : sizeof(float);

@@ -247,6 +247,10 @@ void TT_FN(tt_product_bwd)(tt_lane *lane, const tt_matmul_bwd_args *a)
 void TT_FN(tt_product_grad)(tt_lane *lane, const float *dq, const float *x, float *g,
                             int64_t n_rows, int64_t n_out, int64_t n_in)
 {
+    if (n_rows == 0) {
+        memset(g, 0, (size_t)(n_out * n_in) * sizeof *g);
+        return;
+    }
     tt_gemm *gemm = tt_gemm_get(lane);
     tt_gelem *a = gemm == NULL ? NULL : to_operand(lane, 0, dq, n_rows, n_out);
     tt_gelem *b = a == NULL ? NULL : to_operand(lane, 1, x, n_rows, n_in);

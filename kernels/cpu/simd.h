@@ -380,6 +380,21 @@ static inline vf vf_exp(vf x)
     return vf_scale2(p, n);
 }
 
+/* 2^x with a relative error of about 2e-7 for x <= 127; exactly 0 below -160 (also for -inf), NaN
+ * for NaN. Source of the polynomial: Cephes' exp2f. */
+static inline vf vf_exp2(vf x)
+{
+    x = vf_max(vf_set1(-160.0f), x);
+    vf n = vf_round(x), r = vf_sub(x, n);
+    vf p = vf_fma(vf_set1(1.535336188e-4f), r, vf_set1(1.339887440e-3f));
+    p = vf_fma(p, r, vf_set1(9.618437357e-3f));
+    p = vf_fma(p, r, vf_set1(5.550332471e-2f));
+    p = vf_fma(p, r, vf_set1(2.402264791e-1f));
+    p = vf_fma(p, r, vf_set1(6.931472028e-1f));
+    p = vf_fma(p, r, vf_set1(1.0f));
+    return vf_scale2(p, n);
+}
+
 static inline vf vf_at(const float *p, int64_t i, int64_t n)
 {
     return n - i >= VW ? vf_load(p + i) : vf_load_n(p + i, (int)(n - i));
