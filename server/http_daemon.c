@@ -55,11 +55,12 @@ static void on_watch_closed(uv_handle_t *handle)
     free(handle->data);
 }
 
-/* libmicrohttpd watches edges, and may have read a request and the end of the stream behind it at one of them: it would keep
- * the connection until its timeout. A second end of stream is a second edge. */
+/* libmicrohttpd watches edges, and may have read what came and the end of the stream behind it at one of them: it would keep
+ * the connection until its timeout. A second end of stream is a second edge; the short timeout is for what is read later. */
 void tt_http_close_idle(tt_conn *c)
 {
     shutdown(c->fd, SHUT_RD);
+    MHD_set_connection_option(c->mhd, MHD_CONNECTION_OPTION_TIMEOUT, 1u);
     c->http->kick = true;
 }
 

@@ -651,6 +651,24 @@ static void bodies(void **state)
     stop();
 }
 
+/* Heads and bodies that never come whole: nothing of them is left for a drain to wait for. */
+static void leaving_in_mid_request(void **state)
+{
+    static const char head[] = "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                               "Content-Length: 500\r\n\r\n{\"messages\":";
+    configure();
+    settings.drain_timeout = 600;
+    begin();
+    for (int i = 0; i < 60; i++) {
+        client c = dial();
+        send_text(&c, head, i % 3 == 0 ? 20 : strlen(head));
+        leave(&c, (leaving)(i % 2));
+    }
+    double t = now();
+    stop();
+    assert_true(now() - t < 10);
+}
+
 /* Bodies whose client leaves while a worker reads them, and while they wait for one. */
 static void leaving_while_parsed(void **state)
 {
@@ -691,6 +709,7 @@ int main(void)
         cmocka_unit_test(several_prompts), cmocka_unit_test(adapted_answer),
         cmocka_unit_test(draining),        cmocka_unit_test(drain_bound),
         cmocka_unit_test(loading),         cmocka_unit_test(bodies),
+        cmocka_unit_test(leaving_in_mid_request),
         cmocka_unit_test(leaving_while_parsed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
