@@ -40,13 +40,13 @@ static size_t carve(fwd_bufs *b, char *base, int64_t m, int64_t d)
 TT_INLINE float exp_run(const float *s, void *p, int from, int to, float c, float top, bool bf16)
 {
     const vf vc = vf_set1(c), minus = vf_set1(-top);
-    vf total[2] = {vf_zero(), vf_zero()};
+    vf total = vf_zero();
     for (int i = from; i < to; i += VW) {
         vf e = vf_exp2(vf_fma(vf_load(s + i), vc, minus));
-        total[i / VW & 1] = vf_add(total[i / VW & 1], e);
+        total = vf_add(total, e);
         attn_put(p, i, e, bf16);
     }
-    return vf_sum(vf_add(total[0], total[1]));
+    return vf_sum(total);
 }
 
 /* p[ATTN_KEYS] = 2^(c s - new maximum) for the visible keys [lo, hi) of the block, 0 elsewhere; o
