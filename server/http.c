@@ -248,11 +248,17 @@ enum MHD_Result tt_http_access(void *cls, struct MHD_Connection *mhd, const char
         if (req->early.status == 413) {
             tt_http_answer_early(req);
         }
+        if (req->conn->gone) { /* seen before the head was: what follows the head, or its end, needs an edge of its own */
+            tt_http_close_idle(req->conn);
+        }
         return MHD_YES;
     }
     if (*n_upload > 0) {
         take_body(h, req, upload, *n_upload);
         *n_upload = 0;
+        if (req->conn->gone) {
+            tt_http_close_idle(req->conn);
+        }
         return req->n_discarded / DISCARD_FACTOR > (size_t)h->server->settings->max_body ? MHD_NO
                                                                                         : MHD_YES;
     }
