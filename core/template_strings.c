@@ -244,7 +244,7 @@ static bool split_space(tt_run *r, const tt_text *t, int64_t max, tt_list *l)
     size_t i = tt_utf8_span_space(t->p, t->n);
     while (i < t->n) {
         if (max == 0) {
-            return add_part(r, l, t, i, tt_utf8_rstrip(t->p, t->n));
+            return add_part(r, l, t, i, t->n); /* the rest keeps its end */
         }
         size_t end = i;
         while (end < t->n &&
@@ -304,7 +304,7 @@ static bool rsplit_space(tt_run *r, const tt_text *t, int64_t max, tt_list *l)
     size_t end = tt_utf8_rstrip(t->p, t->n);
     while (end > 0) {
         if (max == 0) {
-            return add_part(r, l, t, tt_utf8_span_space(t->p, end), end);
+            return add_part(r, l, t, 0, end); /* the rest keeps its beginning */
         }
         size_t from = end;
         while (from > 0) {

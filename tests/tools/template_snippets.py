@@ -172,6 +172,7 @@ SNIPPETS = r"""
 {{ ', '.join([1]) }}
 {{ 'a,b,,c'.split(',') }}{{ ' a  b '.split() }}{{ 'a b c'.split(' ', 1) }}{{ 'a b c'.split(maxsplit=1) }}{{ 'a b c'.rsplit(none, 1) }}{{ ''.split() }}{{ ''.split(',') }}
 {{ 'abc'.split('') }}
+{{ ' a  b c '.split(none, 1) }}{{ ' a  b c '.rsplit(none, 1) }}{{ ' a '.split(none, 0) }}{{ ' a '.rsplit(none, 0) }}{{ '  '.split(none, 0) }}{{ ' a b '.split(none, 9) }}{{ ' a b '.rsplit(none, 9) }}{{ 'a,b,c'.rsplit(',', 0) }}
 {{ 'a\nb\r\nc\x0bd'.splitlines() }}{{ 'a=b=c'.partition('=') }}{{ 'a=b=c'.rpartition('=') }}{{ 'abc'.partition('x') }}
 {{ 'abc'.startswith(('x', 'a')) }}{{ 'abc'.endswith('c', 0, 2) }}{{ 'abc'.find('c') }}{{ 'abc'.find('x') }}{{ 'äbc'.find('c') }}{{ 'abcabc'.rfind('b') }}{{ 'aaa'.count('a') }}
 {{ 'abc'.index('x') }}
