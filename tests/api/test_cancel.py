@@ -46,6 +46,8 @@ def wait_for_stage(server, stage, before):
 @pytest.mark.parametrize("stage", BODIES)
 def test_leaving_while_running(server, stage, streamed, how):
     rounds = 4 if how == "close" else 3  # ten rounds a stage and mode, over the three ways to leave
+    if harness.TIME_FACTOR > 4:
+        rounds = 1  # a sanitizer build: what it can find, it finds in the first
     for i in range(rounds):
         before = steps(server)
         with server.connect() as c:
