@@ -89,6 +89,7 @@ def test_full_queue_says_429(server):
         assert r.status == 429 and int(r.headers["retry-after"]) >= 1
         assert r.json()["error"]["type"] == "rate_limit_error"
         assert server.post(PATH, chat("Hi", max_tokens=1, stream=True)).status == 429
+        assert server.post("/v1/completions", {"prompt": "Hi", "max_tokens": 1}).status == 429
     finally:
         for c in opened:
             c.close()
