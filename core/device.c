@@ -50,7 +50,6 @@ static tt_code load_matrix(tt_device *d, tt_matrix *x, tt_err *reterr)
     if (x->host == NULL) {
         return TT_OK;
     }
-    x->w.packed = 0;
     return d->ops.weight_load(d->lane, &x->w, x->host, reterr);
 }
 

@@ -25,7 +25,6 @@ typedef struct tt_engine_options {
     int32_t max_context;      /* tokens of one sequence, 0 = the model's */
     size_t kv_bytes;          /* K/V pool, 0 = enough for two full contexts, bounded by half of free memory */
     tt_dtype kv_type;         /* TT_BF16 or TT_F32 */
-    size_t packed_limit_bytes; /* prepared weights, 0 = half of free memory */
     size_t adapter_cache_bytes;
     int32_t prefill_chunk;    /* rows, 0 = 512 */
     int32_t max_queue;        /* requests that wait, 0 = 64 */

@@ -144,20 +144,3 @@ int64_t tt_model_kv_bytes_per_token(const tt_model *m, tt_dtype kv_type)
 {
     return 2 * (int64_t)m->n_layers * tt_row_bytes(kv_type, (int64_t)m->n_kv_heads * m->head_dim);
 }
-
-static uint64_t packed_bytes(const tt_matrix *x)
-{
-    return x->w.type == TT_BF16 ? 0 : (uint64_t)x->w.rows * (uint64_t)x->w.cols * 2;
-}
-
-uint64_t tt_model_packed_bytes(const tt_model *m)
-{
-    uint64_t n = packed_bytes(&m->head);
-    for (int32_t i = 0; i < m->n_layers; i++) {
-        const tt_layer *l = &m->layers[i];
-        n += packed_bytes(&l->wq) + packed_bytes(&l->wk) + packed_bytes(&l->wv) +
-             packed_bytes(&l->wo) + packed_bytes(&l->gate) + packed_bytes(&l->up) +
-             packed_bytes(&l->down);
-    }
-    return n;
-}

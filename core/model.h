@@ -1,6 +1,6 @@
 /* model.h - a model as the engine sees it: a table of layers with capability flags, whatever the file's format and family.
  * Filled by gguf.c + model_gguf.c or safetensors.c + config_json.c + model_hf.c. A file is untrusted input.
- * Thread: immutable once opened, but for tt_weight.packed, which belongs to the engine's lane. */
+ * Thread: immutable once opened, but for the device addresses, which the engine fills. */
 #ifndef TT_MODEL_H
 #define TT_MODEL_H
 
@@ -87,8 +87,5 @@ void tt_model_close(tt_model **model);
 
 /* Bytes of K and V of one token over all layers. */
 int64_t tt_model_kv_bytes_per_token(const tt_model *m, tt_dtype kv_type);
-
-/* What prepared (BF16) copies of all matrices that are multiplied with would take, at most. */
-uint64_t tt_model_packed_bytes(const tt_model *m);
 
 #endif

@@ -57,9 +57,7 @@ tt_code tt_worker_open(tt_worker *w, const tt_engine_options *opt, tt_err *reter
         rc = list_eog(w, reterr);
     }
     if (rc == TT_OK) {
-        size_t packed = opt->packed_limit_bytes;
-        tt_lane_options lane = {.n_threads = opt->n_threads > 0 ? opt->n_threads : tt_sys_cpus(),
-                                .packed_limit_bytes = packed > 0 ? packed : tt_sys_free_bytes() / 2};
+        tt_lane_options lane = {.n_threads = opt->n_threads > 0 ? opt->n_threads : tt_sys_cpus()};
         rc = tt_device_open(&w->device, w->model, opt->isa_mask, &lane, reterr);
     }
     if (rc == TT_OK) {

@@ -65,31 +65,6 @@ bool tt_lane_reserve_threads(tt_lane *lane, size_t n_bytes)
     return true;
 }
 
-tt_dev tt_lane_pack(tt_lane *lane, tt_weight *w, size_t n_bytes)
-{
-    assert(w->packed == 0);
-    if (n_bytes > lane->packed_limit_bytes - lane->packed_bytes) {
-        return 0;
-    }
-    if (lane->n_packed == lane->cap_packed) {
-        size_t cap = lane->cap_packed == 0 ? 64 : 2 * lane->cap_packed;
-        tt_weight **grown = realloc(lane->packed, cap * sizeof *grown);
-        if (grown == NULL) {
-            return 0;
-        }
-        lane->packed = grown;
-        lane->cap_packed = cap;
-    }
-    void *p = alloc_aligned(lane, n_bytes);
-    if (p == NULL) {
-        return 0;
-    }
-    lane->packed[lane->n_packed++] = w;
-    lane->packed_bytes += n_bytes;
-    w->packed = tt_addr(p);
-    return w->packed;
-}
-
 static void lane_destroy(tt_lane **lane)
 {
     if (lane == NULL || *lane == NULL) {
@@ -100,11 +75,6 @@ static void lane_destroy(tt_lane **lane)
     if (l->gemm_destroy != NULL) {
         l->gemm_destroy(l->gemm);
     }
-    for (size_t i = 0; i < l->n_packed; i++) {
-        free(tt_ptr(l->packed[i]->packed));
-        l->packed[i]->packed = 0;
-    }
-    free(l->packed);
     for (int i = 0; i < TT_LANE_SLOTS; i++) {
         free(l->scratch[i].p);
     }
@@ -129,7 +99,6 @@ static tt_code lane_create(const tt_ops *ops, const tt_lane_options *opt, tt_lan
     }
     lane->ops = ops;
     lane->n_threads = n;
-    lane->packed_limit_bytes = opt->packed_limit_bytes;
     lane->n_allocs_left = -1;
     *ret_lane = lane;
     return TT_OK;
@@ -200,7 +169,6 @@ static tt_code lane_weight_load(tt_lane *lane, tt_weight *w, const void *file_by
     (void)lane;
     (void)reterr;
     w->data = tt_addr(file_bytes);
-    w->packed = 0;
     return TT_OK;
 }
 

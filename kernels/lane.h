@@ -23,10 +23,6 @@ struct tt_lane {
     tt_lane_buf scratch[TT_LANE_SLOTS]; /* shared by the threads of a region */
     tt_lane_buf *thread;                /* [n_threads] */
 
-    tt_weight **packed; /* [n_packed] weights whose `packed` this lane owns */
-    size_t n_packed, cap_packed;
-    size_t packed_bytes, packed_limit_bytes;
-
     void *gemm; /* state of the matrix library, owned; freed by gemm_destroy(gemm) */
     void (*gemm_destroy)(void *gemm);
 
@@ -64,10 +60,5 @@ static inline void *tt_lane_thread_buf(const tt_lane *lane, int thread)
 {
     return lane->thread[thread].p;
 }
-
-/* Memory for w's prepared form within the lane's limit: sets w->packed and returns it, or returns 0
- * when the limit or the machine is out (no failure: the op goes the unprepared way). w outlives the
- * lane, which clears w->packed when destroyed. */
-tt_dev tt_lane_pack(tt_lane *lane, tt_weight *w, size_t n_bytes);
 
 #endif

@@ -33,18 +33,14 @@ typedef enum tt_family { TT_PREFILL, TT_DECODE } tt_family;
 typedef struct tt_lane tt_lane; /* a device queue with its thread pool, scratch memory and sticky error */
 
 typedef struct tt_lane_options {
-    int n_threads;             /* CPU worker threads, caller included; 0 = 1 */
-    size_t packed_limit_bytes; /* memory that prepared copies of weights may take; 0 = none are made */
+    int n_threads; /* CPU worker threads, caller included; 0 = 1 */
 } tt_lane_options;
 
 /* A weight matrix: y[rows] = W[rows, cols] x[cols]. */
 typedef struct tt_weight {
     tt_dtype type;
     int64_t rows, cols;
-    tt_dev data;   /* [rows, tt_row_bytes(type, cols)], borrowed: lives as long as the model */
-    tt_dev packed; /* the device's own prepared form (CPU: plain BF16 [rows, cols]), made on first use and owned by the
-                      lane that made it, which clears it when destroyed: weights outlive the lanes that used them.
-                      0 = none. Only ops touch it. */
+    tt_dev data; /* [rows, tt_row_bytes(type, cols)], borrowed: lives as long as the model */
 } tt_weight;
 
 /* Rows [row0, row0 + n_rows) of a step belong to one sequence, at consecutive positions from pos0. Key position p of the
@@ -310,7 +306,7 @@ typedef struct tt_ops {
     /* ---- lane and memory ---- */
     tt_code (*lane_create)(const struct tt_ops *ops, const tt_lane_options *opt, tt_lane **ret_lane,
                            tt_err *reterr);
-    void (*lane_destroy)(tt_lane **lane); /* NULL and *lane == NULL are legal; frees packed weights */
+    void (*lane_destroy)(tt_lane **lane); /* NULL and *lane == NULL are legal */
     /* Waits; returns the first failure since the last call. TT_E_NOMEM (outputs since then are undefined, the lane is good
      * again) is forgotten by the call; TT_E_DEVICE stays. */
     tt_code (*lane_sync)(tt_lane *lane, tt_err *reterr);

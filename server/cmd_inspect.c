@@ -150,8 +150,7 @@ static json_t *memory_object(const tt_model *m)
 {
     int64_t kv_bf16 = tt_model_kv_bytes_per_token(m, TT_BF16);
     int64_t kv_f32 = tt_model_kv_bytes_per_token(m, TT_F32);
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "weight_bytes", (json_int_t)m->weight_bytes,
-                     "packed_bytes", (json_int_t)tt_model_packed_bytes(m),
+    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "weight_bytes", (json_int_t)m->weight_bytes,
                      "kv_bytes_per_token_bf16", (json_int_t)kv_bf16, "kv_bytes_per_token_f32",
                      (json_int_t)kv_f32, "kv_bytes_full_context_bf16",
                      (json_int_t)(kv_bf16 * m->n_ctx_train), "kv_bytes_full_context_f32",
@@ -251,7 +250,6 @@ static void print_text(const tt_model *m, const json_t *o)
     uint64_t kv = (uint64_t)tt_model_kv_bytes_per_token(m, TT_BF16);
     printf("memory\n");
     print_size("weights", m->weight_bytes, "mapped from the file");
-    print_size("packed weights", tt_model_packed_bytes(m), "BF16 copies for speed, if they fit");
     print_size("K/V of a token", kv, "BF16; twice that in F32");
     print_size("K/V of a full context", kv * (uint64_t)m->n_ctx_train, "BF16");
     for (int32_t i = 0; i < m->n_tensors && json_object_get(o, "tensors") != NULL; i++) {

@@ -23,7 +23,6 @@ tt_code tt_engine_options_from(const tt_settings *s, tt_engine_options *ret, tt_
         .max_context = (int32_t)s->max_context,
         .kv_bytes = (size_t)s->kv_size,
         .kv_type = s->kv_type == 1 ? TT_F32 : TT_BF16,
-        .packed_limit_bytes = (size_t)s->packed_size,
         .adapter_cache_bytes = (size_t)s->adapter_cache,
         .prefill_chunk = (int32_t)s->prefill_chunk,
         .max_queue = (int32_t)s->max_requests,

@@ -18,7 +18,7 @@ typedef struct tt_string_list {
 /* Strings are never NULL; "" = not set. Sizes in bytes, times in seconds. */
 typedef struct tt_settings {
     char *model_path, *model_name, *isa;
-    int64_t threads, max_context, kv_type, kv_size, packed_size, prefill_chunk;
+    int64_t threads, max_context, kv_type, kv_size, prefill_chunk;
 
     char *host, *unix_socket, *port_file;
     int64_t port, max_connections, max_body, max_bodies, workers;

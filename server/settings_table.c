@@ -24,8 +24,6 @@ const tt_setting tt_setting_table[] = {
      "type of keys and values"},
     {"model.kv_size", "kv-size", TT_SET_SIZE, AT(kv_size), 0, 4096 * GIB, "0", NULL,
      "memory for keys and values; 0: two full contexts"},
-    {"model.packed_size", "packed-size", TT_SET_SIZE, AT(packed_size), 0, 4096 * GIB, "0", NULL,
-     "memory for prepared weights; 0: half of what is free"},
     {"model.prefill_chunk", "prefill-chunk", TT_SET_INT, AT(prefill_chunk), 0, 8192, "0", NULL,
      "prompt rows per step; 0: 512"},
 

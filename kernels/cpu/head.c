@@ -14,7 +14,6 @@ static tt_weight block_of(const tt_head_args *a)
     assert(a->col0 >= 0 && a->n_cols > 0 && a->col0 + a->n_cols <= w.rows);
     w.data += (tt_dev)(a->col0 * tt_row_bytes(w.type, w.cols));
     w.rows = a->n_cols;
-    w.packed = 0;
     return w;
 }
 

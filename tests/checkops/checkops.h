@@ -216,7 +216,6 @@ extern const co_op co_embed_ops[], co_norm_ops[], co_matmul_ops[], co_gated_ops[
 typedef struct co_setting {
     const tt_ops *ops;
     int n_threads;
-    size_t packed_limit_bytes;
     uint64_t seed;
     int32_t row0, n_rows; /* n_rows 0 = all */
 } co_setting;

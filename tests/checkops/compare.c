@@ -74,8 +74,7 @@ co_test *co_test_create(const co_op *op, const co_shape *shape, const co_setting
 {
     co_test *t = calloc(1, sizeof *t);
     tt_err err;
-    tt_lane_options opt = {.n_threads = set->n_threads,
-                           .packed_limit_bytes = set->packed_limit_bytes};
+    tt_lane_options opt = {.n_threads = set->n_threads};
     if (t == NULL || set->ops->lane_create(set->ops, &opt, &t->lane, &err) < 0) {
         free(t);
         fprintf(stderr, "checkops: out of memory\n");

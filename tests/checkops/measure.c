@@ -88,7 +88,6 @@ int co_bench(const co_run *run, const char *function, const char *json_path)
             for (int t = 0; t < run->n_tables; t++) {
                 co_setting set = {.ops = &run->tables[t].ops,
                                   .n_threads = 2,
-                                  .packed_limit_bytes = 256u << 20,
                                   .seed = run->seed};
                 if (co_table_has(run->tables, t, op)) {
                     double ns = median_ns(op, &s, &set);

@@ -12,10 +12,10 @@
 
 static tt_ops ops;
 
-static tt_lane *make_lane(int n_threads, size_t packed_limit)
+static tt_lane *make_lane(int n_threads)
 {
     tt_lane *lane = NULL;
-    tt_lane_options opt = {.n_threads = n_threads, .packed_limit_bytes = packed_limit};
+    tt_lane_options opt = {.n_threads = n_threads};
     assert_int_equal(ops.lane_create(&ops, &opt, &lane, NULL), TT_OK);
     assert_non_null(lane);
     return lane;
@@ -24,7 +24,7 @@ static tt_lane *make_lane(int n_threads, size_t packed_limit)
 static void create_and_destroy(void **state)
 {
     (void)state;
-    tt_lane *lane = make_lane(0, 0);
+    tt_lane *lane = make_lane(0);
     assert_int_equal(lane->n_threads, 1);
     assert_ptr_equal(lane->ops, &ops);
     ops.lane_destroy(&lane);
@@ -36,7 +36,7 @@ static void create_and_destroy(void **state)
 static void memory_goes_there_and_back(void **state)
 {
     (void)state;
-    tt_lane *lane = make_lane(1, 0);
+    tt_lane *lane = make_lane(1);
     tt_err err;
     tt_dev a, b;
     char text[100], back[100];
@@ -68,7 +68,7 @@ static void memory_goes_there_and_back(void **state)
 static void allocation_that_fails_leaves_all_alone(void **state)
 {
     (void)state;
-    tt_lane *lane = make_lane(1, 0);
+    tt_lane *lane = make_lane(1);
     tt_err err = {0};
     tt_dev a = 77;
     assert_int_equal(ops.alloc(lane, SIZE_MAX, &a, &err), TT_E_NOMEM);
@@ -87,7 +87,7 @@ static void allocation_that_fails_leaves_all_alone(void **state)
 static void scratch_grows_and_stays(void **state)
 {
     (void)state;
-    tt_lane *lane = make_lane(3, 0);
+    tt_lane *lane = make_lane(3);
     void *p = tt_lane_scratch(lane, 0, 100);
     assert_non_null(p);
     assert_int_equal((uintptr_t)p % 64, 0);
@@ -111,7 +111,7 @@ static void scratch_grows_and_stays(void **state)
 static void the_first_failure_wins(void **state)
 {
     (void)state;
-    tt_lane *lane = make_lane(2, 0);
+    tt_lane *lane = make_lane(2);
     tt_err err = {0};
     tt_lane_fail(lane, TT_E_NOMEM, "first");
     tt_lane_fail(lane, TT_E_DEVICE, "second");
@@ -126,38 +126,11 @@ static void the_first_failure_wins(void **state)
     ops.lane_destroy(&lane);
 }
 
-static void prepared_weights_are_bounded_and_freed(void **state)
-{
-    (void)state;
-    tt_weight w[100];
-    memset(w, 0, sizeof w);
-    tt_lane *lane = make_lane(1, 1000);
-    assert_int_not_equal(tt_lane_pack(lane, &w[0], 600), 0);
-    assert_int_equal(w[0].packed % 64, 0);
-    assert_int_equal(tt_lane_pack(lane, &w[1], 401), 0);
-    assert_int_equal(w[1].packed, 0);
-    assert_int_not_equal(tt_lane_pack(lane, &w[1], 400), 0);
-    assert_int_equal(ops.lane_sync(lane, NULL), TT_OK); /* none is no failure */
-    ops.lane_destroy(&lane);
-    assert_int_equal(w[0].packed, 0);
-    assert_int_equal(w[1].packed, 0);
-    lane = make_lane(1, 1 << 20);
-    for (int i = 0; i < 100; i++) { /* beyond the first size of the list */
-        assert_int_not_equal(tt_lane_pack(lane, &w[i], 64), 0);
-        memset(tt_ptr(w[i].packed), i, 64);
-    }
-    lane->n_allocs_left = 0;
-    tt_weight one = {0};
-    assert_int_equal(tt_lane_pack(lane, &one, 64), 0);
-    ops.lane_destroy(&lane);
-    assert_int_equal(w[99].packed, 0);
-}
-
 /* An op that cannot have its scratch leaves its output as it was. */
 static void an_op_without_memory_does_nothing(void **state)
 {
     (void)state;
-    tt_lane *lane = make_lane(2, 0);
+    tt_lane *lane = make_lane(2);
     float x[4] = {1, 2, 3, 4}, w[4] = {1, 1, 1, 1}, y[4] = {9, 9, 9, 9};
     tt_rmsnorm_args a = {.x = tt_addr(x), .w = tt_addr(w), .y = tt_addr(y), .n_rows = 1, .dim = 4};
     tt_ops ref;
@@ -178,12 +151,11 @@ static void an_op_without_memory_does_nothing(void **state)
 static void weights_are_borrowed(void **state)
 {
     (void)state;
-    tt_lane *lane = make_lane(1, 0);
+    tt_lane *lane = make_lane(1);
     float bytes[6] = {0};
-    tt_weight w = {.type = TT_F32, .rows = 2, .cols = 3, .packed = 5};
+    tt_weight w = {.type = TT_F32, .rows = 2, .cols = 3};
     assert_int_equal(ops.weight_load(lane, &w, bytes, NULL), TT_OK);
     assert_ptr_equal(tt_ptr(w.data), bytes);
-    assert_int_equal(w.packed, 0);
     ops.lane_destroy(&lane);
 }
 
@@ -196,7 +168,6 @@ int main(void)
         cmocka_unit_test(allocation_that_fails_leaves_all_alone),
         cmocka_unit_test(scratch_grows_and_stays),
         cmocka_unit_test(the_first_failure_wins),
-        cmocka_unit_test(prepared_weights_are_bounded_and_freed),
         cmocka_unit_test(an_op_without_memory_does_nothing),
         cmocka_unit_test(weights_are_borrowed),
     };
