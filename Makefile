@@ -8,7 +8,7 @@ MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
 DEFAULT_MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 PY     = build/venv/bin/python
 
-.PHONY: all help setup setup-deep venv test-venv model model-gemma build demo run test test-deep bench fuzz lint clean
+.PHONY: all help setup setup-test setup-deep venv test-venv model model-gemma build demo run test test-deep bench fuzz lint clean
 
 all: build
 
@@ -32,7 +32,10 @@ setup-deep:
 venv: setup
 	@sh tools/venv.sh
 
-test-venv: setup
+setup-test:
+	@sh tools/setup.sh test
+
+test-venv: setup-test
 	@sh tools/venv.sh tests/requirements.txt
 
 $(BUILD)/build.ninja: | setup

@@ -37,7 +37,8 @@ tt_code tt_adapter_create(tt_device *d, const tt_adapter_shape *shape, tt_adapte
     int64_t n[2];
     tt_adapter_sizes(m, shape->kind, shape->rank, n);
     size_t es = (size_t)tt_dtypes[shape->type].block_bytes;
-    size_t part[2] = {((size_t)n[0] * es + 63) & ~(size_t)63, ((size_t)n[1] * es + 63) & ~(size_t)63};
+    size_t part[2] = {((size_t)n[0] * es + 63) & ~(size_t)63,
+                      ((size_t)n[1] * es + 63) & ~(size_t)63};
     for (int32_t i = 0; i < m->n_layers; i++) {
         a->bytes += wants_layer(shape->layers, i) ? part[0] + part[1] : 0;
     }
@@ -76,7 +77,8 @@ static void layer_set(const tt_adapter *a, uint8_t set[32])
     }
 }
 
-tt_code tt_adapter_round(tt_device *d, const tt_adapter *src, tt_adapter **ret_adapter, tt_err *reterr)
+tt_code tt_adapter_round(tt_device *d, const tt_adapter *src, tt_adapter **ret_adapter,
+                         tt_err *reterr)
 {
     const tt_adapter_layer *first = NULL;
     for (int32_t i = 0; i < src->n_layers && first == NULL; i++) {

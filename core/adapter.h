@@ -1,15 +1,17 @@
-/* adapter.h - one published adapter of the query projections: immutable, reference-counted. Thread: engine only. */
+/* adapter.h - one published adapter of the query projections: immutable, reference-counted. Thread:
+ * engine only. */
 #ifndef TT_ADAPTER_H
 #define TT_ADAPTER_H
 
 #include "core/device.h"
 
 typedef struct tt_adapter {
-    uint64_t id;              /* unique in this process; 0 is the base and never an adapter's */
+    uint64_t id; /* unique in this process; 0 is the base and never an adapter's */
     int32_t refs, n_layers;
-    size_t bytes;             /* device memory of its tensors */
-    tt_dev block;             /* owned: all tensors */
-    tt_adapter_layer *layers; /* owned [n_layers]; a layer without tensors (d == 0 and a == 0) is not adapted */
+    size_t bytes; /* device memory of its tensors */
+    tt_dev block; /* owned: all tensors */
+    tt_adapter_layer
+        *layers; /* owned [n_layers]; a layer without tensors (d == 0 and a == 0) is not adapted */
 } tt_adapter;
 
 static inline bool tt_adapter_has(const tt_adapter *a, int32_t layer)
@@ -29,7 +31,8 @@ typedef struct tt_adapter_shape {
 tt_code tt_adapter_create(tt_device *d, const tt_adapter_shape *shape, tt_adapter **ret_adapter,
                           tt_err *reterr);
 /* The same tensors rounded to BF16: what is published. */
-tt_code tt_adapter_round(tt_device *d, const tt_adapter *src, tt_adapter **ret_adapter, tt_err *reterr);
+tt_code tt_adapter_round(tt_device *d, const tt_adapter *src, tt_adapter **ret_adapter,
+                         tt_err *reterr);
 void tt_adapter_ref(tt_adapter *a);
 /* NULL and *a == NULL are legal. */
 void tt_adapter_unref(tt_device *d, tt_adapter **a);

@@ -1,5 +1,5 @@
-/* adapter_cache.c - see adapter_cache.h. A list in the order of last use; entries are few (an adapter is megabytes), so that a walk
- * is cheaper than anything cleverer. */
+/* adapter_cache.c - see adapter_cache.h. A list in the order of last use; entries are few (an
+ * adapter is megabytes), so that a walk is cheaper than anything cleverer. */
 #include "core/adapter_cache.h"
 
 #include <assert.h>
@@ -37,8 +37,8 @@ static void put(tt_adapter_key *k, const void *p, size_t n)
     k->n += (uint32_t)n;
 }
 
-void tt_adapter_key_make(tt_adapter_key *k, const int32_t *context, int32_t n_context, const char *tenant,
-                         const tt_qttt_params *p)
+void tt_adapter_key_make(tt_adapter_key *k, const int32_t *context, int32_t n_context,
+                         const char *tenant, const tt_qttt_params *p)
 {
     k->n = 0;
     XXH128_hash_t hash = XXH3_128bits(context, (size_t)n_context * sizeof *context);
@@ -46,9 +46,20 @@ void tt_adapter_key_make(tt_adapter_key *k, const int32_t *context, int32_t n_co
     put(k, &hash, sizeof hash);
     put(k, &who, sizeof who);
     put(k, &n_context, sizeof n_context);
-    int32_t flags[] = {p->lora, p->sgd, p->guard, (int32_t)p->objective, p->steps, p->span_tokens, p->lora ? p->rank : 0};
+    int32_t flags[] = {p->lora,
+                       p->sgd,
+                       p->guard,
+                       (int32_t)p->objective,
+                       p->steps,
+                       p->span_tokens,
+                       p->lora ? p->rank : 0};
     put(k, flags, sizeof flags);
-    float reals[] = {p->lora ? p->lora_alpha : 0, p->weight_decay, p->grad_clip, p->beta1, p->beta2, p->adam_eps};
+    float reals[] = {p->lora ? p->lora_alpha : 0,
+                     p->weight_decay,
+                     p->grad_clip,
+                     p->beta1,
+                     p->beta2,
+                     p->adam_eps};
     put(k, reals, sizeof reals);
     put(k, &p->learning_rate, sizeof p->learning_rate);
     put(k, &p->max_seconds, sizeof p->max_seconds);
@@ -57,7 +68,8 @@ void tt_adapter_key_make(tt_adapter_key *k, const int32_t *context, int32_t n_co
     put(k, p->layers, sizeof p->layers);
 }
 
-tt_code tt_adapter_cache_create(tt_device *d, size_t max_bytes, tt_adapter_cache **ret_cache, tt_err *reterr)
+tt_code tt_adapter_cache_create(tt_device *d, size_t max_bytes, tt_adapter_cache **ret_cache,
+                                tt_err *reterr)
 {
     tt_adapter_cache *c = calloc(1, sizeof *c);
     if (c == NULL) {
@@ -93,8 +105,8 @@ void tt_adapter_cache_destroy(tt_adapter_cache **cache)
     free(c);
 }
 
-bool tt_adapter_cache_find(tt_adapter_cache *c, const tt_adapter_key *key, tt_qttt_result *ret_result,
-                           tt_adapter **ret_adapter)
+bool tt_adapter_cache_find(tt_adapter_cache *c, const tt_adapter_key *key,
+                           tt_qttt_result *ret_result, tt_adapter **ret_adapter)
 {
     for (entry **at = &c->head; *at != NULL; at = &(*at)->next) {
         entry *e = *at;
@@ -126,8 +138,8 @@ static bool evict_last(tt_adapter_cache *c, bool any)
     return last != NULL;
 }
 
-void tt_adapter_cache_put(tt_adapter_cache *c, const tt_adapter_key *key, const tt_qttt_result *result,
-                          tt_adapter *adapter)
+void tt_adapter_cache_put(tt_adapter_cache *c, const tt_adapter_key *key,
+                          const tt_qttt_result *result, tt_adapter *adapter)
 {
     size_t need = adapter != NULL ? adapter->bytes : 0;
     entry *e = need <= c->max_bytes ? malloc(sizeof *e) : NULL;
@@ -148,7 +160,8 @@ void tt_adapter_cache_put(tt_adapter_cache *c, const tt_adapter_key *key, const 
     c->n++;
 }
 
-bool tt_adapter_cache_find_probe(tt_adapter_cache *c, uint64_t hash, int32_t n_context, tt_probe_result *ret_probe)
+bool tt_adapter_cache_find_probe(tt_adapter_cache *c, uint64_t hash, int32_t n_context,
+                                 tt_probe_result *ret_probe)
 {
     for (uint32_t i = 0; i < N_PROBES; i++) {
         if (c->probes[i].n_context == n_context && c->probes[i].hash == hash) {
@@ -159,7 +172,8 @@ bool tt_adapter_cache_find_probe(tt_adapter_cache *c, uint64_t hash, int32_t n_c
     return false;
 }
 
-void tt_adapter_cache_put_probe(tt_adapter_cache *c, uint64_t hash, int32_t n_context, const tt_probe_result *probe)
+void tt_adapter_cache_put_probe(tt_adapter_cache *c, uint64_t hash, int32_t n_context,
+                                const tt_probe_result *probe)
 {
     tt_probe_result known;
     if (!tt_adapter_cache_find_probe(c, hash, n_context, &known)) {

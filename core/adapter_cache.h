@@ -1,5 +1,6 @@
-/* adapter_cache.h - adapters of finished adaptations by (context, hyperparameters, seed), and what the guard said of them, so that
- * "make sure that an adapter exists" trains once. Bounded in bytes, least recently used goes first. Thread: engine only. */
+/* adapter_cache.h - adapters of finished adaptations by (context, hyperparameters, seed), and what
+ * the guard said of them, so that "make sure that an adapter exists" trains once. Bounded in bytes,
+ * least recently used goes first. Thread: engine only. */
 #ifndef TT_ADAPTER_CACHE_H
 #define TT_ADAPTER_CACHE_H
 
@@ -10,24 +11,27 @@
 typedef struct tt_adapter_cache tt_adapter_cache;
 
 typedef struct tt_adapter_key {
-    unsigned char bytes[256]; /* canonical image of context hash, length, tenant and every hyperparameter */
+    unsigned char
+        bytes[256]; /* canonical image of context hash, length, tenant and every hyperparameter */
     uint32_t n;
 } tt_adapter_key;
 
 /* params: resolved. The key holds nothing of the request but what decides the result. */
-void tt_adapter_key_make(tt_adapter_key *key, const int32_t *context, int32_t n_context, const char *tenant,
-                         const tt_qttt_params *params);
+void tt_adapter_key_make(tt_adapter_key *key, const int32_t *context, int32_t n_context,
+                         const char *tenant, const tt_qttt_params *params);
 
-tt_code tt_adapter_cache_create(tt_device *d, size_t max_bytes, tt_adapter_cache **ret_cache, tt_err *reterr);
+tt_code tt_adapter_cache_create(tt_device *d, size_t max_bytes, tt_adapter_cache **ret_cache,
+                                tt_err *reterr);
 void tt_adapter_cache_destroy(tt_adapter_cache **cache);
 
-/* A known result: *ret_adapter is referenced for the caller, NULL when the guard discarded it. False = not known. */
-bool tt_adapter_cache_find(tt_adapter_cache *c, const tt_adapter_key *key, tt_qttt_result *ret_result,
-                           tt_adapter **ret_adapter);
-/* Remembers a result (adapter may be NULL; referenced by the cache). An adapter larger than the whole cache, or memory running
- * out, is not remembered: the next request trains again. */
-void tt_adapter_cache_put(tt_adapter_cache *c, const tt_adapter_key *key, const tt_qttt_result *result,
-                          tt_adapter *adapter);
+/* A known result: *ret_adapter is referenced for the caller, NULL when the guard discarded it.
+ * False = not known. */
+bool tt_adapter_cache_find(tt_adapter_cache *c, const tt_adapter_key *key,
+                           tt_qttt_result *ret_result, tt_adapter **ret_adapter);
+/* Remembers a result (adapter may be NULL; referenced by the cache). An adapter larger than the
+ * whole cache, or memory running out, is not remembered: the next request trains again. */
+void tt_adapter_cache_put(tt_adapter_cache *c, const tt_adapter_key *key,
+                          const tt_qttt_result *result, tt_adapter *adapter);
 
 /* The probe of a context under the base, the last 32 contexts. */
 bool tt_adapter_cache_find_probe(tt_adapter_cache *c, uint64_t context_hash, int32_t n_context,

@@ -1,4 +1,5 @@
-/* arena.c - see arena.h. Blocks double from 4 KiB to 1 MiB; a larger request gets a block of its own. */
+/* arena.c - see arena.h. Blocks double from 4 KiB to 1 MiB; a larger request gets a block of its
+ * own. */
 #include "core/arena.h"
 
 #include <stdint.h>

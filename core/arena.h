@@ -16,7 +16,8 @@ void tt_arena_init(tt_arena *a, size_t limit_bytes);
 /* Frees everything; legal on a zeroed arena and twice. */
 void tt_arena_finish(tt_arena *a);
 
-/* 16-byte aligned memory, not zeroed; NULL when the limit or the machine is out. n == 0 gives a unique address. */
+/* 16-byte aligned memory, not zeroed; NULL when the limit or the machine is out. n == 0 gives a
+ * unique address. */
 void *tt_arena_alloc(tt_arena *a, size_t n_bytes);
 /* Zeroed array; the product is checked for overflow. */
 void *tt_arena_calloc(tt_arena *a, size_t n, size_t elem_bytes);

@@ -1,10 +1,12 @@
-/* backward.c - the backward pass of a training step: from the loss down to the query projections and nowhere else. K and V are
- * constants (the span's own included, that is qTTT's definition), every weight but the adapter is frozen, so a layer hands
- * down dX only and keeps G += dq^T x. Below the lowest trained layer nothing runs. Source: docs/qttt.md section 2.
- * Thread: engine only. */
+/* backward.c - the backward pass of a training step: from the loss down to the query projections
+ * and nowhere else. K and V are constants (the span's own included, that is qTTT's definition),
+ * every weight but the adapter is frozen, so a layer hands down dX only and keeps G += dq^T x.
+ * Below the lowest trained layer nothing runs. Source: docs/qttt.md section 2. Thread: engine only.
+ */
 #include "core/step_priv.h"
 
-static void norm_bwd(tt_step *s, tt_dev x, const tt_vector *w, tt_dev dy, tt_dev dx, bool accumulate)
+static void norm_bwd(tt_step *s, tt_dev x, const tt_vector *w, tt_dev dy, tt_dev dx,
+                     bool accumulate)
 {
     s->d->ops.rmsnorm_bwd(s->d->lane, &(tt_rmsnorm_bwd_args){.x = x,
                                                              .w = w->dev,
@@ -28,8 +30,9 @@ static tt_dev through_post_norm(tt_step *s, const tt_vector *post, tt_dev before
 
 static void matmul_bwd(tt_step *s, tt_dev dy, tt_matrix *w, tt_dev dx)
 {
-    s->d->ops.matmul_bwd(s->d->lane, &(tt_matmul_bwd_args){
-                                         .dy = {dy}, .w = {&w->w}, .n_rows = s->n_rows, .n_w = 1, .dx = dx});
+    s->d->ops.matmul_bwd(
+        s->d->lane,
+        &(tt_matmul_bwd_args){.dy = {dy}, .w = {&w->w}, .n_rows = s->n_rows, .n_w = 1, .dx = dx});
 }
 
 void tt_step_head_bwd(tt_step *s, int32_t block)
@@ -116,26 +119,28 @@ static void query_bwd(tt_step *s, tt_layer *l, tt_saved *v, int32_t layer)
                                                          .n_rows = s->n_rows,
                                                          .dim = m->hidden,
                                                          .eps = m->norm_eps});
-        s->d->ops.adapter_grad(s->d->lane, &(tt_adapter_grad_args){.x = s->xn,
-                                                                   .dq = s->dq,
-                                                                   .g = full ? g->d : g->a,
-                                                                   .gb = full ? 0 : g->b,
-                                                                   .n_rows = s->n_rows,
-                                                                   .h = m->hidden,
-                                                                   .nq = nq,
-                                                                   .layer = s->opt.trainee->layers[layer]});
+        s->d->ops.adapter_grad(s->d->lane,
+                               &(tt_adapter_grad_args){.x = s->xn,
+                                                       .dq = s->dq,
+                                                       .g = full ? g->d : g->a,
+                                                       .gb = full ? 0 : g->b,
+                                                       .n_rows = s->n_rows,
+                                                       .h = m->hidden,
+                                                       .nq = nq,
+                                                       .layer = s->opt.trainee->layers[layer]});
     }
     if (layer == s->first_layer) {
         return; /* nothing below is trained */
     }
     matmul_bwd(s, s->dq, &l->wq, s->dxn);
     if (trained) {
-        s->d->ops.adapter_bwd(s->d->lane, &(tt_adapter_bwd_args){.dq = s->dq,
-                                                                 .dx = s->dxn,
-                                                                 .n_rows = s->n_rows,
-                                                                 .h = m->hidden,
-                                                                 .nq = nq,
-                                                                 .layer = s->opt.trainee->layers[layer]});
+        s->d->ops.adapter_bwd(s->d->lane,
+                              &(tt_adapter_bwd_args){.dq = s->dq,
+                                                     .dx = s->dxn,
+                                                     .n_rows = s->n_rows,
+                                                     .h = m->hidden,
+                                                     .nq = nq,
+                                                     .layer = s->opt.trainee->layers[layer]});
     }
     norm_bwd(s, v->x_in, &l->attn_norm, s->dxn, s->dx, true);
 }

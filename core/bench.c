@@ -1,5 +1,6 @@
-/* bench.c - see bench.h. One sequence is prefilled as deep as the context allows; decoding and training at a depth then use its first
- * pages. Decoding at depth d writes over the K/V of token d, which no later measurement reads before it is written again. */
+/* bench.c - see bench.h. One sequence is prefilled as deep as the context allows; decoding and
+ * training at a depth then use its first pages. Decoding at depth d writes over the K/V of token d,
+ * which no later measurement reads before it is written again. */
 #include "core/bench.h"
 
 #include <math.h>
@@ -40,7 +41,8 @@ static double median(double *v, int32_t n)
 }
 
 /* limit_value 0 = none. Rates are better when larger, seconds when smaller. */
-static void figure(bench *b, const char *name, const char *unit, double value, tt_bench_limit kind, double limit)
+static void figure(bench *b, const char *name, const char *unit, double value, tt_bench_limit kind,
+                   double limit)
 {
     tt_bench_figure *f = &b->r->figure[b->r->n++];
     *f = (tt_bench_figure){.unit = unit, .value = value, .kind = kind, .limit = limit};
@@ -66,7 +68,8 @@ static tt_code gemm_rate(bench *b, tt_err *reterr)
     tt_dev xd = 0, yd = 0;
     double t[MAX_REPEAT];
     tt_weight weight = {.type = TT_BF16, .rows = N, .cols = K};
-    tt_code rc = w == NULL || x == NULL ? tt_fail(reterr, TT_E_NOMEM, "no memory for the GEMM rate") : TT_OK;
+    tt_code rc =
+        w == NULL || x == NULL ? tt_fail(reterr, TT_E_NOMEM, "no memory for the GEMM rate") : TT_OK;
     for (size_t i = 0; rc == TT_OK && i < n_w; i++) {
         w[i] = tt_f32_to_bf16((float)(i % 7) - 3);
         x[i % n_x] = (float)(i % 5) - 2;
@@ -79,7 +82,8 @@ static tt_code gemm_rate(bench *b, tt_err *reterr)
     }
     for (int32_t i = -1; rc == TT_OK && i < b->repeat; i++) {
         double t0 = tt_sys_now();
-        d->ops.matmul(d->lane, &(tt_matmul_args){.x = xd, .n_rows = ROWS, .n_w = 1, .w = {&weight}, .y = {yd}});
+        d->ops.matmul(d->lane, &(tt_matmul_args){
+                                   .x = xd, .n_rows = ROWS, .n_w = 1, .w = {&weight}, .y = {yd}});
         rc = d->ops.lane_sync(d->lane, reterr);
         t[i < 0 ? 0 : i] = tt_sys_now() - t0;
     }
@@ -94,7 +98,8 @@ static tt_code gemm_rate(bench *b, tt_err *reterr)
     return rc;
 }
 
-/* Bytes read per second by all threads: a sum over 256 MiB, which no cache of today holds for a process of two cores. */
+/* Bytes read per second by all threads: a sum over 256 MiB, which no cache of today holds for a
+ * process of two cores. */
 static tt_code read_rate(bench *b, tt_err *reterr)
 {
     const size_t n = (size_t)32 << 20; /* doubles */
@@ -186,11 +191,14 @@ static tt_code bench_prefill(bench *b, int32_t n, tt_err *reterr)
     return rc;
 }
 
-/* Bytes that one decoded token reads: every matrix once (the embedding is one row unless it is the head) and its K/V. */
+/* Bytes that one decoded token reads: every matrix once (the embedding is one row unless it is the
+ * head) and its K/V. */
 static double decode_bytes(const bench *b, int32_t depth)
 {
     const tt_model *m = b->w.model;
-    double embed = m->tied_head ? 0 : (double)m->embed.w.rows * (double)tt_row_bytes(m->embed.w.type, m->embed.w.cols);
+    double embed = m->tied_head ? 0
+                                : (double)m->embed.w.rows *
+                                      (double)tt_row_bytes(m->embed.w.type, m->embed.w.cols);
     return (double)m->weight_bytes - embed +
            (double)depth * (double)tt_model_kv_bytes_per_token(m, b->opt->engine->kv_type);
 }
@@ -223,7 +231,8 @@ static tt_code bench_decode(bench *b, int32_t depth, tt_err *reterr)
     return rc;
 }
 
-static tt_code train_steps(bench *b, tt_trainer *tr, int32_t depth, int32_t *targets, double *t, tt_err *reterr)
+static tt_code train_steps(bench *b, tt_trainer *tr, int32_t depth, int32_t *targets, double *t,
+                           tt_err *reterr)
 {
     int32_t k = 128, start = (depth - k) / 2; /* the mean position of a span */
     memcpy(targets, b->ids + start + 1, (size_t)k * sizeof *targets);
@@ -270,17 +279,20 @@ static tt_code bench_step(bench *b, int32_t depth, bool lora, tt_err *reterr)
 
 static tt_code measure(bench *b, tt_err *reterr)
 {
-    static const int32_t prefills[] = {512, 4096}, decodes[] = {0, 2048, 7000}, steps[] = {2048, 7000};
+    static const int32_t prefills[] = {512, 4096}, decodes[] = {0, 2048, 7000},
+                         steps[] = {2048, 7000};
     int32_t room = b->w.max_context - DECODE_TOKENS;
     tt_code rc = gemm_rate(b, reterr);
     rc = rc == TT_OK ? read_rate(b, reterr) : rc;
     int32_t deepest = room < 7000 ? room : 7000;
     rc = rc == TT_OK ? tt_seq_reserve(&b->seq, deepest + DECODE_TOKENS, reterr) : rc;
-    rc = rc == TT_OK ? prefill_range(b, 0, 64, reterr) : rc; /* weights are prepared on their first use */
+    rc = rc == TT_OK ? prefill_range(b, 0, 64, reterr)
+                     : rc; /* weights are prepared on their first use */
     for (size_t i = 0; rc == TT_OK && i < sizeof prefills / sizeof *prefills; i++) {
         rc = prefills[i] <= deepest ? bench_prefill(b, prefills[i], reterr) : rc;
         if (rc == TT_OK && prefills[i] == 4096 && prefills[i] <= deepest) {
-            figure(b, "resident after 4096 tokens", "MiB", (double)tt_sys_resident_bytes() / 0x1p20, TT_LIMIT_NONE, 0);
+            figure(b, "resident after 4096 tokens", "MiB", (double)tt_sys_resident_bytes() / 0x1p20,
+                   TT_LIMIT_NONE, 0);
         }
     }
     rc = rc == TT_OK ? prefill_range(b, 0, deepest, reterr) : rc;
@@ -300,8 +312,11 @@ static void no_progress(void *arg)
 
 tt_code tt_bench_run(const tt_bench_options *opt, tt_bench_report *r, tt_err *reterr)
 {
-    bench b = {.opt = opt, .r = r, .repeat = opt->repeat > 0 && opt->repeat <= MAX_REPEAT ? opt->repeat : 5};
-    *r = (tt_bench_report){.threads = opt->engine->n_threads > 0 ? opt->engine->n_threads : tt_sys_cpus()};
+    bench b = {.opt = opt,
+               .r = r,
+               .repeat = opt->repeat > 0 && opt->repeat <= MAX_REPEAT ? opt->repeat : 5};
+    *r = (tt_bench_report){.threads =
+                               opt->engine->n_threads > 0 ? opt->engine->n_threads : tt_sys_cpus()};
     double t0 = tt_sys_now();
     tt_code rc = tt_worker_open(&b.w, opt->engine, reterr);
     if (rc != TT_OK) {
@@ -317,7 +332,8 @@ tt_code tt_bench_run(const tt_bench_options *opt, tt_bench_report *r, tt_err *re
     for (int32_t i = 0; b.ids != NULL && i < b.w.max_context; i++) {
         b.ids[i] = (int32_t)tt_rng_below(&rng, (uint64_t)b.w.model->n_vocab);
     }
-    rc = b.ids == NULL ? tt_fail(reterr, TT_E_NOMEM, "no memory for the bench") : measure(&b, reterr);
+    rc = b.ids == NULL ? tt_fail(reterr, TT_E_NOMEM, "no memory for the bench")
+                       : measure(&b, reterr);
     tt_seq_finish(&b.seq);
     free(b.ids);
     tt_worker_close(&b.w);

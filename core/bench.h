@@ -1,5 +1,6 @@
-/* bench.h - the figures of `qttt bench`: what a model does on this machine, each beside the limit of the machine measured in the
- * same run. Thread: the caller's, which becomes the engine's thread for the time. */
+/* bench.h - the figures of `qttt bench`: what a model does on this machine, each beside the limit
+ * of the machine measured in the same run. Thread: the caller's, which becomes the engine's thread
+ * for the time. */
 #ifndef TT_BENCH_H
 #define TT_BENCH_H
 
@@ -20,7 +21,7 @@ typedef struct tt_bench_figure {
 
 typedef struct tt_bench_options {
     const tt_engine_options *engine;
-    int32_t repeat; /* 0 = 5 */
+    int32_t repeat;                                         /* 0 = 5 */
     void (*on_figure)(void *arg, const tt_bench_figure *f); /* as each is ready; may be NULL */
     void *arg;
 } tt_bench_options;
@@ -32,7 +33,8 @@ typedef struct tt_bench_report {
     int threads;
 } tt_bench_report;
 
-/* Depths beyond the model's context are left out. TT_E_CAPACITY when the K/V pool is too small for the deepest. */
+/* Depths beyond the model's context are left out. TT_E_CAPACITY when the K/V pool is too small for
+ * the deepest. */
 tt_code tt_bench_run(const tt_bench_options *opt, tt_bench_report *ret_report, tt_err *reterr);
 
 #endif

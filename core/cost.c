@@ -27,17 +27,19 @@ double tt_cost_row(const tt_model *m, int32_t pos, bool kv, bool head)
     return sum;
 }
 
-double tt_cost_train_row(const tt_model *m, int32_t pos, bool kv, int32_t first_layer, int32_t lora_rank)
+double tt_cost_train_row(const tt_model *m, int32_t pos, bool kv, int32_t first_layer,
+                         int32_t lora_rank)
 {
     double nq = (double)m->n_heads * m->head_dim;
-    double sum = tt_cost_row(m, pos, kv, true) + 2 * head_flops(m); /* logits again, and their product back */
+    double sum = tt_cost_row(m, pos, kv, true) +
+                 2 * head_flops(m); /* logits again, and their product back */
     double adapter = lora_rank > 0 ? 2.0 * lora_rank * (m->hidden + nq) : 2.0 * nq * m->hidden;
     for (int32_t i = first_layer; i < m->n_layers; i++) {
-        sum += mlp_flops(m) + 2.0 * m->hidden * nq;           /* down, gate, up, wo back */
-        sum += 6.0 * nq * keys_seen(&m->layers[i], pos);      /* scores again, dP, dQ */
-        sum += (lora_rank > 0 ? 3 : 2) * adapter;             /* forward term and gradient */
+        sum += mlp_flops(m) + 2.0 * m->hidden * nq;      /* down, gate, up, wo back */
+        sum += 6.0 * nq * keys_seen(&m->layers[i], pos); /* scores again, dP, dQ */
+        sum += (lora_rank > 0 ? 3 : 2) * adapter;        /* forward term and gradient */
         if (i > first_layer) {
-            sum += 2.0 * m->hidden * nq + adapter;            /* W_Q and the adapter back */
+            sum += 2.0 * m->hidden * nq + adapter; /* W_Q and the adapter back */
         }
     }
     return sum;

@@ -12,9 +12,9 @@ static void each_vector(tt_model *m, void (*f)(void *arg, tt_vector *v), void *a
     f(arg, &m->final_norm);
     for (int32_t i = 0; i < m->n_layers; i++) {
         tt_layer *l = &m->layers[i];
-        tt_vector *all[] = {&l->attn_norm, &l->bq,       &l->bk,        &l->bv,
-                            &l->q_norm,    &l->k_norm,   &l->attn_post_norm, &l->ffn_norm,
-                            &l->ffn_post_norm};
+        tt_vector *all[] = {
+            &l->attn_norm,      &l->bq,       &l->bk,           &l->bv, &l->q_norm, &l->k_norm,
+            &l->attn_post_norm, &l->ffn_norm, &l->ffn_post_norm};
         for (size_t j = 0; j < sizeof all / sizeof *all; j++) {
             f(arg, all[j]);
         }

@@ -1,4 +1,5 @@
-/* device.h - a table of operations, its lane, and one model's weights on it. Thread: engine only. */
+/* device.h - a table of operations, its lane, and one model's weights on it. Thread: engine only.
+ */
 #ifndef TT_DEVICE_H
 #define TT_DEVICE_H
 
@@ -8,7 +9,8 @@
 typedef struct tt_device {
     tt_ops ops;
     tt_lane *lane;   /* owned */
-    tt_model *model; /* borrowed while the device lives; its w.data and dev fields belong to this device */
+    tt_model *model; /* borrowed while the device lives; its w.data and dev fields belong to this
+                        device */
     tt_dev vectors;  /* owned: all norms, biases and rope tables in one block */
 } tt_device;
 

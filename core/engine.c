@@ -1,5 +1,6 @@
-/* engine.c - the engine's thread and its queue: admission from any thread, one request after the other here. See engine.h.
- * Lock order: e->mutex is never held while a job's mutex is taken or a callback runs. */
+/* engine.c - the engine's thread and its queue: admission from any thread, one request after the
+ * other here. See engine.h. Lock order: e->mutex is never held while a job's mutex is taken or a
+ * callback runs. */
 #include "core/engine.h"
 
 #include <pthread.h>
@@ -11,8 +12,9 @@
 
 typedef struct waiting {
     struct waiting *next;
-    tt_job *job;       /* referenced */
-    tt_event *last;    /* owned: the final event exists before the job is admitted, so that it cannot fail */
+    tt_job *job; /* referenced */
+    tt_event *
+        last; /* owned: the final event exists before the job is admitted, so that it cannot fail */
     double since;
 } waiting;
 
@@ -28,7 +30,8 @@ struct tt_engine {
     tt_engine_state state;
     tt_err failure;
     tt_engine_stats stats;
-    /* Written by the thread before TT_ENGINE_READY, then immutable model and tokenizer; all else is the thread's own. */
+    /* Written by the thread before TT_ENGINE_READY, then immutable model and tokenizer; all else is
+     * the thread's own. */
     tt_worker worker;
 };
 
@@ -69,7 +72,9 @@ static void publish(tt_engine *e)
 static void finish(tt_engine *e, waiting *w, tt_code rc)
 {
     tt_engine_stats *t = &e->worker.totals;
-    *(rc == TT_OK ? &t->jobs_done : rc == TT_E_CANCELLED ? &t->jobs_cancelled : &t->jobs_failed) += 1;
+    *(rc == TT_OK            ? &t->jobs_done
+      : rc == TT_E_CANCELLED ? &t->jobs_cancelled
+                             : &t->jobs_failed) += 1;
     publish(e);
     tt_job_push(w->job, w->last);
     tt_job_unref(&w->job);
@@ -83,7 +88,8 @@ static void finish_unrun(tt_engine *e, waiting *w, tt_code code, const char *why
     finish(e, w, code);
 }
 
-/* Requests whose client left while they waited give their place up at once, not when their turn comes. */
+/* Requests whose client left while they waited give their place up at once, not when their turn
+ * comes. */
 static void sweep(tt_engine *e)
 {
     waiting *gone = NULL;

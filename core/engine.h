@@ -1,5 +1,6 @@
-/* engine.h - the boundary between server and engine. One thread owns model, device, K/V pages, adapters and the queue; it never
- * touches a socket. Thread: every function here may be called from any thread unless it says otherwise. */
+/* engine.h - the boundary between server and engine. One thread owns model, device, K/V pages,
+ * adapters and the queue; it never touches a socket. Thread: every function here may be called from
+ * any thread unless it says otherwise. */
 #ifndef TT_ENGINE_H
 #define TT_ENGINE_H
 
@@ -9,34 +10,42 @@
 
 typedef struct tt_engine tt_engine;
 
-typedef enum tt_engine_state { TT_ENGINE_LOADING, TT_ENGINE_READY, TT_ENGINE_FAILED } tt_engine_state;
+typedef enum tt_engine_state {
+    TT_ENGINE_LOADING,
+    TT_ENGINE_READY,
+    TT_ENGINE_FAILED
+} tt_engine_state;
 
 /* Hard caps of qTTT (settings); a request beyond them is refused by the server with the range. */
 typedef struct tt_qttt_caps {
     int32_t max_steps, max_span_tokens, max_rank; /* 256, 1024, 64 */
-    double max_learning_rate;           /* 1e-3 */
-    double max_delta_norm;              /* 0.05 of W_Q's norm, per layer */
+    double max_learning_rate;                     /* 1e-3 */
+    double max_delta_norm;                        /* 0.05 of W_Q's norm, per layer */
 } tt_qttt_caps;
 
 typedef struct tt_engine_options {
     const char *model_path;
-    unsigned isa_mask;        /* of enum tt_isa */
-    int n_threads;            /* 0 = what the machine and the cgroup give */
-    int32_t max_context;      /* tokens of one sequence, 0 = the model's */
-    size_t kv_bytes;          /* K/V pool, 0 = enough for two full contexts, bounded by half of free memory */
-    tt_dtype kv_type;         /* TT_BF16 or TT_F32 */
+    unsigned isa_mask;   /* of enum tt_isa */
+    int n_threads;       /* 0 = what the machine and the cgroup give */
+    int32_t max_context; /* tokens of one sequence, 0 = the model's */
+    size_t
+        kv_bytes; /* K/V pool, 0 = enough for two full contexts, bounded by half of free memory */
+    tt_dtype kv_type; /* TT_BF16 or TT_F32 */
     size_t adapter_cache_bytes;
-    int32_t prefill_chunk;    /* rows, 0 = 512 */
-    int32_t max_queue;        /* requests that wait, 0 = 64 */
+    int32_t prefill_chunk; /* rows, 0 = 512 */
+    int32_t max_queue;     /* requests that wait, 0 = 64 */
     tt_qttt_caps caps;
-    void (*on_state)(void *arg, tt_engine_state state, const tt_err *err); /* engine thread; may be NULL */
+    void (*on_state)(void *arg, tt_engine_state state,
+                     const tt_err *err); /* engine thread; may be NULL */
     void *on_state_arg;
 } tt_engine_options;
 
-/* Starts the thread and returns at once; the model loads there. on_state tells when it is ready or why it failed. */
+/* Starts the thread and returns at once; the model loads there. on_state tells when it is ready or
+ * why it failed. */
 tt_code tt_engine_create(const tt_engine_options *opt, tt_engine **ret_engine, tt_err *reterr);
 
-/* Cancels what runs and waits, ends the thread, frees all. Every submitted job gets its last event before this returns. */
+/* Cancels what runs and waits, ends the thread, frees all. Every submitted job gets its last event
+ * before this returns. */
 void tt_engine_destroy(tt_engine **engine);
 
 tt_engine_state tt_engine_get_state(const tt_engine *e, tt_err *ret_failure);
@@ -48,9 +57,9 @@ int32_t tt_engine_max_context(const tt_engine *e);
 const char *tt_engine_isa(const tt_engine *e);
 int tt_engine_threads(const tt_engine *e);
 
-/* Admission: checks the parameters against model and caps and queues the job; the engine takes a reference.
- * TT_E_UNAVAILABLE (not ready), TT_E_BUSY (queue full), TT_E_CONTEXT_LENGTH (also when the request cannot fit into the K/V
- * pool even when it is empty), TT_E_INVALID. */
+/* Admission: checks the parameters against model and caps and queues the job; the engine takes a
+ * reference. TT_E_UNAVAILABLE (not ready), TT_E_BUSY (queue full), TT_E_CONTEXT_LENGTH (also when
+ * the request cannot fit into the K/V pool even when it is empty), TT_E_INVALID. */
 tt_code tt_engine_submit(tt_engine *e, tt_job *job, tt_err *reterr);
 
 /* See job.h; the values are those of docs/qttt.md. */
@@ -59,12 +68,14 @@ void tt_qttt_resolve(tt_qttt_params *p);
 
 typedef struct tt_engine_stats {
     int32_t queued, running;
-    int64_t kv_pages_total, kv_pages_used, kv_pages_cached; /* cached: free to evict, with content */
+    int64_t kv_pages_total, kv_pages_used,
+        kv_pages_cached; /* cached: free to evict, with content */
     int64_t kv_bytes_total, adapter_bytes, adapters;
     uint64_t prompt_tokens, cached_tokens, generated_tokens, trained_tokens, qttt_steps;
     uint64_t jobs_done, jobs_cancelled, jobs_failed;
     uint64_t qttt_kept, qttt_discarded, qttt_failed, qttt_cached;
-    double last_progress_seconds; /* monotonic time at which a layer last finished or the queue was last empty */
+    double last_progress_seconds; /* monotonic time at which a layer last finished or the queue was
+                                     last empty */
 } tt_engine_stats;
 
 void tt_engine_get_stats(const tt_engine *e, tt_engine_stats *ret_stats);

@@ -1,5 +1,6 @@
-/* forward.c - see forward.h. The order of the operations of a layer is written once, here, for every architecture and device:
- *   x -> norm -> q,k,v -> adapter -> bias, q/k-norm, RoPE, K/V write -> attention -> wo (-> post-norm) -> + residual
+/* forward.c - see forward.h. The order of the operations of a layer is written once, here, for
+ * every architecture and device: x -> norm -> q,k,v -> adapter -> bias, q/k-norm, RoPE, K/V write
+ * -> attention -> wo (-> post-norm) -> + residual
  *     -> norm -> gate, up -> act * -> down (-> post-norm) -> + residual
  * What a family has or lacks are pointers in tt_layer, not branches on its name. */
 #include "core/forward.h"
@@ -87,7 +88,8 @@ static void carve_saved(carve *c, const tt_model *m, int64_t n, bool train, tt_s
     v->ffn_out = l->ffn_post_norm.host != NULL ? take(c, n, m->hidden) : 0;
 }
 
-/* Lays the workspace of n rows out from c->base; s may be a zeroed dummy with only `saved` set ([1] unless training). */
+/* Lays the workspace of n rows out from c->base; s may be a zeroed dummy with only `saved` set ([1]
+ * unless training). */
 static void carve_work(carve *c, const tt_model *m, int64_t n, bool train, tt_step *s)
 {
     int64_t nq = (int64_t)m->n_heads * m->head_dim, nk = (int64_t)m->n_kv_heads * m->head_dim;
@@ -165,7 +167,8 @@ static tt_code grow_segs(tt_step *s, int32_t n, tt_err *reterr)
     size_t caps[3] = {0};
     tt_code rc = grow_host((void **)&s->segs, &caps[0], (size_t)n * sizeof *s->segs, reterr);
     if (rc == TT_OK) {
-        rc = grow_host((void **)&s->dev_segs_host, &caps[1], (size_t)n * sizeof *s->dev_segs_host, reterr);
+        rc = grow_host((void **)&s->dev_segs_host, &caps[1], (size_t)n * sizeof *s->dev_segs_host,
+                       reterr);
     }
     if (rc == TT_OK) {
         rc = grow_host((void **)&s->groups, &caps[2], (size_t)n * sizeof *s->groups, reterr);
@@ -223,7 +226,8 @@ static void write_rows(tt_step *s, int32_t *ids, int32_t *pos, int32_t *slot, in
             int32_t p = g->pos0 + r;
             ids[row] = g->ids[r];
             pos[row] = p;
-            slot[row] = g->store ? g->pages[p / TT_PAGE_TOKENS] * TT_PAGE_TOKENS + p % TT_PAGE_TOKENS : -1;
+            slot[row] =
+                g->store ? g->pages[p / TT_PAGE_TOKENS] * TT_PAGE_TOKENS + p % TT_PAGE_TOKENS : -1;
             targets[row] = g->want == TT_WANT_LOSS ? g->targets[r] : -1;
             weight[row] = targets[row] >= 0 ? w : 0.0f;
         }
@@ -237,7 +241,8 @@ static tt_code write_descriptors(tt_step *s, tt_err *reterr)
     for (int32_t i = 0; i < s->n_segs; i++) {
         n_pages += (size_t)pages_of(&s->segs[i]);
     }
-    size_t need = 5 * pad64(n * 4) + pad64(n_segs * sizeof(tt_seg)) + pad64(n_pages * 4) + pad64(n_segs * 4);
+    size_t need =
+        5 * pad64(n * 4) + pad64(n_segs * sizeof(tt_seg)) + pad64(n_pages * 4) + pad64(n_segs * 4);
     size_t host_cap = s->desc_cap;
     tt_code rc = grow_dev(s->d, &s->desc, &s->desc_cap, need, reterr);
     if (rc == TT_OK) {
@@ -279,8 +284,8 @@ static int32_t lowest_trained(const tt_step *s)
     return l;
 }
 
-tt_code tt_step_begin(tt_step *s, const tt_segment *segs, int32_t n_segs, const tt_step_options *opt,
-                      tt_err *reterr)
+tt_code tt_step_begin(tt_step *s, const tt_segment *segs, int32_t n_segs,
+                      const tt_step_options *opt, tt_err *reterr)
 {
     assert(n_segs > 0 && (opt->trainee == NULL) == (opt->grads == NULL));
     const tt_model *m = s->d->model;
@@ -313,7 +318,8 @@ tt_code tt_step_begin(tt_step *s, const tt_segment *segs, int32_t n_segs, const 
         rc = grow_host((void **)&s->logits, &s->logits_host_cap, n_logits, reterr);
     }
     if (rc == TT_OK) {
-        rc = grow_host((void **)&s->losses, &s->losses_cap, (size_t)s->n_rows * sizeof(float), reterr);
+        rc = grow_host((void **)&s->losses, &s->losses_cap, (size_t)s->n_rows * sizeof(float),
+                       reterr);
     }
     s->phase = rc == TT_OK ? PHASE_FORWARD : PHASE_DONE;
     s->cursor = s->done_units = 0;
@@ -323,7 +329,8 @@ tt_code tt_step_begin(tt_step *s, const tt_segment *segs, int32_t n_segs, const 
 
 /* ---- the layer ---- */
 
-/* The rows of segments with an adapter in this layer, neighbours with the same adapter in one group. */
+/* The rows of segments with an adapter in this layer, neighbours with the same adapter in one
+ * group. */
 static int32_t adapter_groups(tt_step *s, int32_t layer)
 {
     int32_t n = 0;
@@ -336,7 +343,8 @@ static int32_t adapter_groups(tt_step *s, int32_t layer)
         } else if (a == prev) {
             s->groups[n - 1].n_rows += g->n_rows;
         } else {
-            s->groups[n++] = (tt_adapter_group){.row0 = g->row0, .n_rows = g->n_rows, .layer = a->layers[layer]};
+            s->groups[n++] =
+                (tt_adapter_group){.row0 = g->row0, .n_rows = g->n_rows, .layer = a->layers[layer]};
             prev = a;
         }
     }
@@ -349,7 +357,8 @@ static void project_qkv(tt_step *s, tt_layer *l, tt_saved *v, int32_t layer)
     tt_matmul_args a = {
         .x = s->xn,
         .n_rows = s->n_rows,
-        .n_w = s->any_store ? 3 : 1, /* rows that read all K/V from the cache need no K/V products */
+        .n_w =
+            s->any_store ? 3 : 1, /* rows that read all K/V from the cache need no K/V products */
         .w = {&l->wq.w, &l->wk.w, &l->wv.w},
         .y = {v->q, s->k, s->v},
         .family = s->opt.family,
@@ -379,7 +388,10 @@ static void project_qkv(tt_step *s, tt_layer *l, tt_saved *v, int32_t layer)
         .positions = s->positions,
         .kv_slot = s->kv_slot,
         .kv = tt_kv_layer_of(s->kv, layer),
-        .rope = {.kind = r->kind, .rot_dim = r->rot_dim, .inv_freq = r->inv_freq.dev, .mscale = r->mscale},
+        .rope = {.kind = r->kind,
+                 .rot_dim = r->rot_dim,
+                 .inv_freq = r->inv_freq.dev,
+                 .mscale = r->mscale},
         .n_rows = s->n_rows,
         .n_heads = m->n_heads,
         .norm_eps = m->norm_eps,
@@ -402,7 +414,8 @@ static void norm(tt_step *s, tt_dev x, const tt_vector *w, tt_dev add, tt_dev y)
 static void project_out(tt_step *s, tt_matrix *w, tt_dev in, const tt_vector *post, tt_dev keep,
                         tt_dev residual, tt_dev y)
 {
-    tt_matmul_args a = {.x = in, .n_rows = s->n_rows, .n_w = 1, .w = {&w->w}, .family = s->opt.family};
+    tt_matmul_args a = {
+        .x = in, .n_rows = s->n_rows, .n_w = 1, .w = {&w->w}, .family = s->opt.family};
     if (post->host == NULL) {
         if (y != residual) {
             s->d->ops.copy(s->d->lane, y, residual,
@@ -451,7 +464,8 @@ static void feed_forward(tt_step *s, tt_layer *l, tt_saved *v, tt_dev x_mid, tt_
                         .y = {v->gate, v->up},
                         .family = s->opt.family};
     s->d->ops.matmul(s->d->lane, &a);
-    tt_dev y = train ? s->dgate : v->gate; /* a training step keeps gate and up for the backward pass */
+    tt_dev y =
+        train ? s->dgate : v->gate; /* a training step keeps gate and up for the backward pass */
     s->d->ops.gated(s->d->lane, &(tt_gated_args){.gate = v->gate,
                                                  .up = v->up,
                                                  .y = y,
@@ -484,11 +498,12 @@ static void layer_fwd(tt_step *s, int32_t layer)
 static void embed(tt_step *s)
 {
     tt_model *m = s->d->model;
-    s->d->ops.embed(s->d->lane, &(tt_embed_args){.ids = s->ids,
-                                                 .table = &m->embed.w,
-                                                 .x = s->opt.trainee != NULL ? s->saved[0].x_in : s->x,
-                                                 .n_rows = s->n_rows,
-                                                 .scale = m->embed_scale});
+    s->d->ops.embed(s->d->lane,
+                    &(tt_embed_args){.ids = s->ids,
+                                     .table = &m->embed.w,
+                                     .x = s->opt.trainee != NULL ? s->saved[0].x_in : s->x,
+                                     .n_rows = s->n_rows,
+                                     .scale = m->embed_scale});
 }
 
 static tt_weight *head_weight(const tt_step *s)
@@ -522,11 +537,10 @@ static void last_logits(tt_step *s)
     const tt_model *m = s->d->model;
     /* norm of all rows is cheap; the head is not: only the wanted rows go through it */
     norm(s, s->x, &m->final_norm, 0, s->xn);
-    s->d->ops.gather(s->d->lane, &(tt_gather_args){.x = s->xn,
-                                                   .idx = s->last_idx,
-                                                   .y = s->proj,
-                                                   .n_rows = s->n_last,
-                                                   .dim = m->hidden});
+    s->d->ops.gather(
+        s->d->lane,
+        &(tt_gather_args){
+            .x = s->xn, .idx = s->last_idx, .y = s->proj, .n_rows = s->n_last, .dim = m->hidden});
     tt_matmul_args a = {.x = s->proj,
                         .n_rows = s->n_last,
                         .n_w = 1,
@@ -538,7 +552,8 @@ static void last_logits(tt_step *s)
                        (size_t)s->n_last * (size_t)m->n_vocab * sizeof(float));
 }
 
-/* Head units: with losses one per column block; else one for the last rows' logits; none when nothing is wanted. */
+/* Head units: with losses one per column block; else one for the last rows' logits; none when
+ * nothing is wanted. */
 static int32_t head_units(const tt_step *s)
 {
     if (s->any_loss) {

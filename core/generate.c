@@ -1,5 +1,6 @@
-/* generate.c - one request from its first page to its last token. The order is the method's: prefill the context under the base,
- * adapt to it, run the question under the adapter, decode. Thread: engine only. */
+/* generate.c - one request from its first page to its last token. The order is the method's:
+ * prefill the context under the base, adapt to it, run the question under the adapter, decode.
+ * Thread: engine only. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,8 +12,8 @@
 #include "core/textout.h"
 #include "core/worker.h"
 
-#define POLL_UNITS 2          /* layers between two looks at the cancel flag */
-#define LOGPROB_ROWS 64       /* rows of one block of prompt log-probabilities */
+#define POLL_UNITS 2    /* layers between two looks at the cancel flag */
+#define LOGPROB_ROWS 64 /* rows of one block of prompt log-probabilities */
 
 typedef struct generation {
     tt_worker *w;
@@ -23,11 +24,11 @@ typedef struct generation {
     int32_t cached;      /* prompt tokens whose K/V were found */
     int32_t last_rows;   /* rows of the last prefill step */
     tt_sampler sampler;
-    tt_textout *text;    /* owned */
-    int32_t *banned;     /* owned [n_banned], rising */
+    tt_textout *text; /* owned */
+    int32_t *banned;  /* owned [n_banned], rising */
     int32_t n_banned;
     int32_t n_out, n_max;
-    bool stopped;        /* by a stop string */
+    bool stopped; /* by a stop string */
     double queue_seconds, started, prefilled;
     double adapting; /* seconds between started and prefilled that were no prefill */
 } generation;
@@ -83,8 +84,10 @@ static tt_code push_prefill(generation *g, int32_t done, tt_err *reterr)
     return TT_OK;
 }
 
-/* Log-probabilities of the prompt tokens that follow rows [row0, row0 + n) of the step; row 0 is position pos0. */
-static tt_code push_prompt_logprobs(generation *g, int32_t pos0, int32_t row0, int32_t n, tt_err *reterr)
+/* Log-probabilities of the prompt tokens that follow rows [row0, row0 + n) of the step; row 0 is
+ * position pos0. */
+static tt_code push_prompt_logprobs(generation *g, int32_t pos0, int32_t row0, int32_t n,
+                                    tt_err *reterr)
 {
     int32_t n_top = g->p->n_prompt_logprobs, n_vocab = g->w->model->n_vocab;
     int32_t first = pos0 + row0 + 1, left = g->p->n_prompt - first;
@@ -97,7 +100,8 @@ static tt_code push_prompt_logprobs(generation *g, int32_t pos0, int32_t row0, i
     if (rc != TT_OK) {
         return rc;
     }
-    tt_event *ev = new_event(TT_EV_PROMPT_LOGPROBS, (size_t)n * (size_t)(1 + n_top) * sizeof(tt_logprob), reterr);
+    tt_event *ev = new_event(TT_EV_PROMPT_LOGPROBS,
+                             (size_t)n * (size_t)(1 + n_top) * sizeof(tt_logprob), reterr);
     if (ev == NULL) {
         return TT_E_NOMEM;
     }
@@ -105,8 +109,8 @@ static tt_code push_prompt_logprobs(generation *g, int32_t pos0, int32_t row0, i
     for (int32_t i = 0; i < n; i++) {
         int32_t id = g->p->prompt[first + i];
         chosen[i].id = id;
-        chosen[i].logprob =
-            tt_logprobs(logits + (size_t)i * (size_t)n_vocab, n_vocab, id, top + (size_t)i * (size_t)n_top, n_top);
+        chosen[i].logprob = tt_logprobs(logits + (size_t)i * (size_t)n_vocab, n_vocab, id,
+                                        top + (size_t)i * (size_t)n_top, n_top);
     }
     ev->u.prompt_logprobs.first = first;
     ev->u.prompt_logprobs.n = n;
@@ -132,7 +136,9 @@ static tt_code prefill_chunk(generation *g, int32_t n, bool last, tt_err *reterr
                       .pages = g->seq.pages,
                       .store = true,
                       .adapter = g->adapter,
-                      .want = echo ? TT_WANT_ALL : last ? TT_WANT_LAST : TT_WANT_NONE};
+                      .want = echo   ? TT_WANT_ALL
+                              : last ? TT_WANT_LAST
+                                     : TT_WANT_NONE};
     rc = tt_step_begin(g->w->step, &seg, 1, &(tt_step_options){.family = TT_PREFILL}, reterr);
     if (rc == TT_OK) {
         rc = run_step(g, reterr);
@@ -163,7 +169,8 @@ static tt_code prefill(generation *g, int32_t until, tt_err *reterr)
     return rc;
 }
 
-/* Every page of the prompt was found: its last token is run again, reading its own K/V, for its logits alone. */
+/* Every page of the prompt was found: its last token is run again, reading its own K/V, for its
+ * logits alone. */
 static tt_code rerun_last(generation *g, tt_err *reterr)
 {
     tt_segment seg = {.ids = g->p->prompt + g->seq.n - 1,
@@ -172,7 +179,8 @@ static tt_code rerun_last(generation *g, tt_err *reterr)
                       .pages = g->seq.pages,
                       .adapter = g->adapter,
                       .want = TT_WANT_LAST};
-    tt_code rc = tt_step_begin(g->w->step, &seg, 1, &(tt_step_options){.family = TT_PREFILL}, reterr);
+    tt_code rc =
+        tt_step_begin(g->w->step, &seg, 1, &(tt_step_options){.family = TT_PREFILL}, reterr);
     return rc == TT_OK ? run_step(g, reterr) : rc;
 }
 
@@ -188,8 +196,8 @@ static tt_code find_prefix(generation *g, int32_t n, tt_err *reterr)
 
 /* ---- adaptation ---- */
 
-static void push_adapt(void *arg, int32_t step, int32_t total, int32_t span_start, int32_t span_tokens,
-                       const tt_train_report *report, double seconds)
+static void push_adapt(void *arg, int32_t step, int32_t total, int32_t span_start,
+                       int32_t span_tokens, const tt_train_report *report, double seconds)
 {
     generation *g = arg;
     tt_qttt_params used = g->p->qttt;
@@ -223,7 +231,8 @@ static tt_code push_adapted(generation *g, const tt_qttt_result *result, tt_err 
     g->w->totals.qttt_failed += failed;
     g->w->totals.qttt_cached += result->cached;
     g->w->totals.qttt_kept += !failed && result->kept;
-    g->w->totals.qttt_discarded += !failed && result->reason != NULL && strcmp(result->reason, "guard_discarded") == 0;
+    g->w->totals.qttt_discarded +=
+        !failed && result->reason != NULL && strcmp(result->reason, "guard_discarded") == 0;
     return TT_OK;
 }
 
@@ -239,7 +248,8 @@ static tt_qttt_result without(const tt_qttt_params *p, const char *status, const
                             .loss_last = 0.0 / 0.0};
 }
 
-/* Trains until it is over, the request is cancelled (an error) or the adaptation alone is (an outcome of the result). */
+/* Trains until it is over, the request is cancelled (an error) or the adaptation alone is (an
+ * outcome of the result). */
 static tt_code train(generation *g, tt_qttt_run *run, tt_qttt_result *ret_result, tt_err *reterr)
 {
     for (;;) {
@@ -262,25 +272,27 @@ static tt_code train(generation *g, tt_qttt_run *run, tt_qttt_result *ret_result
     }
 }
 
-static tt_code train_and_remember(generation *g, const tt_adapter_key *key, const tt_qttt_params *params,
-                                  tt_qttt_result *ret_result, tt_err *reterr)
+static tt_code train_and_remember(generation *g, const tt_adapter_key *key,
+                                  const tt_qttt_params *params, tt_qttt_result *ret_result,
+                                  tt_err *reterr)
 {
     tt_worker *w = g->w;
     int32_t n = params->context_tokens;
     uint64_t hash = tt_context_hash(g->p->prompt, n);
     tt_probe_result before;
-    tt_qttt_options o = {.d = &w->device,
-                         .kv = w->kv,
-                         .step = w->step,
-                         .ids = g->p->prompt,
-                         .n_context = n,
-                         .pages = g->seq.pages,
-                         .params = params,
-                         .caps = &w->caps,
-                         .before = tt_adapter_cache_find_probe(w->adapters, hash, n, &before) ? &before : NULL,
-                         .now = tt_sys_now,
-                         .on_step = push_adapt,
-                         .arg = g};
+    tt_qttt_options o = {
+        .d = &w->device,
+        .kv = w->kv,
+        .step = w->step,
+        .ids = g->p->prompt,
+        .n_context = n,
+        .pages = g->seq.pages,
+        .params = params,
+        .caps = &w->caps,
+        .before = tt_adapter_cache_find_probe(w->adapters, hash, n, &before) ? &before : NULL,
+        .now = tt_sys_now,
+        .on_step = push_adapt,
+        .arg = g};
     tt_qttt_run *run = NULL;
     tt_code rc = tt_qttt_create(&o, &run, reterr);
     if (rc == TT_OK) {
@@ -355,7 +367,8 @@ static tt_code list_banned(generation *g, tt_err *reterr)
 
 static int32_t draw(generation *g, const float *logits)
 {
-    return tt_sampler_draw(&g->sampler, logits, g->banned, g->n_out < g->p->min_tokens ? g->n_banned : 0);
+    return tt_sampler_draw(&g->sampler, logits, g->banned,
+                           g->n_out < g->p->min_tokens ? g->n_banned : 0);
 }
 
 /* One token's event; sets g->stopped when its text completed a stop string. */
@@ -384,7 +397,8 @@ static tt_code push_token(generation *g, int32_t id, const float *logits, tt_err
     if (g->p->n_logprobs >= 0) {
         ev->u.token.have_logprob = true;
         ev->u.token.n_top = g->p->n_logprobs;
-        ev->u.token.logprob = tt_logprobs(logits, g->w->model->n_vocab, id, ev->u.token.top, g->p->n_logprobs);
+        ev->u.token.logprob =
+            tt_logprobs(logits, g->w->model->n_vocab, id, ev->u.token.top, g->p->n_logprobs);
     }
     tt_job_push(g->job, ev);
     return TT_OK;
@@ -454,7 +468,8 @@ static tt_code decode(generation *g, tt_finish *ret_reason, tt_err *reterr)
 static tt_code run_prompt(generation *g, tt_err *reterr)
 {
     const tt_job_params *p = g->p;
-    int32_t n_context = p->qttt.context_tokens < p->n_prompt ? p->qttt.context_tokens : p->n_prompt - 1;
+    int32_t n_context =
+        p->qttt.context_tokens < p->n_prompt ? p->qttt.context_tokens : p->n_prompt - 1;
     bool adapting = p->qttt.mode == TT_QTTT_ON;
     tt_code rc = TT_OK;
     if (adapting && n_context < TT_QTTT_MIN_CONTEXT) {
@@ -503,7 +518,9 @@ static tt_code finish_done(generation *g, tt_finish reason, tt_event *last, tt_e
     last->u.done.completion_tokens = g->n_out;
     last->u.done.text = copy;
     last->u.done.n_text = n;
-    last->u.done.stop = stop >= 0 ? g->p->stops[stop].p : NULL; /* points into the job's params, which outlive its events */
+    last->u.done.stop = stop >= 0
+                            ? g->p->stops[stop].p
+                            : NULL; /* points into the job's params, which outlive its events */
     last->u.done.queue_seconds = g->queue_seconds;
     last->u.done.prefill_seconds = g->prefilled - g->started - g->adapting;
     last->u.done.decode_seconds = tt_sys_now() - g->prefilled;
@@ -532,7 +549,8 @@ tt_code tt_worker_run(tt_worker *w, tt_job *job, double queue_seconds, tt_event 
 {
     tt_err err = {0};
     const tt_job_params *p = tt_job_get_params(job);
-    generation g = {.w = w, .job = job, .p = p, .queue_seconds = queue_seconds, .started = tt_sys_now()};
+    generation g = {
+        .w = w, .job = job, .p = p, .queue_seconds = queue_seconds, .started = tt_sys_now()};
     int32_t room = w->max_context - p->n_prompt;
     g.n_max = p->max_tokens >= 0 && p->max_tokens < room ? p->max_tokens : room;
     tt_seq_init(&g.seq, w->kv, p->adapter_scope);
@@ -546,7 +564,8 @@ tt_code tt_worker_run(tt_worker *w, tt_job *job, double queue_seconds, tt_event 
         }
     }
     if (rc == TT_OK) {
-        rc = tt_sampler_init(&g.sampler, &p->sampling, w->model->n_vocab, p->prompt, p->n_prompt, &err);
+        rc = tt_sampler_init(&g.sampler, &p->sampling, w->model->n_vocab, p->prompt, p->n_prompt,
+                             &err);
     }
     if (rc == TT_OK) {
         rc = open_text(&g, &err);

@@ -1,4 +1,5 @@
-/* job.c - see job.h. Params and everything they point to live in the job's own arena. Lock order: a job's mutex is a leaf. */
+/* job.c - see job.h. Params and everything they point to live in the job's own arena. Lock order: a
+ * job's mutex is a leaf. */
 #include "core/job.h"
 
 #include <assert.h>
@@ -35,7 +36,8 @@ static bool copy_params(tt_job *job, const tt_job_params *src)
     *p = *src;
     p->prompt = copy_bytes(a, src->prompt, (size_t)src->n_prompt * sizeof *src->prompt);
     p->stop_ids = copy_bytes(a, src->stop_ids, (size_t)src->n_stop_ids * sizeof *src->stop_ids);
-    p->sampling.bias = copy_bytes(a, src->sampling.bias, (size_t)src->sampling.n_bias * sizeof *src->sampling.bias);
+    p->sampling.bias = copy_bytes(a, src->sampling.bias,
+                                  (size_t)src->sampling.n_bias * sizeof *src->sampling.bias);
     struct tt_stop *stops = tt_arena_calloc(a, (size_t)src->n_stops, sizeof *stops);
     bool ok = p->prompt != NULL && p->stop_ids != NULL && p->sampling.bias != NULL && stops != NULL;
     for (int32_t i = 0; ok && i < src->n_stops; i++) {
@@ -47,8 +49,8 @@ static bool copy_params(tt_job *job, const tt_job_params *src)
     return ok;
 }
 
-tt_code tt_job_create(const tt_job_params *params, void (*wake)(void *arg), void *arg, tt_job **ret_job,
-                      tt_err *reterr)
+tt_code tt_job_create(const tt_job_params *params, void (*wake)(void *arg), void *arg,
+                      tt_job **ret_job, tt_err *reterr)
 {
     assert(params->n_prompt >= 0 && params->n_stops >= 0 && params->n_stop_ids >= 0);
     tt_job *job = calloc(1, sizeof *job);

@@ -1,7 +1,8 @@
-/* job.h - the one object that the server and the engine share: parameters in, events out, a cancel flag.
- * Thread: params are written before tt_engine_submit() and read only afterwards. tt_job_next() is called by the consumer
- * (the loop thread), tt_job_push() by the engine; both take the job's mutex. tt_job_cancel() may be called by anybody.
- * A job is reference-counted: the creator holds one reference, the engine one from submit until the last event. */
+/* job.h - the one object that the server and the engine share: parameters in, events out, a cancel
+ * flag. Thread: params are written before tt_engine_submit() and read only afterwards.
+ * tt_job_next() is called by the consumer (the loop thread), tt_job_push() by the engine; both take
+ * the job's mutex. tt_job_cancel() may be called by anybody. A job is reference-counted: the
+ * creator holds one reference, the engine one from submit until the last event. */
 #ifndef TT_JOB_H
 #define TT_JOB_H
 
@@ -15,23 +16,24 @@
 #define TT_MAX_TOP_LOGPROBS 20
 
 typedef struct tt_sampling {
-    float temperature; /* 0 = greedy */
-    int32_t top_k;     /* 0 = all */
-    float top_p, min_p;  /* 1, 0 = off */
+    float temperature;                                             /* 0 = greedy */
+    int32_t top_k;                                                 /* 0 = all */
+    float top_p, min_p;                                            /* 1, 0 = off */
     float repetition_penalty, presence_penalty, frequency_penalty; /* 1, 0, 0 = off */
-    uint64_t seed;       /* the server draws one when the request has none */
+    uint64_t seed; /* the server draws one when the request has none */
     const struct tt_logit_bias {
         int32_t id;
         float bias;
-    } *bias;
+    } * bias;
     int32_t n_bias;
 } tt_sampling;
 
 typedef enum tt_qttt_mode { TT_QTTT_OFF, TT_QTTT_ON } tt_qttt_mode;
 typedef enum tt_objective { TT_NEXT_TOKEN, TT_RECALL } tt_objective;
 
-/* Hyperparameters. tt_qttt_defaults() leaves all to be chosen; tt_qttt_resolve() replaces what is "auto": negative steps,
- * learning_rate, weight_decay and grad_clip (0 is legal there), and zero of every other number. */
+/* Hyperparameters. tt_qttt_defaults() leaves all to be chosen; tt_qttt_resolve() replaces what is
+ * "auto": negative steps, learning_rate, weight_decay and grad_clip (0 is legal there), and zero of
+ * every other number. */
 typedef struct tt_qttt_params {
     tt_qttt_mode mode;
     bool lora, sgd, guard;
@@ -41,29 +43,31 @@ typedef struct tt_qttt_params {
     double learning_rate; /* < 0: auto */
     float weight_decay, grad_clip, beta1, beta2, adam_eps;
     uint64_t seed;
-    uint8_t layers[32]; /* bit set of trained layers; all zero = all */
-    double max_seconds; /* budget; 0 = none */
+    uint8_t layers[32];      /* bit set of trained layers; all zero = all */
+    double max_seconds;      /* budget; 0 = none */
     int64_t max_span_tokens; /* budget over all steps; 0 = none */
-    int32_t context_tokens;  /* [0, context_tokens) of the prompt is the context; the server has applied api.md's rule */
+    int32_t context_tokens;  /* [0, context_tokens) of the prompt is the context; the server has
+                                applied api.md's rule */
 } tt_qttt_params;
 
 typedef struct tt_job_params {
     const int32_t *prompt; /* [n_prompt] ids, all within the vocabulary */
     int32_t n_prompt;
-    int32_t max_tokens; /* generated tokens at most; < 0: until the context ends. 0 is legal (echo with logprobs) */
+    int32_t max_tokens; /* generated tokens at most; < 0: until the context ends. 0 is legal (echo
+                           with logprobs) */
     int32_t min_tokens;
     bool ignore_eos;
     tt_sampling sampling;
     const struct tt_stop {
         const char *p;
         size_t n;
-    } *stops; /* stop strings; the text ends before the match */
+    } * stops; /* stop strings; the text ends before the match */
     int32_t n_stops;
     const int32_t *stop_ids;
     int32_t n_stop_ids;
-    int32_t n_logprobs;       /* -1 = none; else top alternatives per generated token, 0..20 */
+    int32_t n_logprobs;        /* -1 = none; else top alternatives per generated token, 0..20 */
     int32_t n_prompt_logprobs; /* -1 = none; else for every prompt token but the first */
-    bool special_tokens;      /* print control tokens in the text */
+    bool special_tokens;       /* print control tokens in the text */
     tt_qttt_params qttt;
     char adapter_scope[64]; /* tenant of the adapter cache; "" = everybody's */
 } tt_job_params;
@@ -74,12 +78,12 @@ typedef struct tt_logprob {
 } tt_logprob;
 
 typedef enum tt_event_type {
-    TT_EV_STARTED,   /* taken from the queue */
-    TT_EV_PREFILL,   /* progress */
+    TT_EV_STARTED,         /* taken from the queue */
+    TT_EV_PREFILL,         /* progress */
     TT_EV_PROMPT_LOGPROBS, /* a run of prompt positions */
-    TT_EV_ADAPT,     /* one step done */
-    TT_EV_ADAPTED,   /* adaptation over: qttt holds its result */
-    TT_EV_TOKEN,     /* one generated token */
+    TT_EV_ADAPT,           /* one step done */
+    TT_EV_ADAPTED,         /* adaptation over: qttt holds its result */
+    TT_EV_TOKEN,           /* one generated token */
     TT_EV_DONE,
     TT_EV_ERROR
 } tt_event_type;
@@ -89,12 +93,13 @@ typedef enum tt_finish { TT_FINISH_STOP, TT_FINISH_LENGTH } tt_finish;
 /* What adaptation did: api.md's "qttt" object of an answer. */
 typedef struct tt_qttt_result {
     const char *status; /* "succeeded", "skipped", "failed", "cancelled" (static) */
-    const char *reason; /* skipped or failed: "guard_unavailable", "context_too_short", "diverged", ...; else NULL */
+    const char *reason; /* skipped or failed: "guard_unavailable", "context_too_short", "diverged",
+                           ...; else NULL */
     const char *stop_reason; /* "steps", "seconds", "span_tokens", NULL */
-    bool kept, cached; /* cached: reused from the adapter cache, nothing was trained now */
-    uint64_t adapter_id; /* 0 = base */
-    int32_t generation;  /* 0 = base, 1 = adapted */
-    tt_qttt_params params; /* resolved */
+    bool kept, cached;       /* cached: reused from the adapter cache, nothing was trained now */
+    uint64_t adapter_id;     /* 0 = base */
+    int32_t generation;      /* 0 = base, 1 = adapted */
+    tt_qttt_params params;   /* resolved */
     int32_t steps_done, n_dropped;
     int64_t trained_tokens;
     bool have_recall;
@@ -128,8 +133,8 @@ typedef struct tt_event {
         tt_qttt_result adapted;
         struct {
             int32_t id;
-            const char *text; /* whole UTF-8 that may be shown now; may be "" (held back for a stop string or an incomplete
-                                 code point) */
+            const char *text; /* whole UTF-8 that may be shown now; may be "" (held back for a stop
+                                 string or an incomplete code point) */
             size_t n_text;
             const char *piece; /* the token's own bytes, for logprobs */
             size_t n_piece;
@@ -153,19 +158,22 @@ typedef struct tt_event {
 
 typedef struct tt_job tt_job;
 
-/* wake(arg) is called without the job's mutex, by the engine thread, when the event queue goes from empty to not empty.
- * The job copies params, with everything they point to, into memory of its own. */
-tt_code tt_job_create(const tt_job_params *params, void (*wake)(void *arg), void *arg, tt_job **ret_job,
-                      tt_err *reterr);
+/* wake(arg) is called without the job's mutex, by the engine thread, when the event queue goes from
+ * empty to not empty. The job copies params, with everything they point to, into memory of its own.
+ */
+tt_code tt_job_create(const tt_job_params *params, void (*wake)(void *arg), void *arg,
+                      tt_job **ret_job, tt_err *reterr);
 void tt_job_ref(tt_job *job);
 void tt_job_unref(tt_job **job);
 
-/* The next event, or NULL; transferred: tt_event_free(). After TT_EV_DONE or TT_EV_ERROR none follows. */
+/* The next event, or NULL; transferred: tt_event_free(). After TT_EV_DONE or TT_EV_ERROR none
+ * follows. */
 tt_event *tt_job_next(tt_job *job);
 void tt_event_free(tt_event *ev);
 
-/* The consumer is gone or has had enough; takes effect within a layer of the running step; the job ends with
- * TT_EV_ERROR TT_E_CANCELLED. `adaptation_only`: the running adaptation ends and the request answers from the base. */
+/* The consumer is gone or has had enough; takes effect within a layer of the running step; the job
+ * ends with TT_EV_ERROR TT_E_CANCELLED. `adaptation_only`: the running adaptation ends and the
+ * request answers from the base. */
 void tt_job_cancel(tt_job *job, bool adaptation_only);
 bool tt_job_cancelled(const tt_job *job);
 

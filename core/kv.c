@@ -1,5 +1,6 @@
-/* kv.c - see kv.h. Free and cached pages hang in one doubly linked list in the order of their last use, free ones first, so
- * that taking the head is eviction; keys hang in a chained hash table of fixed size (a power of two >= the pages). */
+/* kv.c - see kv.h. Free and cached pages hang in one doubly linked list in the order of their last
+ * use, free ones first, so that taking the head is eviction; keys hang in a chained hash table of
+ * fixed size (a power of two >= the pages). */
 #include "core/kv.h"
 
 #include <assert.h>
@@ -9,8 +10,8 @@
 
 typedef struct page {
     int32_t refs;
-    int32_t prev, next;      /* idle list, while refs == 0 */
-    int32_t bucket_next;     /* chain of the key's bucket */
+    int32_t prev, next;  /* idle list, while refs == 0 */
+    int32_t bucket_next; /* chain of the key's bucket */
     bool keyed;
     int32_t n_base;
     uint64_t key, parent, adapter_id;
@@ -24,10 +25,10 @@ struct tt_kv_pool {
     int32_t head, tail; /* idle pages, next to be taken first; -1 = empty */
     size_t page_bytes;
     tt_dev base;
-    page *pages;          /* [n_pages] */
-    int32_t *buckets;     /* [n_buckets], -1 = empty */
+    page *pages;      /* [n_pages] */
+    int32_t *buckets; /* [n_buckets], -1 = empty */
     uint32_t n_buckets;
-    tt_kv_layer *layers;  /* [n_layers] */
+    tt_kv_layer *layers; /* [n_layers] */
 };
 
 size_t tt_kv_page_bytes(const tt_model *m, tt_dtype type)
@@ -260,7 +261,8 @@ void tt_kv_write_page(tt_kv_pool *p, int32_t i, const void *src)
     p->d->ops.upload(p->d->lane, p->base + (size_t)i * p->page_bytes, src, p->page_bytes);
 }
 
-tt_code tt_kv_checksum(tt_kv_pool *p, int32_t i, int32_t n_tokens, uint64_t *ret_sum, tt_err *reterr)
+tt_code tt_kv_checksum(tt_kv_pool *p, int32_t i, int32_t n_tokens, uint64_t *ret_sum,
+                       tt_err *reterr)
 {
     assert(n_tokens > 0 && n_tokens <= TT_PAGE_TOKENS);
     char *bytes = malloc(p->page_bytes);

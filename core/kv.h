@@ -1,12 +1,14 @@
 /* kv.h - the pool of K/V pages: reference counts, content keys, least-recently-used eviction.
- * Thread: engine only. Source of the idea: vLLM's hashed prefix blocks; the layout is ops.h's tt_kv_layer.
+ * Thread: engine only. Source of the idea: vLLM's hashed prefix blocks; the layout is ops.h's
+ * tt_kv_layer.
  *
  * A page holds 64 tokens of one sequence, all layers, and is in one of three states:
  *   free                 nobody's, no content
- *   in use  (refs > 0)   belongs to one or more sequences; shared pages are full and never written again
- *   cached  (refs == 0)  full, found by its key, evicted when a page is needed
- * A key covers everything that decides the page's bytes: the key of the page before it, the token ids, the adapter they were
- * run under (0 = base), and how many of its first tokens were run under the base all the same. */
+ *   in use  (refs > 0)   belongs to one or more sequences; shared pages are full and never written
+ * again cached  (refs == 0)  full, found by its key, evicted when a page is needed A key covers
+ * everything that decides the page's bytes: the key of the page before it, the token ids, the
+ * adapter they were run under (0 = base), and how many of its first tokens were run under the base
+ * all the same. */
 #ifndef TT_KV_H
 #define TT_KV_H
 
@@ -28,14 +30,16 @@ size_t tt_kv_page_bytes(const tt_model *m, tt_dtype type);
 /* The view of one layer for kernels; valid while the pool lives. */
 const tt_kv_layer *tt_kv_layer_of(const tt_kv_pool *pool, int32_t layer);
 
-/* A page with refs == 1 and no content; the least recently used cached page is given up when none is free. -1 = all in use. */
+/* A page with refs == 1 and no content; the least recently used cached page is given up when none
+ * is free. -1 = all in use. */
 int32_t tt_kv_take(tt_kv_pool *pool);
 void tt_kv_ref(tt_kv_pool *pool, int32_t page);
 /* At 0 a page with a key stays as cached, another becomes free. */
 void tt_kv_unref(tt_kv_pool *pool, int32_t page);
 
 typedef struct tt_page_key {
-    uint64_t parent;     /* tt_kv_publish's or _find's *ret_key of the page before; the root's is tt_kv_root() */
+    uint64_t parent;     /* tt_kv_publish's or _find's *ret_key of the page before; the root's is
+                            tt_kv_root() */
     uint64_t adapter_id; /* 0 = base */
     int32_t n_base;      /* leading tokens run under the base; 64 when adapter_id is 0 */
     const int32_t *ids;  /* [64] */
@@ -44,15 +48,18 @@ typedef struct tt_page_key {
 /* The parent key of a first page: of no other tenant's. */
 uint64_t tt_kv_root(const char *tenant);
 uint64_t tt_page_key_hash(const tt_page_key *key);
-/* The page with this content, referenced for the caller, or -1. Ids are compared, not the hash alone. */
+/* The page with this content, referenced for the caller, or -1. Ids are compared, not the hash
+ * alone. */
 int32_t tt_kv_find(tt_kv_pool *pool, const tt_page_key *key);
-/* Gives a full page in use its key, from now on others may find it. When the content is known already, nothing changes. */
+/* Gives a full page in use its key, from now on others may find it. When the content is known
+ * already, nothing changes. */
 void tt_kv_publish(tt_kv_pool *pool, int32_t page, const tt_page_key *key);
 
 /* Copies a page's bytes over another's (device to device). */
 void tt_kv_copy_page(tt_kv_pool *pool, int32_t dst, int32_t src);
 /* xxh3 of the bytes of a page's first n_tokens over all layers; synchronises the lane. */
-tt_code tt_kv_checksum(tt_kv_pool *pool, int32_t page, int32_t n_tokens, uint64_t *ret_sum, tt_err *reterr);
+tt_code tt_kv_checksum(tt_kv_pool *pool, int32_t page, int32_t n_tokens, uint64_t *ret_sum,
+                       tt_err *reterr);
 /* Reads or writes the bytes of one whole page (tests, later snapshots); synchronises. */
 tt_code tt_kv_read_page(tt_kv_pool *pool, int32_t page, void *dst, tt_err *reterr);
 void tt_kv_write_page(tt_kv_pool *pool, int32_t page, const void *src);

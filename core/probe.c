@@ -53,8 +53,8 @@ void tt_probe_compare(const double before[TT_PROBE_SEGMENTS], const double after
     *ret_se = sqrt(var / (TT_PROBE_SEGMENTS - 1) / TT_PROBE_SEGMENTS);
 }
 
-tt_code tt_reread_init(tt_reread *r, tt_kv_pool *kv, const int32_t *context_pages, int32_t n_context,
-                       int32_t n_passages, tt_err *reterr)
+tt_code tt_reread_init(tt_reread *r, tt_kv_pool *kv, const int32_t *context_pages,
+                       int32_t n_context, int32_t n_passages, tt_err *reterr)
 {
     int32_t n_shared = n_context / TT_PAGE_TOKENS, tail = n_context % TT_PAGE_TOKENS;
     int32_t n_rows = TT_PASSAGE_TOKENS - 1;
@@ -75,7 +75,8 @@ tt_code tt_reread_init(tt_reread *r, tt_kv_pool *kv, const int32_t *context_page
                     tt_kv_unref(kv, pages[j]);
                 }
                 tt_reread_finish(r);
-                return tt_fail(reterr, TT_E_CAPACITY, "the K/V pool has no page for re-reading passages");
+                return tt_fail(reterr, TT_E_CAPACITY,
+                               "the K/V pool has no page for re-reading passages");
             }
         }
         if (tail > 0) {
@@ -97,14 +98,15 @@ void tt_reread_finish(tt_reread *r)
     *r = (tt_reread){0};
 }
 
-int32_t tt_reread_segment(tt_reread *r, int32_t i, const int32_t *ids, int32_t start, const tt_probe *mask,
-                          const tt_adapter *adapter, tt_segment *ret_seg)
+int32_t tt_reread_segment(tt_reread *r, int32_t i, const int32_t *ids, int32_t start,
+                          const tt_probe *mask, const tt_adapter *adapter, tt_segment *ret_seg)
 {
     assert(i < r->n_passages);
     int32_t n_rows = TT_PASSAGE_TOKENS - 1, n = 0;
     int32_t *targets = r->targets + (size_t)i * (size_t)n_rows;
     for (int32_t j = 0; j < n_rows; j++) {
-        bool scored = j + 1 >= TT_PASSAGE_CUE && !(mask != NULL && tt_probe_masks(mask, start + j + 1));
+        bool scored =
+            j + 1 >= TT_PASSAGE_CUE && !(mask != NULL && tt_probe_masks(mask, start + j + 1));
         targets[j] = scored ? ids[start + j + 1] : -1;
         n += scored;
     }

@@ -1,6 +1,7 @@
 /* qttt.c - see qttt.h. The run is a small state machine over steps of forward.h:
  *   BEFORE -> TRAIN (N times) -> AFTER -> OVER
- * BEFORE and AFTER are one forward step each over 20 segments: every probe segment in place and re-read. */
+ * BEFORE and AFTER are one forward step each over 20 segments: every probe segment in place and
+ * re-read. */
 #include "core/qttt.h"
 
 #include <assert.h>
@@ -73,14 +74,16 @@ static tt_rng span_rng(const tt_qttt_params *p, uint64_t hash)
 }
 
 /* One draw; the whole context when it is no longer than a span. */
-static void draw_span(tt_rng *rng, const tt_qttt_params *p, int32_t n_context, int32_t *ret_start, int32_t *ret_n)
+static void draw_span(tt_rng *rng, const tt_qttt_params *p, int32_t n_context, int32_t *ret_start,
+                      int32_t *ret_n)
 {
     int32_t n = p->span_tokens < n_context - 1 ? p->span_tokens : n_context - 1;
     *ret_n = n;
     *ret_start = (int32_t)tt_rng_below(rng, (uint64_t)(n_context - n));
 }
 
-static int32_t span_targets(const tt_probe *probe, const int32_t *ids, int32_t start, int32_t n, int32_t *targets)
+static int32_t span_targets(const tt_probe *probe, const int32_t *ids, int32_t start, int32_t n,
+                            int32_t *targets)
 {
     int32_t n_targets = 0;
     for (int32_t i = 0; i < n; i++) {
@@ -90,8 +93,9 @@ static int32_t span_targets(const tt_probe *probe, const int32_t *ids, int32_t s
     return n_targets;
 }
 
-static void next_span(tt_rng *rng, const tt_qttt_params *p, const tt_probe *probe, const int32_t *ids,
-                      int32_t n_context, int32_t *ret_start, int32_t *ret_n, int32_t *targets)
+static void next_span(tt_rng *rng, const tt_qttt_params *p, const tt_probe *probe,
+                      const int32_t *ids, int32_t n_context, int32_t *ret_start, int32_t *ret_n,
+                      int32_t *targets)
 {
     do { /* a probe covers at most 480 of 1,024 tokens: this ends */
         draw_span(rng, p, n_context, ret_start, ret_n);
@@ -132,10 +136,12 @@ static tt_code start_training(tt_qttt_run *r, tt_err *reterr)
     const tt_qttt_options *o = &r->o;
     tt_code rc = tt_trainer_create(o->d, &r->params, r->hash, &r->trainer, reterr);
     if (rc == TT_OK && r->probe.exists) {
-        rc = tt_reread_init(&r->probe_reread, o->kv, o->pages, o->n_context, TT_PROBE_SEGMENTS, reterr);
+        rc = tt_reread_init(&r->probe_reread, o->kv, o->pages, o->n_context, TT_PROBE_SEGMENTS,
+                            reterr);
     }
     if (rc == TT_OK && r->params.objective == TT_RECALL) {
-        rc = tt_reread_init(&r->train_reread, o->kv, o->pages, o->n_context, passages_per_step(&r->params), reterr);
+        rc = tt_reread_init(&r->train_reread, o->kv, o->pages, o->n_context,
+                            passages_per_step(&r->params), reterr);
     }
     return rc;
 }
@@ -160,15 +166,18 @@ tt_code tt_qttt_create(const tt_qttt_options *opt, tt_qttt_run **ret_run, tt_err
     r->result.params.context_tokens = opt->n_context;
     tt_probe_make(&r->probe, r->hash, opt->n_context);
     r->started = opt->now();
-    bool too_short = opt->n_context < (r->params.objective == TT_RECALL ? TT_PASSAGE_TOKENS : TT_QTTT_MIN_CONTEXT);
+    bool too_short = opt->n_context <
+                     (r->params.objective == TT_RECALL ? TT_PASSAGE_TOKENS : TT_QTTT_MIN_CONTEXT);
     if (too_short) {
         skip(r, "context_too_short");
     } else if (r->params.guard && !r->probe.exists) {
         skip(r, "guard_unavailable");
     }
-    size_t n_targets = (size_t)TT_PROBE_SEGMENTS * TT_PASSAGE_TOKENS + (size_t)r->params.span_tokens;
+    size_t n_targets =
+        (size_t)TT_PROBE_SEGMENTS * TT_PASSAGE_TOKENS + (size_t)r->params.span_tokens;
     r->targets = malloc(n_targets * sizeof *r->targets);
-    tt_code rc = r->targets == NULL ? tt_fail(reterr, TT_E_NOMEM, "no memory for an adaptation") : TT_OK;
+    tt_code rc =
+        r->targets == NULL ? tt_fail(reterr, TT_E_NOMEM, "no memory for an adaptation") : TT_OK;
     if (rc == TT_OK && r->phase != RUN_OVER) {
         rc = start_training(r, reterr);
     }
@@ -219,12 +228,14 @@ static tt_code begin_probe(tt_qttt_run *r, tt_err *reterr)
                                   .adapter = r->published,
                                   .want = TT_WANT_LOSS,
                                   .targets = targets};
-        tt_reread_segment(&r->probe_reread, i, o->ids, start, NULL, r->published, &r->segs[TT_PROBE_SEGMENTS + i]);
+        tt_reread_segment(&r->probe_reread, i, o->ids, start, NULL, r->published,
+                          &r->segs[TT_PROBE_SEGMENTS + i]);
     }
     for (int32_t i = 0; i < 2 * TT_PROBE_SEGMENTS; i++) {
         bool kv = i >= TT_PROBE_SEGMENTS;
-        r->result.flops += (TT_PASSAGE_TOKENS - 1) *
-                           tt_cost_row(o->d->model, r->segs[i].pos0 + TT_PASSAGE_TOKENS / 2, kv, true);
+        r->result.flops +=
+            (TT_PASSAGE_TOKENS - 1) *
+            tt_cost_row(o->d->model, r->segs[i].pos0 + TT_PASSAGE_TOKENS / 2, kv, true);
     }
     return tt_step_begin(o->step, r->segs, 2 * TT_PROBE_SEGMENTS, &(tt_step_options){0}, reterr);
 }
@@ -252,12 +263,13 @@ static int32_t begin_passages(tt_qttt_run *r)
     for (int32_t i = 0; i < n; i++) {
         int32_t start;
         do {
-            start = (int32_t)tt_rng_below(&r->rng, (uint64_t)(o->n_context - TT_PASSAGE_TOKENS + 1));
+            start =
+                (int32_t)tt_rng_below(&r->rng, (uint64_t)(o->n_context - TT_PASSAGE_TOKENS + 1));
             if (i == 0) {
                 r->span_start = start;
             }
-        } while (tt_reread_segment(&r->train_reread, i, o->ids, start, &r->probe, tt_trainer_params(r->trainer),
-                                   &r->segs[i]) == 0);
+        } while (tt_reread_segment(&r->train_reread, i, o->ids, start, &r->probe,
+                                   tt_trainer_params(r->trainer), &r->segs[i]) == 0);
     }
     r->span_tokens = n * (TT_PASSAGE_TOKENS - 1);
     return n;
@@ -266,7 +278,8 @@ static int32_t begin_passages(tt_qttt_run *r)
 static int32_t begin_span(tt_qttt_run *r)
 {
     const tt_qttt_options *o = &r->o;
-    next_span(&r->rng, &r->params, &r->probe, o->ids, o->n_context, &r->span_start, &r->span_tokens, r->targets);
+    next_span(&r->rng, &r->params, &r->probe, o->ids, o->n_context, &r->span_start, &r->span_tokens,
+              r->targets);
     r->segs[0] = (tt_segment){.ids = o->ids + r->span_start,
                               .n_rows = r->span_tokens,
                               .pos0 = r->span_start,
@@ -293,10 +306,12 @@ static tt_code begin_train(tt_qttt_run *r, tt_err *reterr)
     int32_t n = recall ? begin_passages(r) : begin_span(r), first = lowest_layer(r);
     for (int32_t i = 0; i < n; i++) {
         int32_t middle = r->segs[i].pos0 + r->segs[i].n_rows / 2;
-        r->result.flops += r->segs[i].n_rows * tt_cost_train_row(r->o.d->model, middle, recall, first,
-                                                                 r->params.lora ? r->params.rank : 0);
+        r->result.flops +=
+            r->segs[i].n_rows * tt_cost_train_row(r->o.d->model, middle, recall, first,
+                                                  r->params.lora ? r->params.rank : 0);
     }
-    tt_step_options opt = {.trainee = tt_trainer_params(r->trainer), .grads = tt_trainer_grads(r->trainer)};
+    tt_step_options opt = {.trainee = tt_trainer_params(r->trainer),
+                           .grads = tt_trainer_grads(r->trainer)};
     r->step_started = r->o.now();
     return tt_step_begin(r->o.step, r->segs, n, &opt, reterr);
 }
@@ -313,13 +328,15 @@ static void fail_run(tt_qttt_run *r, const char *reason)
 /* A run away from its start, or beyond what the caps allow, is worth nothing: the base answers. */
 static bool diverged(const tt_qttt_run *r, const tt_train_report *rep)
 {
-    return !rep->finite || rep->loss > 2 * r->result.loss_first + 4 || !(rep->delta_norm <= r->caps.max_delta_norm);
+    return !rep->finite || rep->loss > 2 * r->result.loss_first + 4 ||
+           !(rep->delta_norm <= r->caps.max_delta_norm);
 }
 
 /* The reason to stop after `done` steps, or NULL. */
 static const char *budget_spent(const tt_qttt_run *r, int32_t done)
 {
-    int64_t next = r->result.trained_tokens + (r->span_tokens > 0 ? r->span_tokens : r->params.span_tokens);
+    int64_t next =
+        r->result.trained_tokens + (r->span_tokens > 0 ? r->span_tokens : r->params.span_tokens);
     if (done >= r->params.steps) {
         return "steps";
     }
@@ -336,7 +353,8 @@ static tt_code finish_training(tt_qttt_run *r, tt_err *reterr)
 {
     tt_code rc = tt_adapter_round(r->o.d, tt_trainer_params(r->trainer), &r->published, reterr);
     if (rc == TT_OK) {
-        rc = tt_trainer_delta_norm(r->trainer, r->published, &r->result.delta_norm_relative, reterr);
+        rc =
+            tt_trainer_delta_norm(r->trainer, r->published, &r->result.delta_norm_relative, reterr);
     }
     if (rc == TT_OK) {
         r->result.adapter_bytes = (int64_t)r->published->bytes;
@@ -399,7 +417,8 @@ static tt_code begin(tt_qttt_run *r, tt_err *reterr)
         r->phase = RUN_OVER;
         return TT_OK;
     }
-    if (r->phase == RUN_TRAIN && (r->result.stop_reason = budget_spent(r, r->result.steps_done)) != NULL) {
+    if (r->phase == RUN_TRAIN &&
+        (r->result.stop_reason = budget_spent(r, r->result.steps_done)) != NULL) {
         return r->result.steps_done > 0 ? finish_training(r, reterr) : (r->phase = RUN_OVER, TT_OK);
     }
     r->begun = true;

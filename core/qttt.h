@@ -1,5 +1,6 @@
-/* qttt.h - query-only test-time training of one context, as a resumable run: probe, N steps, probe, guard. The context's K/V are
- * read only. Source: arXiv:2512.13898 and docs/qttt.md. Thread: engine only. */
+/* qttt.h - query-only test-time training of one context, as a resumable run: probe, N steps, probe,
+ * guard. The context's K/V are read only. Source: arXiv:2512.13898 and docs/qttt.md. Thread: engine
+ * only. */
 #ifndef TT_QTTT_H
 #define TT_QTTT_H
 
@@ -15,14 +16,14 @@ typedef struct tt_qttt_run tt_qttt_run;
 typedef struct tt_qttt_options {
     tt_device *d;
     tt_kv_pool *kv;
-    tt_step *step;              /* borrowed, used by nobody else while the run lives */
-    const int32_t *ids;         /* the context's tokens, borrowed while the run lives */
+    tt_step *step;      /* borrowed, used by nobody else while the run lives */
+    const int32_t *ids; /* the context's tokens, borrowed while the run lives */
     int32_t n_context;
-    const int32_t *pages;       /* its pages, referenced by the caller while the run lives */
-    const tt_qttt_params *params; /* resolved; copied */
-    const tt_qttt_caps *caps;   /* copied */
+    const int32_t *pages;          /* its pages, referenced by the caller while the run lives */
+    const tt_qttt_params *params;  /* resolved; copied */
+    const tt_qttt_caps *caps;      /* copied */
     const tt_probe_result *before; /* the context's probe under the base, if known; copied */
-    double (*now)(void);        /* monotonic seconds; tests set a fake one */
+    double (*now)(void);           /* monotonic seconds; tests set a fake one */
     /* Called after each optimiser step; may be NULL. */
     void (*on_step)(void *arg, int32_t step, int32_t total, int32_t span_start, int32_t span_tokens,
                     const tt_train_report *report, double seconds);
@@ -38,14 +39,16 @@ uint64_t tt_context_hash(const int32_t *ids, int32_t n);
 tt_code tt_qttt_create(const tt_qttt_options *opt, tt_qttt_run **ret_run, tt_err *reterr);
 void tt_qttt_destroy(tt_qttt_run **run);
 
-/* Runs at most max_units units of the current step (forward.h). TT_QTTT_MORE: call again. TT_OK: the run is over and the result
- * is ready. A failure of training (diverged, non-finite) is a result with status "failed", not an error code; an error
- * code means the device or memory. */
+/* Runs at most max_units units of the current step (forward.h). TT_QTTT_MORE: call again. TT_OK:
+ * the run is over and the result is ready. A failure of training (diverged, non-finite) is a result
+ * with status "failed", not an error code; an error code means the device or memory. */
 tt_code tt_qttt_advance(tt_qttt_run *run, int32_t max_units, tt_err *reterr);
 
-/* After TT_OK. The result's strings are static. *ret_adapter: transferred, NULL when nothing is kept. */
+/* After TT_OK. The result's strings are static. *ret_adapter: transferred, NULL when nothing is
+ * kept. */
 void tt_qttt_take(tt_qttt_run *run, tt_qttt_result *ret_result, tt_adapter **ret_adapter);
-/* The probe under the base (for other adaptations of the same context); false when there is none. */
+/* The probe under the base (for other adaptations of the same context); false when there is none.
+ */
 bool tt_qttt_before(const tt_qttt_run *run, tt_probe_result *ret_before);
 
 /* The span of step i (0-based) as drawn: start and length, for tests. Next-token objective only. */

@@ -1,6 +1,6 @@
-/* rng.h - the seeded generator behind spans, LoRA's A and sampling: splitmix64, so that a seed gives the same numbers on
- * every machine. Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (2014).
- * Thread: a generator belongs to its owner. */
+/* rng.h - the seeded generator behind spans, LoRA's A and sampling: splitmix64, so that a seed
+ * gives the same numbers on every machine. Source: Steele, Lea, Flood, "Fast splittable
+ * pseudorandom number generators" (2014). Thread: a generator belongs to its owner. */
 #ifndef TT_RNG_H
 #define TT_RNG_H
 

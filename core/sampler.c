@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-tt_code tt_sampler_init(tt_sampler *s, const tt_sampling *opt, int32_t n_vocab, const int32_t *prompt,
-                        int32_t n_prompt, tt_err *reterr)
+tt_code tt_sampler_init(tt_sampler *s, const tt_sampling *opt, int32_t n_vocab,
+                        const int32_t *prompt, int32_t n_prompt, tt_err *reterr)
 {
     *s = (tt_sampler){.opt = *opt, .rng = tt_rng_make(opt->seed, 0x73616D70), .n_vocab = n_vocab};
     s->work = malloc((size_t)n_vocab * sizeof *s->work);
@@ -76,8 +76,9 @@ static int32_t arg_max(const float *x, int32_t n)
     return best;
 }
 
-/* The k-th largest of the candidates' p comes to position k - 1, larger ones before it (quickselect, middle pivot: ties and
- * sorted input stay linear enough; the order inside both parts is arbitrary but deterministic). */
+/* The k-th largest of the candidates' p comes to position k - 1, larger ones before it
+ * (quickselect, middle pivot: ties and sorted input stay linear enough; the order inside both parts
+ * is arbitrary but deterministic). */
 static void select_top(struct tt_candidate *c, int32_t n, int32_t k)
 {
     int32_t lo = 0, hi = n - 1;
@@ -116,8 +117,8 @@ static int by_falling_p(const void *a, const void *b)
     return (x->id > y->id) - (x->id < y->id);
 }
 
-/* Keeps the smallest set of likeliest candidates whose mass reaches top_p; returns how many. Sorts ever larger heads instead of
- * the whole: nearly always the first 64 suffice. */
+/* Keeps the smallest set of likeliest candidates whose mass reaches top_p; returns how many. Sorts
+ * ever larger heads instead of the whole: nearly always the first 64 suffice. */
 static int32_t keep_top_p(struct tt_candidate *c, int32_t n, float top_p)
 {
     double total = 0;
@@ -188,7 +189,8 @@ int32_t tt_sampler_draw(tt_sampler *s, const float *logits, const int32_t *banne
     return m > 0 ? s->cand[m - 1].id : best;
 }
 
-float tt_logprobs(const float *logits, int32_t n_vocab, int32_t chosen, tt_logprob *top, int32_t n_top)
+float tt_logprobs(const float *logits, int32_t n_vocab, int32_t chosen, tt_logprob *top,
+                  int32_t n_top)
 {
     float max = -INFINITY;
     for (int32_t i = 0; i < n_vocab; i++) {

@@ -12,7 +12,8 @@ void tt_seq_init(tt_seq *s, tt_kv_pool *kv, const char *tenant)
 
 void tt_seq_finish(tt_seq *s)
 {
-    for (int32_t i = s->n_pages - 1; i >= 0; i--) { /* the end of a prefix is evicted before its beginning */
+    for (int32_t i = s->n_pages - 1; i >= 0;
+         i--) { /* the end of a prefix is evicted before its beginning */
         tt_kv_unref(s->kv, s->pages[i]);
     }
     free(s->pages);

@@ -1,4 +1,5 @@
-/* step_priv.h - the inside of a step, shared by forward.c and backward.c alone. Thread: engine only. */
+/* step_priv.h - the inside of a step, shared by forward.c and backward.c alone. Thread: engine
+ * only. */
 #ifndef TT_STEP_PRIV_H
 #define TT_STEP_PRIV_H
 
@@ -16,7 +17,13 @@ typedef struct tt_saved {
     tt_dev ffn_out;  /* [R, H] before the post-norm */
 } tt_saved;
 
-typedef enum tt_phase { PHASE_FORWARD, PHASE_HEAD, PHASE_HEAD_BWD, PHASE_BACKWARD, PHASE_DONE } tt_phase;
+typedef enum tt_phase {
+    PHASE_FORWARD,
+    PHASE_HEAD,
+    PHASE_HEAD_BWD,
+    PHASE_BACKWARD,
+    PHASE_DONE
+} tt_phase;
 
 #define TT_HEAD_BLOCK 8192 /* vocabulary columns of one head unit */
 
@@ -25,9 +32,9 @@ struct tt_step {
     tt_kv_pool *kv;
     /* ---- the begun step ---- */
     tt_step_options opt;
-    tt_segment *segs;      /* [n_segs], ids, pages and targets not to be followed any more */
+    tt_segment *segs; /* [n_segs], ids, pages and targets not to be followed any more */
     int32_t n_segs, segs_cap;
-    tt_seg *dev_segs_host; /* [n_segs] */
+    tt_seg *dev_segs_host;    /* [n_segs] */
     tt_adapter_group *groups; /* [n_segs] scratch */
     int32_t n_rows, n_last, n_targets;
     bool any_store, any_all, any_loss;
@@ -59,7 +66,8 @@ struct tt_step {
 tt_head_args tt_step_head_args(const tt_step *s, int32_t block);
 int32_t tt_step_head_blocks(const tt_step *s);
 
-/* One unit of the backward pass: a head block, or a layer (rising index = work already done is higher layers). */
+/* One unit of the backward pass: a head block, or a layer (rising index = work already done is
+ * higher layers). */
 void tt_step_head_bwd(tt_step *s, int32_t block);
 void tt_step_layer_bwd(tt_step *s, int32_t layer);
 

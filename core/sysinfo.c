@@ -1,4 +1,5 @@
-/* sysinfo.c - see sysinfo.h. Unknown or unreadable files mean "no bound": a missing cgroup is not an error. */
+/* sysinfo.c - see sysinfo.h. Unknown or unreadable files mean "no bound": a missing cgroup is not
+ * an error. */
 #include "core/sysinfo.h"
 
 #include <sched.h>
@@ -40,7 +41,8 @@ static int cgroup_cpus(void)
 int tt_sys_cpus(void)
 {
     cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
+                                                        : (int)sysconf(_SC_NPROCESSORS_ONLN);
     int quota = cgroup_cpus();
     n = quota > 0 && quota < n ? quota : n;
     return n > 0 ? n : 1;

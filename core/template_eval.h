@@ -20,7 +20,8 @@ struct tt_scope {
 
 tt_scope *tt_scope_push(tt_run *r, tt_scope *parent); /* a new one; the caller sets r->scope */
 bool tt_scope_set(tt_run *r, tt_scope *s, uint32_t name, tt_val v);
-const tt_val *tt_scope_find(tt_run *r, const tt_scope *s, uint32_t name); /* NULL = in none of them */
+const tt_val *tt_scope_find(tt_run *r, const tt_scope *s,
+                            uint32_t name); /* NULL = in none of them */
 
 /* -- Statements (template_exec.c) ---------------------------------------------------------- */
 

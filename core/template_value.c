@@ -39,7 +39,8 @@ bool tt_run_invalid(tt_run *r, const char *fmt, ...)
 void *tt_run_alloc(tt_run *r, size_t n, size_t elem_bytes)
 {
     size_t bytes;
-    bool over = __builtin_mul_overflow(n, elem_bytes, &bytes) || bytes > r->arena.limit - r->arena.used;
+    bool over =
+        __builtin_mul_overflow(n, elem_bytes, &bytes) || bytes > r->arena.limit - r->arena.used;
     void *p = over ? NULL : tt_arena_calloc(&r->arena, n, elem_bytes);
     if (p == NULL) {
         over = over || r->arena.limit - r->arena.used - bytes < 64;

@@ -13,7 +13,7 @@ struct tt_trainer {
     tt_adapter *param, *grad, *m, *v;
     tt_optim_tensor *tensors; /* owned [n_tensors] */
     int32_t n_tensors, step;
-    tt_dev state; /* owned: tt_train_state, then f64 [n_layers][2] of delta_norm */
+    tt_dev state;  /* owned: tt_train_state, then f64 [n_layers][2] of delta_norm */
     double *norms; /* owned, host [n_layers][2] */
 };
 
@@ -33,7 +33,8 @@ size_t tt_trainer_bytes(const tt_model *m, const tt_qttt_params *p)
     return (size_t)(n[0] + n[1]) * sizeof(float) * (size_t)m->n_layers * (p->sgd ? 2 : 4);
 }
 
-/* A's rows are the unit-variance directions that B mixes; B = 0 makes the first forward pass the base's. */
+/* A's rows are the unit-variance directions that B mixes; B = 0 makes the first forward pass the
+ * base's. */
 static tt_code init_lora(tt_trainer *t, uint64_t context_hash, tt_err *reterr)
 {
     size_t n = (size_t)t->opt.rank * (size_t)t->d->model->hidden;
@@ -45,7 +46,8 @@ static tt_code init_lora(tt_trainer *t, uint64_t context_hash, tt_err *reterr)
     double sd = 1.0 / sqrt((double)t->d->model->hidden);
     for (int32_t l = 0; l < t->param->n_layers; l++) {
         for (size_t i = 0; i < n; i++) {
-            a[i] = (float)(tt_rng_normal(&rng) * sd); /* drawn for every layer: a subset sees the same numbers */
+            a[i] = (float)(tt_rng_normal(&rng) *
+                           sd); /* drawn for every layer: a subset sees the same numbers */
         }
         if (tt_adapter_has(t->param, l)) {
             t->d->ops.upload(t->d->lane, t->param->layers[l].a, a, n * sizeof *a);
@@ -77,8 +79,10 @@ static void list_tensors(tt_trainer *t)
             t->n_tensors++;
             continue;
         }
-        x[0] = (tt_optim_tensor){.g = g->a, .d = p->a, .m = m != NULL ? m->a : 0, .v = v != NULL ? v->a : 0, .n = n[0]};
-        x[1] = (tt_optim_tensor){.g = g->b, .d = p->b, .m = m != NULL ? m->b : 0, .v = v != NULL ? v->b : 0, .n = n[1]};
+        x[0] = (tt_optim_tensor){
+            .g = g->a, .d = p->a, .m = m != NULL ? m->a : 0, .v = v != NULL ? v->a : 0, .n = n[0]};
+        x[1] = (tt_optim_tensor){
+            .g = g->b, .d = p->b, .m = m != NULL ? m->b : 0, .v = v != NULL ? v->b : 0, .n = n[1]};
         t->n_tensors += 2;
     }
 }
@@ -159,12 +163,14 @@ static void queue_norms(tt_trainer *t, const tt_adapter *a)
 {
     for (int32_t l = 0; l < a->n_layers; l++) {
         if (tt_adapter_has(a, l)) {
-            t->d->ops.delta_norm(t->d->lane, &(tt_delta_norm_args){.layer = a->layers[l],
-                                                                   .w = &t->d->model->layers[l].wq.w,
-                                                                   .out = norm_slot(t, l)});
+            t->d->ops.delta_norm(t->d->lane,
+                                 &(tt_delta_norm_args){.layer = a->layers[l],
+                                                       .w = &t->d->model->layers[l].wq.w,
+                                                       .out = norm_slot(t, l)});
         }
     }
-    t->d->ops.download(t->d->lane, t->norms, norm_slot(t, 0), (size_t)a->n_layers * 2 * sizeof(double));
+    t->d->ops.download(t->d->lane, t->norms, norm_slot(t, 0),
+                       (size_t)a->n_layers * 2 * sizeof(double));
 }
 
 static double largest_norm(const tt_trainer *t, const tt_adapter *a)
@@ -180,8 +186,8 @@ static double largest_norm(const tt_trainer *t, const tt_adapter *a)
     return largest;
 }
 
-tt_code tt_trainer_update(tt_trainer *t, const tt_step *step, bool want_norm, tt_train_report *ret_report,
-                          tt_err *reterr)
+tt_code tt_trainer_update(tt_trainer *t, const tt_step *step, bool want_norm,
+                          tt_train_report *ret_report, tt_err *reterr)
 {
     tt_optim_args a = {.state = t->state,
                        .t = t->tensors,
@@ -227,7 +233,8 @@ void tt_trainer_set(tt_trainer *t, int32_t layer, const float *d_or_a, const flo
     const tt_adapter_layer *l = &t->param->layers[layer];
     int64_t n[2];
     tt_adapter_sizes(t->d->model, l->kind, l->rank, n);
-    t->d->ops.upload(t->d->lane, l->kind == TT_ADAPTER_FULL ? l->d : l->a, d_or_a, (size_t)n[0] * sizeof(float));
+    t->d->ops.upload(t->d->lane, l->kind == TT_ADAPTER_FULL ? l->d : l->a, d_or_a,
+                     (size_t)n[0] * sizeof(float));
     if (b != NULL) {
         t->d->ops.upload(t->d->lane, l->b, b, (size_t)n[1] * sizeof(float));
     }

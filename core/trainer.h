@@ -1,5 +1,6 @@
-/* trainer.h - the state of one running adaptation on the device: parameters, gradient, Adam moments (all FP32), and the optimiser
- * step. Thread: engine only. Source: docs/qttt.md section 1; AdamW as torch.optim.AdamW, SGD as torch.optim.SGD. */
+/* trainer.h - the state of one running adaptation on the device: parameters, gradient, Adam moments
+ * (all FP32), and the optimiser step. Thread: engine only. Source: docs/qttt.md section 1; AdamW as
+ * torch.optim.AdamW, SGD as torch.optim.SGD. */
 #ifndef TT_TRAINER_H
 #define TT_TRAINER_H
 
@@ -8,7 +9,8 @@
 
 typedef struct tt_trainer tt_trainer;
 
-/* params: resolved; borrowed for the call. FULL: D = 0. LoRA: A ~ N(0, 1 / hidden) from the stream (seed, context_hash), B = 0. */
+/* params: resolved; borrowed for the call. FULL: D = 0. LoRA: A ~ N(0, 1 / hidden) from the stream
+ * (seed, context_hash), B = 0. */
 tt_code tt_trainer_create(tt_device *d, const tt_qttt_params *params, uint64_t context_hash,
                           tt_trainer **ret_trainer, tt_err *reterr);
 void tt_trainer_destroy(tt_trainer **t);
@@ -20,13 +22,15 @@ const tt_adapter *tt_trainer_grads(const tt_trainer *t);
 
 typedef struct tt_train_report {
     double loss, grad_norm;
-    bool finite;        /* false: nothing was updated */
-    double delta_norm;  /* largest |D| / |W_Q| over the trained layers, when it was asked for; else 0 */
+    bool finite; /* false: nothing was updated */
+    double
+        delta_norm; /* largest |D| / |W_Q| over the trained layers, when it was asked for; else 0 */
 } tt_train_report;
 
-/* The update after a training step that has run through. Synchronises. want_norm: also measure the delta. */
-tt_code tt_trainer_update(tt_trainer *t, const tt_step *step, bool want_norm, tt_train_report *ret_report,
-                          tt_err *reterr);
+/* The update after a training step that has run through. Synchronises. want_norm: also measure the
+ * delta. */
+tt_code tt_trainer_update(tt_trainer *t, const tt_step *step, bool want_norm,
+                          tt_train_report *ret_report, tt_err *reterr);
 
 /* Largest |delta| / |W_Q| over the layers that `a` adapts. Synchronises. */
 tt_code tt_trainer_delta_norm(tt_trainer *t, const tt_adapter *a, double *ret_norm, tt_err *reterr);

@@ -39,7 +39,8 @@ static tt_code open_pool(tt_worker *w, const tt_engine_options *opt, tt_err *ret
     size_t n = bytes / page;
     if (n < 8) {
         return tt_fail(reterr, TT_E_CAPACITY,
-                       "the K/V pool of %zu MiB holds %zu pages of 64 tokens (%zu KiB each); at least 8 are needed",
+                       "the K/V pool of %zu MiB holds %zu pages of 64 tokens (%zu KiB each); at "
+                       "least 8 are needed",
                        bytes >> 20, n, page >> 10);
     }
     tt_kv_options o = {.type = opt->kv_type, .n_pages = n > 4000000 ? 4000000 : (int32_t)n};
@@ -48,7 +49,8 @@ static tt_code open_pool(tt_worker *w, const tt_engine_options *opt, tt_err *ret
 
 tt_code tt_worker_open(tt_worker *w, const tt_engine_options *opt, tt_err *reterr)
 {
-    *w = (tt_worker){.caps = opt->caps, .prefill_chunk = opt->prefill_chunk > 0 ? opt->prefill_chunk : 512};
+    *w = (tt_worker){.caps = opt->caps,
+                     .prefill_chunk = opt->prefill_chunk > 0 ? opt->prefill_chunk : 512};
     tt_code rc = tt_model_open(opt->model_path, &w->model, reterr);
     if (rc == TT_OK) {
         rc = tt_tokenizer_create(&w->model->vocab, &w->tokenizer, reterr);
@@ -97,20 +99,23 @@ static tt_code check_ids(const tt_worker *w, const tt_job_params *p, tt_err *ret
 {
     for (int32_t i = 0; i < p->n_prompt; i++) {
         if (p->prompt[i] < 0 || p->prompt[i] >= w->model->n_vocab) {
-            return tt_fail(reterr, TT_E_INVALID, "prompt token %d is %d; the vocabulary has ids 0 to %d", i,
-                           p->prompt[i], w->model->n_vocab - 1);
+            return tt_fail(reterr, TT_E_INVALID,
+                           "prompt token %d is %d; the vocabulary has ids 0 to %d", i, p->prompt[i],
+                           w->model->n_vocab - 1);
         }
     }
     for (int32_t i = 0; i < p->n_stop_ids; i++) {
         if (p->stop_ids[i] < 0 || p->stop_ids[i] >= w->model->n_vocab) {
-            return tt_fail(reterr, TT_E_INVALID, "stop_token_ids names token %d; the vocabulary has ids 0 to %d",
+            return tt_fail(reterr, TT_E_INVALID,
+                           "stop_token_ids names token %d; the vocabulary has ids 0 to %d",
                            p->stop_ids[i], w->model->n_vocab - 1);
         }
     }
     for (int32_t i = 0; i < p->sampling.n_bias; i++) {
         int32_t id = p->sampling.bias[i].id;
         if (id < 0 || id >= w->model->n_vocab) {
-            return tt_fail(reterr, TT_E_INVALID, "logit_bias names token %d; the vocabulary has ids 0 to %d", id,
+            return tt_fail(reterr, TT_E_INVALID,
+                           "logit_bias names token %d; the vocabulary has ids 0 to %d", id,
                            w->model->n_vocab - 1);
         }
     }
@@ -124,20 +129,24 @@ static tt_code check_qttt(const tt_worker *w, const tt_qttt_params *p, tt_err *r
         return tt_fail(reterr, TT_E_INVALID, "qttt.steps must be 0 to %d", c->max_steps);
     }
     if (p->span_tokens > c->max_span_tokens) {
-        return tt_fail(reterr, TT_E_INVALID, "qttt.span_tokens must be 1 to %d", c->max_span_tokens);
+        return tt_fail(reterr, TT_E_INVALID, "qttt.span_tokens must be 1 to %d",
+                       c->max_span_tokens);
     }
     if (p->lora && p->rank > c->max_rank) {
         return tt_fail(reterr, TT_E_INVALID, "qttt.rank must be 1 to %d", c->max_rank);
     }
     if (p->learning_rate > c->max_learning_rate) {
-        return tt_fail(reterr, TT_E_INVALID, "qttt.learning_rate must be 0 to %g", c->max_learning_rate);
+        return tt_fail(reterr, TT_E_INVALID, "qttt.learning_rate must be 0 to %g",
+                       c->max_learning_rate);
     }
     if (p->sgd && p->learning_rate < 0) {
-        return tt_fail(reterr, TT_E_INVALID, "qttt.learning_rate is required with the sgd optimizer");
+        return tt_fail(reterr, TT_E_INVALID,
+                       "qttt.learning_rate is required with the sgd optimizer");
     }
     for (int32_t i = w->model->n_layers; i < 256; i++) {
         if (p->layers[i / 8] >> (i % 8) & 1) {
-            return tt_fail(reterr, TT_E_INVALID, "qttt.layers names layer %d; the model has layers 0 to %d", i,
+            return tt_fail(reterr, TT_E_INVALID,
+                           "qttt.layers names layer %d; the model has layers 0 to %d", i,
                            w->model->n_layers - 1);
         }
     }
@@ -152,19 +161,23 @@ tt_code tt_worker_check(const tt_worker *w, const tt_job_params *p, tt_err *rete
     int64_t want = p->n_prompt + (p->max_tokens > 0 ? (int64_t)p->max_tokens : 0);
     if (p->n_prompt > w->max_context || want > w->max_context ||
         (p->max_tokens < 0 && p->n_prompt >= w->max_context)) {
-        return tt_fail(reterr, TT_E_CONTEXT_LENGTH,
-                       "the context is %d tokens; the request needs %lld (%d of the prompt, %d to generate)",
-                       w->max_context, (long long)want, p->n_prompt, p->max_tokens > 0 ? p->max_tokens : 1);
+        return tt_fail(
+            reterr, TT_E_CONTEXT_LENGTH,
+            "the context is %d tokens; the request needs %lld (%d of the prompt, %d to generate)",
+            w->max_context, (long long)want, p->n_prompt, p->max_tokens > 0 ? p->max_tokens : 1);
     }
     int64_t scratch = 0;
     if (p->qttt.mode == TT_QTTT_ON) {
-        int32_t passages = p->qttt.objective == TT_RECALL ? p->qttt.span_tokens / TT_PASSAGE_TOKENS + 1 : 0;
+        int32_t passages =
+            p->qttt.objective == TT_RECALL ? p->qttt.span_tokens / TT_PASSAGE_TOKENS + 1 : 0;
         scratch = 2 * (TT_PROBE_SEGMENTS + passages);
     }
     int64_t pages = (want + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS + scratch;
     if (pages > tt_kv_total(w->kv)) {
-        return tt_fail(reterr, TT_E_CONTEXT_LENGTH, /* not TT_E_CAPACITY: trying again would never help */
-                       "the request needs %lld K/V pages of 64 tokens, the pool has %d (setting model.kv_size)",
+        return tt_fail(reterr,
+                       TT_E_CONTEXT_LENGTH, /* not TT_E_CAPACITY: trying again would never help */
+                       "the request needs %lld K/V pages of 64 tokens, the pool has %d (setting "
+                       "model.kv_size)",
                        (long long)pages, tt_kv_total(w->kv));
     }
     tt_code rc = check_ids(w, p, reterr);

@@ -1,5 +1,5 @@
-/* dtype.h - element and block types of tensors, numbered by us (gguf.c and safetensors.c map theirs to these).
- * Thread: none, constant data. Block layouts: ggml's, see kernels/quant.h. */
+/* dtype.h - element and block types of tensors, numbered by us (gguf.c and safetensors.c map theirs
+ * to these). Thread: none, constant data. Block layouts: ggml's, see kernels/quant.h. */
 #ifndef TT_DTYPE_H
 #define TT_DTYPE_H
 

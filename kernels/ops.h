@@ -1,16 +1,20 @@
-/* ops.h - the one door between the engine and a device: a table of operations. ref/ fills all of it (plain, scalar, sums
- * in double: the definition of each op); cpu/ and cuda/ overwrite what they do faster.
+/* ops.h - the one door between the engine and a device: a table of operations. ref/ fills all of it
+ * (plain, scalar, sums in double: the definition of each op); cpu/ and cuda/ overwrite what they do
+ * faster.
  *
- * Thread: a lane belongs to one thread at a time (the engine's); ops run on it in order, possibly asynchronously.
- * Failures: compute ops return void and assert their preconditions; a device failure is sticky on the lane and comes out of
- * lane_sync(). Only functions that return tt_code fail at once.
+ * Thread: a lane belongs to one thread at a time (the engine's); ops run on it in order, possibly
+ * asynchronously. Failures: compute ops return void and assert their preconditions; a device
+ * failure is sticky on the lane and comes out of lane_sync(). Only functions that return tt_code
+ * fail at once.
  *
- * Memory: tt_dev is an address in the table's device memory. core/ may do arithmetic on it but never dereferences it (on the
- * CPU tables it is a host address, on CUDA a device address). Matrices are row-major, outermost dimension first.
- * Unless stated otherwise activations, gradients, norms and biases are f32 and outputs do not overlap inputs.
- * Argument structs and the host arrays they point to are borrowed for the call only.
+ * Memory: tt_dev is an address in the table's device memory. core/ may do arithmetic on it but
+ * never dereferences it (on the CPU tables it is a host address, on CUDA a device address).
+ * Matrices are row-major, outermost dimension first. Unless stated otherwise activations,
+ * gradients, norms and biases are f32 and outputs do not overlap inputs. Argument structs and the
+ * host arrays they point to are borrowed for the call only.
  *
- * Shapes: R rows of a step; H hidden; NQ = n_heads * head_dim; NK = n_kv_heads * head_dim; F ffn width; V vocabulary. */
+ * Shapes: R rows of a step; H hidden; NQ = n_heads * head_dim; NK = n_kv_heads * head_dim; F ffn
+ * width; V vocabulary. */
 #ifndef TT_OPS_H
 #define TT_OPS_H
 
@@ -26,11 +30,13 @@ typedef uint64_t tt_dev; /* 0 = none */
 #define TT_PAGE_TOKENS 64 /* tokens of one K/V page */
 #define TT_MATMUL_MAX 3   /* weights that share one input in a product */
 
-/* Which family of kernels computes a row: a row's bits depend on its family, never on what else is in the step, on chunk
- * length or on the number of threads. Prompt and span rows are PREFILL, also when there is one; generated rows DECODE. */
+/* Which family of kernels computes a row: a row's bits depend on its family, never on what else is
+ * in the step, on chunk length or on the number of threads. Prompt and span rows are PREFILL, also
+ * when there is one; generated rows DECODE. */
 typedef enum tt_family { TT_PREFILL, TT_DECODE } tt_family;
 
-typedef struct tt_lane tt_lane; /* a device queue with its thread pool, scratch memory and sticky error */
+typedef struct tt_lane
+    tt_lane; /* a device queue with its thread pool, scratch memory and sticky error */
 
 typedef struct tt_lane_options {
     int n_threads; /* CPU worker threads, caller included; 0 = 1 */
@@ -43,9 +49,9 @@ typedef struct tt_weight {
     tt_dev data; /* [rows, tt_row_bytes(type, cols)], borrowed: lives as long as the model */
 } tt_weight;
 
-/* Rows [row0, row0 + n_rows) of a step belong to one sequence, at consecutive positions from pos0. Key position p of the
- * sequence lies in page page_table[page0 + p / 64] at offset p % 64. A row at position p sees keys
- * max(0, p - window + 1) .. p (window 0 = all). */
+/* Rows [row0, row0 + n_rows) of a step belong to one sequence, at consecutive positions from pos0.
+ * Key position p of the sequence lies in page page_table[page0 + p / 64] at offset p % 64. A row at
+ * position p sees keys max(0, p - window + 1) .. p (window 0 = all). */
 typedef struct tt_seg {
     int32_t row0, n_rows;
     int32_t pos0;
@@ -53,7 +59,8 @@ typedef struct tt_seg {
 } tt_seg;
 
 /* Where K and V of one layer lie: element (page, head, offset, d) of K at
- * base + page * page_stride + ((head * 64 + offset) * head_dim + d) * sizeof(type); V the same at base_v. */
+ * base + page * page_stride + ((head * 64 + offset) * head_dim + d) * sizeof(type); V the same at
+ * base_v. */
 typedef struct tt_kv_layer {
     tt_dev k, v;         /* address of the layer's K (V) in page 0 */
     int64_t page_stride; /* bytes from one page to the next */
@@ -62,7 +69,7 @@ typedef struct tt_kv_layer {
 } tt_kv_layer;
 
 typedef struct tt_embed_args {
-    tt_dev ids; /* i32 [R], each in [0, table->rows) */
+    tt_dev ids;       /* i32 [R], each in [0, table->rows) */
     tt_weight *table; /* [V, H] */
     tt_dev x;         /* out [R, H] */
     int32_t n_rows;
@@ -81,7 +88,8 @@ typedef struct tt_rmsnorm_args {
 typedef struct tt_rmsnorm_bwd_args {
     tt_dev x, w; /* the forward's inputs */
     tt_dev dy;   /* [R, dim] */
-    tt_dev dx;   /* [R, dim]: dx += J^T dy when accumulate, else dx = J^T dy; may be dy when not accumulating */
+    tt_dev dx;   /* [R, dim]: dx += J^T dy when accumulate, else dx = J^T dy; may be dy when not
+                    accumulating */
     int32_t n_rows, dim;
     float eps;
     bool accumulate;
@@ -118,8 +126,8 @@ typedef struct tt_adapter_layer {
     float scale; /* LORA: alpha / rank */
 } tt_adapter_layer;
 
-/* The grouped adapter term: rows [row0, row0 + n_rows) use `layer`. Groups do not overlap; rows in no group are left alone.
- * q is summed in f32 before any rounding. */
+/* The grouped adapter term: rows [row0, row0 + n_rows) use `layer`. Groups do not overlap; rows in
+ * no group are left alone. q is summed in f32 before any rounding. */
 typedef struct tt_adapter_group {
     int32_t row0, n_rows;
     tt_adapter_layer layer;
@@ -142,8 +150,8 @@ typedef struct tt_adapter_bwd_args {
     tt_adapter_layer layer;
 } tt_adapter_bwd_args;
 
-/* Gradient of one layer's adapter. FULL: g[NQ, H] = dq^T x. LORA: g = scale * (dq B)^T x [rank, H] and
- * gb = scale * dq^T (x A^T) [NQ, rank]. Overwrites. */
+/* Gradient of one layer's adapter. FULL: g[NQ, H] = dq^T x. LORA: g = scale * (dq B)^T x [rank, H]
+ * and gb = scale * dq^T (x A^T) [NQ, rank]. Overwrites. */
 typedef struct tt_adapter_grad_args {
     tt_dev x;  /* [R, H] */
     tt_dev dq; /* [R, NQ] */
@@ -154,30 +162,33 @@ typedef struct tt_adapter_grad_args {
 
 typedef enum tt_rope_kind {
     TT_ROPE_HALF,       /* pairs (i, i + d/2): Hugging Face's layout, GGUF "neox" */
-    TT_ROPE_INTERLEAVED /* pairs (2i, 2i + 1): GGUF files of the llama family, whose Q/K rows are permuted */
+    TT_ROPE_INTERLEAVED /* pairs (2i, 2i + 1): GGUF files of the llama family, whose Q/K rows are
+                           permuted */
 } tt_rope_kind;
 
-/* Constants of RoPE and of the q/k norms in one layer. angle = position * inv_freq[i]; (cos, sin) * mscale. */
+/* Constants of RoPE and of the q/k norms in one layer. angle = position * inv_freq[i]; (cos, sin) *
+ * mscale. */
 typedef struct tt_rope {
     tt_rope_kind kind;
-    int32_t rot_dim;  /* elements of a head that are rotated; <= head_dim, even; the others pass, without mscale */
-    tt_dev inv_freq;  /* f32 [rot_dim / 2], scaling (linear, llama3, YaRN) already applied */
-    float mscale;     /* YaRN's attention factor; else 1 */
+    int32_t rot_dim; /* elements of a head that are rotated; <= head_dim, even; the others pass,
+                        without mscale */
+    tt_dev inv_freq; /* f32 [rot_dim / 2], scaling (linear, llama3, YaRN) already applied */
+    float mscale;    /* YaRN's attention factor; else 1 */
 } tt_rope;
 
 /* Bias, per-head RMSNorm, RoPE, and the write of K and V into the pages. Per row r:
- *   q = rope(norm?(q + bq)), k likewise, v = v + bv; then, if kv_slot[r] >= 0, k and v are rounded to the pages' type and
- *   stored at slot kv_slot[r] = page * 64 + offset. Rows with slot -1 have no k and v: theirs are not read. What the
- *   k and v buffers hold afterwards is undefined.
- * q_pre (or 0) receives q + bq before norm and RoPE, for the backward pass. */
+ *   q = rope(norm?(q + bq)), k likewise, v = v + bv; then, if kv_slot[r] >= 0, k and v are rounded
+ * to the pages' type and stored at slot kv_slot[r] = page * 64 + offset. Rows with slot -1 have no
+ * k and v: theirs are not read. What the k and v buffers hold afterwards is undefined. q_pre (or 0)
+ * receives q + bq before norm and RoPE, for the backward pass. */
 typedef struct tt_qk_rope_args {
-    tt_dev q;         /* in/out [R, NQ] */
-    tt_dev k, v;      /* [R, NK]; 0 when no row is stored */
-    tt_dev bq, bk, bv; /* [NQ], [NK], [NK] or 0 */
+    tt_dev q;              /* in/out [R, NQ] */
+    tt_dev k, v;           /* [R, NK]; 0 when no row is stored */
+    tt_dev bq, bk, bv;     /* [NQ], [NK], [NK] or 0 */
     tt_dev q_norm, k_norm; /* [head_dim] or 0 */
-    tt_dev q_pre;     /* out [R, NQ] or 0 */
-    tt_dev positions; /* i32 [R] */
-    tt_dev kv_slot;   /* i32 [R] */
+    tt_dev q_pre;          /* out [R, NQ] or 0 */
+    tt_dev positions;      /* i32 [R] */
+    tt_dev kv_slot;        /* i32 [R] */
     const tt_kv_layer *kv;
     tt_rope rope;
     int32_t n_rows, n_heads;
@@ -197,11 +208,12 @@ typedef struct tt_q_rope_bwd_args {
 
 typedef struct tt_attention_args {
     tt_dev q;   /* [R, NQ], after RoPE */
-    tt_dev out; /* out [R, NQ]; rows of no segment are left alone, also in lse and in the backward's dq */
+    tt_dev out; /* out [R, NQ]; rows of no segment are left alone, also in lse and in the backward's
+                   dq */
     tt_dev lse; /* out [R, n_heads] or 0: log-sum-exp of the scaled scores, natural logarithm */
-    tt_dev segs;       /* tt_seg [n_segs] in device memory */
+    tt_dev segs;             /* tt_seg [n_segs] in device memory */
     const tt_seg *segs_host; /* the same, for launch shapes */
-    tt_dev page_table; /* i32 */
+    tt_dev page_table;       /* i32 */
     const tt_kv_layer *kv;
     int32_t n_rows, n_segs, n_heads;
     int32_t window; /* 0 = all */
@@ -209,7 +221,8 @@ typedef struct tt_attention_args {
     tt_family family;
 } tt_attention_args;
 
-/* dq = sum_j dS_j k_j * scale, dS = P * (dP - rowsum(do * o)), P from q, K and lse. K, V are constants. */
+/* dq = sum_j dS_j k_j * scale, dS = P * (dP - rowsum(do * o)), P from q, K and lse. K, V are
+ * constants. */
 typedef struct tt_attention_bwd_args {
     tt_attention_args fwd; /* q, lse, out as the forward left them */
     tt_dev d_out;          /* [R, NQ] */
@@ -226,8 +239,8 @@ typedef struct tt_gated_args {
 } tt_gated_args;
 
 typedef struct tt_gated_bwd_args {
-    tt_dev gate, up; /* the forward's inputs */
-    tt_dev dy;       /* [R, F] */
+    tt_dev gate, up;     /* the forward's inputs */
+    tt_dev dy;           /* [R, F] */
     tt_dev d_gate, d_up; /* out [R, F]; may be dy */
     int32_t n_rows, dim;
     tt_act act;
@@ -242,12 +255,12 @@ typedef struct tt_gather_args {
 
 /* Cross-entropy of the head in blocks of vocabulary columns, so that [R, V] logits never exist.
  * head_fwd over all blocks in rising order, then head_finish, then head_bwd over all blocks.
- *   state f32 [R, 4]: running maximum, sum of exp, target's logit, unused; core zeroes nothing: head_fwd with col0 == 0
- *   initialises it.
- *   The sum is relative to the maximum as stored.
+ *   state f32 [R, 4]: running maximum, sum of exp, target's logit, unused; core zeroes nothing:
+ * head_fwd with col0 == 0 initialises it. The sum is relative to the maximum as stored.
  *   head_finish: row_loss[R] = (m + log s) - logit_target, 0 for rows with target -1;
- *   head_bwd: dx[R, H] (+)= row_weight[r] * (softmax - onehot)[col0 : col0 + n_cols] W[col0 : .., :], dx overwritten when
- *   col0 == 0. Logits are recomputed. Rows with target -1 add nothing, whatever their weight: their dx is 0. */
+ *   head_bwd: dx[R, H] (+)= row_weight[r] * (softmax - onehot)[col0 : col0 + n_cols] W[col0 : ..,
+ * :], dx overwritten when col0 == 0. Logits are recomputed. Rows with target -1 add nothing,
+ * whatever their weight: their dx is 0. */
 typedef struct tt_head_args {
     tt_dev x;          /* [R, H], after the final norm */
     tt_weight *w;      /* [V, H] */
@@ -271,7 +284,8 @@ typedef struct tt_train_state {
 /* One tensor of the optimiser: param = d + w (w fixed, may be NULL). All f32 [n]. */
 typedef struct tt_optim_tensor {
     tt_dev g, d, m, v; /* m, v unused by SGD */
-    tt_weight *w;      /* W_Q [NQ, H] for weight decay, n == rows * cols; NULL: decay acts on d alone (LoRA) */
+    tt_weight
+        *w; /* W_Q [NQ, H] for weight decay, n == rows * cols; NULL: decay acts on d alone (LoRA) */
     int64_t n;
 } tt_optim_tensor;
 
@@ -282,8 +296,9 @@ typedef struct tt_optim_tensor {
 typedef enum tt_optim_kind { TT_ADAMW, TT_SGD } tt_optim_kind;
 
 typedef struct tt_optim_args {
-    tt_dev state; /* tt_train_state, zeroed by the caller before step 1; optim_begin fills grad_sq, loss, finite from the
-                     tensors' g (before clipping) and the row losses, and leaves n_dropped */
+    tt_dev state; /* tt_train_state, zeroed by the caller before step 1; optim_begin fills grad_sq,
+                     loss, finite from the tensors' g (before clipping) and the row losses, and
+                     leaves n_dropped */
     const tt_optim_tensor *t; /* host [n_tensors] */
     int32_t n_tensors;
     tt_dev row_loss, row_weight; /* f32 [n_rows] */
@@ -301,19 +316,23 @@ typedef struct tt_delta_norm_args {
 } tt_delta_norm_args;
 
 typedef struct tt_ops {
-    const char *isa; /* the highest folder that filled this table: "ref", "avx2", "avx512", "avx512bf16", "cuda" */
+    const char *isa; /* the highest folder that filled this table: "ref", "avx2", "avx512",
+                        "avx512bf16", "cuda" */
 
     /* ---- lane and memory ---- */
     tt_code (*lane_create)(const struct tt_ops *ops, const tt_lane_options *opt, tt_lane **ret_lane,
                            tt_err *reterr);
     void (*lane_destroy)(tt_lane **lane); /* NULL and *lane == NULL are legal */
-    /* Waits; returns the first failure since the last call. TT_E_NOMEM (outputs since then are undefined, the lane is good
-     * again) is forgotten by the call; TT_E_DEVICE stays. */
+    /* Waits; returns the first failure since the last call. TT_E_NOMEM (outputs since then are
+     * undefined, the lane is good again) is forgotten by the call; TT_E_DEVICE stays. */
     tt_code (*lane_sync)(tt_lane *lane, tt_err *reterr);
-    tt_code (*alloc)(tt_lane *lane, size_t n_bytes, tt_dev *ret_addr, tt_err *reterr); /* 64-byte aligned */
+    tt_code (*alloc)(tt_lane *lane, size_t n_bytes, tt_dev *ret_addr,
+                     tt_err *reterr);         /* 64-byte aligned */
     void (*free)(tt_lane *lane, tt_dev addr); /* 0 is legal */
-    void (*upload)(tt_lane *lane, tt_dev dst, const void *src, size_t n_bytes); /* src may be reused on return */
-    void (*download)(tt_lane *lane, void *dst, tt_dev src, size_t n_bytes);     /* dst valid after lane_sync */
+    void (*upload)(tt_lane *lane, tt_dev dst, const void *src,
+                   size_t n_bytes); /* src may be reused on return */
+    void (*download)(tt_lane *lane, void *dst, tt_dev src,
+                     size_t n_bytes); /* dst valid after lane_sync */
     void (*copy)(tt_lane *lane, tt_dev dst, tt_dev src, size_t n_bytes);
     void (*zero)(tt_lane *lane, tt_dev dst, size_t n_bytes);
     /* Makes w->data from the bytes of the model file: the CPU borrows them, CUDA copies. */
@@ -342,14 +361,18 @@ typedef struct tt_ops {
     void (*adapter_grad)(tt_lane *lane, const tt_adapter_grad_args *a);
 
     /* ---- optimiser ---- */
-    void (*optim_begin)(tt_lane *lane, const tt_optim_args *a); /* norm, loss, finite flag into *state */
-    void (*optim_step)(tt_lane *lane, const tt_optim_args *a);  /* updates d, m, v; nothing when !finite but ++n_dropped */
+    void (*optim_begin)(tt_lane *lane,
+                        const tt_optim_args *a); /* norm, loss, finite flag into *state */
+    void (*optim_step)(
+        tt_lane *lane,
+        const tt_optim_args *a); /* updates d, m, v; nothing when !finite but ++n_dropped */
     void (*delta_norm)(tt_lane *lane, const tt_delta_norm_args *a);
-    void (*to_bf16)(tt_lane *lane, tt_dev src_f32, tt_dev dst_bf16, int64_t n); /* round to nearest even */
+    void (*to_bf16)(tt_lane *lane, tt_dev src_f32, tt_dev dst_bf16,
+                    int64_t n); /* round to nearest even */
 } tt_ops;
 
-/* Instruction sets, rising. A mask takes sets away: a table is filled by ref, then by every set that the machine has and
- * the mask holds, low to high. */
+/* Instruction sets, rising. A mask takes sets away: a table is filled by ref, then by every set
+ * that the machine has and the mask holds, low to high. */
 enum tt_isa {
     TT_ISA_AVX2 = 1 << 0,       /* AVX2, FMA, F16C */
     TT_ISA_AVX512 = 1 << 1,     /* F, BW, DQ, VL */
@@ -359,9 +382,11 @@ enum tt_isa {
 
 /* What this machine has (CPUID and the OS's register state), of enum tt_isa. */
 unsigned tt_isa_detect(void);
-/* "ref", "avx2", "avx512", "avx512bf16", "auto" to a mask; -1 for any other name. "avx512" holds avx2 too, and so on. */
+/* "ref", "avx2", "avx512", "avx512bf16", "auto" to a mask; -1 for any other name. "avx512" holds
+ * avx2 too, and so on. */
 int tt_isa_parse(const char *name);
-/* Fills *ret_ops for the CPU with the sets in mask & tt_isa_detect(), up to the first that is missing. */
+/* Fills *ret_ops for the CPU with the sets in mask & tt_isa_detect(), up to the first that is
+ * missing. */
 void tt_ops_get(tt_ops *ret_ops, unsigned mask);
 
 #endif

@@ -9,8 +9,8 @@
  * src needs no alignment. Every type of dtype.h is supported. */
 void tt_dequant_row(tt_dtype t, const void *src, float *y, int64_t n);
 
-/* dst = x[n] in type t, round to nearest; used by tools and tests (model files come quantised). F32, F16, BF16,
- * Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 are supported and return 0; K types return -1. */
+/* dst = x[n] in type t, round to nearest; used by tools and tests (model files come quantised).
+ * F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 are supported and return 0; K types return -1. */
 int tt_quant_row(tt_dtype t, const float *x, void *dst, int64_t n);
 
 #endif

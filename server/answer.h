@@ -1,4 +1,5 @@
-/* answer.h - the JSON of chat and completions answers, whole and in chunks. Pure: writes into a buffer. Thread: any. */
+/* answer.h - the JSON of chat and completions answers, whole and in chunks. Pure: writes into a
+ * buffer. Thread: any. */
 #ifndef TT_ANSWER_H
 #define TT_ANSWER_H
 
@@ -21,15 +22,16 @@ typedef struct tt_usage {
 /* What a chunk says. Zero = nothing of that kind. */
 typedef struct tt_chunk {
     int32_t index;
-    bool role;               /* chat's first chunk */
-    const char *text;        /* NULL = none */
+    bool role;        /* chat's first chunk */
+    const char *text; /* NULL = none */
     size_t n_text;
     const tt_logprob_list *logprobs; /* NULL = null */
     const char *finish_reason;
     const tt_event *progress; /* PREFILL or ADAPT: choices [] and "progress" */
-    bool queued;             /* choices [] and progress queued */
+    bool queued;              /* choices [] and progress queued */
     int32_t queue_total;
-    const tt_usage *usage;   /* choices [] and usage, unless finish_reason is set too (a whole answer) */
+    const tt_usage
+        *usage; /* choices [] and usage, unless finish_reason is set too (a whole answer) */
     const tt_qttt_result *qttt;
     const char *job_id;
     double prefill_seconds;

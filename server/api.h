@@ -1,5 +1,5 @@
-/* api.h - the handlers of the routes, one file a family: api_chat.c, api_completions.c, api_models.c, api_ops.c.
- * Thread: the loop thread. */
+/* api.h - the handlers of the routes, one file a family: api_chat.c, api_completions.c,
+ * api_models.c, api_ops.c. Thread: the loop thread. */
 #ifndef TT_API_H
 #define TT_API_H
 

@@ -1,4 +1,5 @@
-/* api_chat.c - POST /v1/chat/completions. The way of a request: http -> api_request (parse, in a worker) -> prompt -> prepare
+/* api_chat.c - POST /v1/chat/completions. The way of a request: http -> api_request (parse, in a
+ * worker) -> prompt -> prepare
  * -> generation (queue, events) -> answer + sse. Thread: the loop thread. */
 #include "server/api.h"
 #include "server/prepare.h"

@@ -6,7 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Bytes that jansson takes for one value besides its text: node, table slot (grown by doubling), allocator. */
+/* Bytes that jansson takes for one value besides its text: node, table slot (grown by doubling),
+ * allocator. */
 enum { COST_OBJECT = 320, COST_ARRAY = 160, COST_VALUE = 64, COST_KEY = 96 };
 
 /* Walks the text once, outside strings by structure characters alone; it need not be valid JSON. */
@@ -55,8 +56,8 @@ static bool scan(const char *text, size_t n, size_t limit, tt_http_error *e)
     return true;
 }
 
-/* Writes ".0" behind integers that no 64-bit number holds: they are valid JSON, and a field's own check then names the
- * field, where jansson would refuse the whole body. */
+/* Writes ".0" behind integers that no 64-bit number holds: they are valid JSON, and a field's own
+ * check then names the field, where jansson would refuse the whole body. */
 static void widen_integers(tt_buf *out, const char *text, size_t n)
 {
     size_t from = 0;
@@ -129,9 +130,9 @@ json_t *tt_json_parse(const char *text, size_t n, size_t memory_limit, tt_http_e
 const char *tt_json_type_name(const json_t *v)
 {
     static const char *const names[] = {
-        [JSON_OBJECT] = "an object", [JSON_ARRAY] = "an array",  [JSON_STRING] = "a string",
-        [JSON_INTEGER] = "an integer", [JSON_REAL] = "a number", [JSON_TRUE] = "true",
-        [JSON_FALSE] = "false",      [JSON_NULL] = "null"};
+        [JSON_OBJECT] = "an object",   [JSON_ARRAY] = "an array", [JSON_STRING] = "a string",
+        [JSON_INTEGER] = "an integer", [JSON_REAL] = "a number",  [JSON_TRUE] = "true",
+        [JSON_FALSE] = "false",        [JSON_NULL] = "null"};
     return v != NULL ? names[json_typeof(v)] : "nothing";
 }
 
@@ -171,8 +172,8 @@ bool tt_json_get_bool(const json_t *o, const char *prefix, const char *key, bool
     return true;
 }
 
-bool tt_json_get_int(const json_t *o, const char *prefix, const char *key, int64_t min,
-                     int64_t max, int64_t *ret, tt_http_error *e)
+bool tt_json_get_int(const json_t *o, const char *prefix, const char *key, int64_t min, int64_t max,
+                     int64_t *ret, tt_http_error *e)
 {
     const json_t *v = tt_json_get(o, key);
     if (v == NULL) {
@@ -240,7 +241,8 @@ bool tt_json_get_choice(const json_t *o, const char *prefix, const char *key,
             return true;
         }
         n += n < sizeof legal ? (size_t)snprintf(legal + n, sizeof legal - n, "%s\"%s\"",
-                                                 i > 0 ? ", " : "", choices[i]) : 0;
+                                                 i > 0 ? ", " : "", choices[i])
+                              : 0;
     }
     return text == NULL ||
            tt_json_refuse(e, prefix, key, NULL, "is \"%.40s\"; it must be one of %s", text, legal);

@@ -1,5 +1,6 @@
 /* api_json.h - checked reading of request bodies. Thread: any; a parse belongs to its request.
- * A getter leaves *ret alone when the key is absent or null, and fills `e` with a 400 that names the field otherwise. */
+ * A getter leaves *ret alone when the key is absent or null, and fills `e` with a 400 that names
+ * the field otherwise. */
 #ifndef TT_API_JSON_H
 #define TT_API_JSON_H
 
@@ -11,15 +12,17 @@
 
 enum { TT_JSON_MAX_DEPTH = 64 };
 
-/* Parses a body. Before that its values are counted: when the tree would take more than memory_limit bytes besides its text
- * (or nests deeper than TT_JSON_MAX_DEPTH) it is refused. NULL on failure, with the position of a fault in `e`. */
+/* Parses a body. Before that its values are counted: when the tree would take more than
+ * memory_limit bytes besides its text (or nests deeper than TT_JSON_MAX_DEPTH) it is refused. NULL
+ * on failure, with the position of a fault in `e`. */
 json_t *tt_json_parse(const char *text, size_t n, size_t memory_limit, tt_http_error *e);
 
-/* prefix: what the message and `param` write before the key: "" or "qttt.". All return false on failure. */
+/* prefix: what the message and `param` write before the key: "" or "qttt.". All return false on
+ * failure. */
 bool tt_json_get_bool(const json_t *o, const char *prefix, const char *key, bool *ret,
                       tt_http_error *e);
-bool tt_json_get_int(const json_t *o, const char *prefix, const char *key, int64_t min,
-                     int64_t max, int64_t *ret, tt_http_error *e);
+bool tt_json_get_int(const json_t *o, const char *prefix, const char *key, int64_t min, int64_t max,
+                     int64_t *ret, tt_http_error *e);
 /* Integers count as numbers. */
 bool tt_json_get_number(const json_t *o, const char *prefix, const char *key, double min,
                         double max, double *ret, tt_http_error *e);

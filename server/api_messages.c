@@ -1,4 +1,5 @@
-/* api_messages.c - the messages of a chat request, checked and brought to the one form that templates get. */
+/* api_messages.c - the messages of a chat request, checked and brought to the one form that
+ * templates get. */
 #include <stdio.h>
 #include <string.h>
 
@@ -14,7 +15,7 @@ static json_t *out_of_memory(tt_http_error *e)
 
 static const char *check_role(const json_t *message, const char *prefix, tt_http_error *e)
 {
-    static const char *const roles[] = {"system", "developer", "user",     "assistant",
+    static const char *const roles[] = {"system", "developer", "user", "assistant",
                                         "tool",   "function",  NULL};
     int role = -1;
     if (!tt_json_get_choice(message, prefix, "role", roles, &role, e)) {
@@ -104,8 +105,8 @@ static bool check_keys(const json_t *message, const char *prefix, json_t *out, t
     {
         bool known = strcmp(key, "role") == 0 || strcmp(key, "content") == 0 ||
                      strcmp(key, "refusal") == 0 || strcmp(key, "annotations") == 0;
-        bool empty = json_is_null(v) || json_is_false(v) ||
-                     (json_is_array(v) && json_array_size(v) == 0);
+        bool empty =
+            json_is_null(v) || json_is_false(v) || (json_is_array(v) && json_array_size(v) == 0);
         for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
             if (strcmp(key, refused[i]) == 0) {
                 known = true;

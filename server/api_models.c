@@ -1,5 +1,6 @@
-/* api_models.c - GET /v1/models and /v1/models/{id}: the model, and NAME-qttt, which is the same model with qttt.mode on
- * (chat frontends have only a model list to choose from). Thread: the loop thread. */
+/* api_models.c - GET /v1/models and /v1/models/{id}: the model, and NAME-qttt, which is the same
+ * model with qttt.mode on (chat frontends have only a model list to choose from). Thread: the loop
+ * thread. */
 #include <string.h>
 
 #include "server/api.h"

@@ -1,5 +1,5 @@
-/* api_ops.c - what operators and orchestrators ask: health probes and metrics. Thread: the loop thread; nothing here waits
- * for the engine. */
+/* api_ops.c - what operators and orchestrators ask: health probes and metrics. Thread: the loop
+ * thread; nothing here waits for the engine. */
 #include "server/api.h"
 #include "server/server.h"
 
@@ -20,7 +20,8 @@ static void probe(tt_http_request *req, int status, const char *text)
     tt_http_reply(req, status, "application/json", &b);
 }
 
-/* The loop lives, or nobody would answer. The engine is stuck when there is work and no layer has ended for long. */
+/* The loop lives, or nobody would answer. The engine is stuck when there is work and no layer has
+ * ended for long. */
 void tt_api_livez(tt_http_request *req)
 {
     tt_server *s = req->server;
@@ -59,11 +60,11 @@ void tt_api_metrics(tt_http_request *req)
         tt_engine_get_stats(s->engine, &st);
     }
     tt_buf b = {0};
-    tt_metrics_write(&b, &s->metrics, &st,
-                     &(tt_metrics_page){.model_name = s->served != NULL ? s->served->name : NULL,
-                                        .uptime_seconds = tt_now() - s->started,
-                                        .open_requests = tt_http_active(s->http),
-                                        .max_context =
-                                            s->served != NULL ? s->served->max_context : 0});
+    tt_metrics_write(
+        &b, &s->metrics, &st,
+        &(tt_metrics_page){.model_name = s->served != NULL ? s->served->name : NULL,
+                           .uptime_seconds = tt_now() - s->started,
+                           .open_requests = tt_http_active(s->http),
+                           .max_context = s->served != NULL ? s->served->max_context : 0});
     tt_http_reply(req, 200, "text/plain; version=0.0.4; charset=utf-8", &b);
 }

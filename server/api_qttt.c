@@ -1,4 +1,5 @@
-/* api_qttt.c - see api_qttt.h. Ranges are the caps of the settings; what a field means is in docs/qttt.md. */
+/* api_qttt.c - see api_qttt.h. Ranges are the caps of the settings; what a field means is in
+ * docs/qttt.md. */
 #include "server/api_qttt.h"
 
 #include <math.h>
@@ -42,8 +43,8 @@ static bool parse_layers(const json_t *v, int32_t n_layers, tt_qttt_params *p, t
     {
         int64_t layer = json_is_integer(item) ? json_integer_value(item) : -1;
         if (layer < 0 || layer >= n_layers || layer >= (int64_t)sizeof p->layers * 8) {
-            return tt_json_refuse(e, "qttt.", "layers", NULL,
-                                  "holds layer numbers from 0 to %d", (int)n_layers - 1);
+            return tt_json_refuse(e, "qttt.", "layers", NULL, "holds layer numbers from 0 to %d",
+                                  (int)n_layers - 1);
         }
         p->layers[layer / 8] |= (uint8_t)(1u << (layer % 8));
     }
@@ -51,7 +52,8 @@ static bool parse_layers(const json_t *v, int32_t n_layers, tt_qttt_params *p, t
 }
 
 /* "auto" or a number in (0, max]. */
-static bool parse_rate(const json_t *v, const tt_qttt_caps *caps, tt_qttt_params *p, tt_http_error *e)
+static bool parse_rate(const json_t *v, const tt_qttt_caps *caps, tt_qttt_params *p,
+                       tt_http_error *e)
 {
     if (v == NULL || (json_is_string(v) && strcmp(json_string_value(v), "auto") == 0)) {
         if (p->mode == TT_QTTT_ON && p->sgd) {
@@ -181,9 +183,9 @@ static bool parse_kinds(const json_t *v, tt_qttt_params *p, tt_http_error *e)
 static void report_unknown(const json_t *v, tt_buf *ignored)
 {
     static const char *const known[] = {
-        "mode",      "generation", "steps",        "span_tokens", "learning_rate", "adapter",
-        "rank",      "layers",     "objective",    "optimizer",   "weight_decay",  "grad_clip",
-        "seed",      "guard",      "start_from",   "budget",      "context"};
+        "mode", "generation", "steps",      "span_tokens", "learning_rate", "adapter",
+        "rank", "layers",     "objective",  "optimizer",   "weight_decay",  "grad_clip",
+        "seed", "guard",      "start_from", "budget",      "context"};
     const char *key;
     json_t *item;
     json_object_foreach((json_t *)v, key, item)

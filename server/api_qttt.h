@@ -7,23 +7,29 @@
 #include "core/engine.h"
 #include "server/error_map.h"
 
-typedef enum tt_context_kind { TT_CONTEXT_RULE, TT_CONTEXT_MESSAGES, TT_CONTEXT_TOKENS } tt_context_kind;
+typedef enum tt_context_kind {
+    TT_CONTEXT_RULE,
+    TT_CONTEXT_MESSAGES,
+    TT_CONTEXT_TOKENS
+} tt_context_kind;
 
 typedef struct tt_qttt_request {
     tt_qttt_params params; /* context_tokens is filled after tokenising, by prompt.c */
     tt_context_kind context;
-    int64_t context_n;     /* messages or tokens */
+    int64_t context_n; /* messages or tokens */
 } tt_qttt_request;
 
-/* v: the request's "qttt" (NULL = absent). on: what mode is without the field (the NAME-qttt alias). n_layers bounds
- * "layers". Names that it does not know are appended to `ignored` as "qttt.name". False: `e` names field and range. */
+/* v: the request's "qttt" (NULL = absent). on: what mode is without the field (the NAME-qttt
+ * alias). n_layers bounds "layers". Names that it does not know are appended to `ignored` as
+ * "qttt.name". False: `e` names field and range. */
 bool tt_qttt_parse(const json_t *v, bool on, const tt_qttt_caps *caps, int32_t n_layers,
                    tt_qttt_request *ret, tt_buf *ignored, tt_http_error *e);
 
 /* The answer's object. job_id: "qttt_...". prefill_seconds from the job's last event. */
 void tt_qttt_write(tt_buf *b, const tt_qttt_result *r, const char *job_id, double prefill_seconds);
 
-/* Appends `name` to a comma-separated header value; bytes that a header cannot hold become '?'. Bounded. */
+/* Appends `name` to a comma-separated header value; bytes that a header cannot hold become '?'.
+ * Bounded. */
 void tt_ignored_add(tt_buf *ignored, const char *prefix, const char *name);
 
 #endif

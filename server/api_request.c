@@ -1,4 +1,5 @@
-/* api_request.c - see api_request.h. Order of checks: JSON, names of parameters, then values in the order of this file. */
+/* api_request.c - see api_request.h. Order of checks: JSON, names of parameters, then values in the
+ * order of this file. */
 #include "server/api_request.h"
 
 #include <float.h>
@@ -113,15 +114,14 @@ static bool parse_sampling(const json_t *body, tt_request *r, tt_http_error *e)
     }
     r->job.special_tokens = !skip_special;
     /* top_p 0 keeps the likeliest token alone; a temperature too small for 1/t is greedy. */
-    r->job.sampling = (tt_sampling){
-        .temperature = temperature < 1e-5 ? 0 : (float)temperature,
-        .top_k = top_k > 0 ? (int32_t)top_k : 0,
-        .top_p = top_p > 0 ? (float)top_p : FLT_MIN,
-        .min_p = (float)min_p,
-        .repetition_penalty = (float)repetition,
-        .presence_penalty = (float)presence,
-        .frequency_penalty = (float)frequency,
-        .seed = (uint64_t)seed};
+    r->job.sampling = (tt_sampling){.temperature = temperature < 1e-5 ? 0 : (float)temperature,
+                                    .top_k = top_k > 0 ? (int32_t)top_k : 0,
+                                    .top_p = top_p > 0 ? (float)top_p : FLT_MIN,
+                                    .min_p = (float)min_p,
+                                    .repetition_penalty = (float)repetition,
+                                    .presence_penalty = (float)presence,
+                                    .frequency_penalty = (float)frequency,
+                                    .seed = (uint64_t)seed};
     r->have_seed = tt_json_get(body, "seed") != NULL;
     return true;
 }
@@ -337,8 +337,7 @@ bool tt_request_parse(const char *text, size_t n, tt_api api, const tt_request_l
         return false;
     }
     if (!parse_stream(body, ret, e) || !parse_lengths(body, ret, e) ||
-        !parse_sampling(body, ret, e) ||
-        !parse_logit_bias(body, limits->n_vocab, ret, arena, e) ||
+        !parse_sampling(body, ret, e) || !parse_logit_bias(body, limits->n_vocab, ret, arena, e) ||
         !parse_stop(body, ret, arena, e)) {
         return false;
     }
@@ -353,7 +352,8 @@ bool tt_request_parse(const char *text, size_t n, tt_api api, const tt_request_l
                        &ret->qttt, &ret->ignored, e)) {
         return false;
     }
-    if (ret->qttt.params.mode == TT_QTTT_ON && ret->n_prompts > 1) { /* an answer has one qttt object */
+    if (ret->qttt.params.mode == TT_QTTT_ON &&
+        ret->n_prompts > 1) { /* an answer has one qttt object */
         return tt_json_refuse(e, "", "qttt", "unsupported_parameter",
                               "with mode on takes one prompt, not %d", (int)ret->n_prompts);
     }

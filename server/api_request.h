@@ -1,5 +1,6 @@
-/* api_request.h - a chat or completions body, read and validated: what the client asked for, before anything is tokenised.
- * Needs no engine, only the limits, so it is fuzzed alone. Thread: any; a request belongs to one thread at a time. */
+/* api_request.h - a chat or completions body, read and validated: what the client asked for, before
+ * anything is tokenised. Needs no engine, only the limits, so it is fuzzed alone. Thread: any; a
+ * request belongs to one thread at a time. */
 #ifndef TT_API_REQUEST_H
 #define TT_API_REQUEST_H
 
@@ -30,28 +31,29 @@ typedef struct tt_prompt_source {
 
 typedef struct tt_request {
     tt_api api;
-    json_t *body;      /* owned */
-    json_t *messages;  /* owned; normalised: role and content are strings */
+    json_t *body;                  /* owned */
+    json_t *messages;              /* owned; normalised: role and content are strings */
     const json_t *template_kwargs; /* borrowed from body, or NULL */
     bool add_generation_prompt, add_special_tokens;
     tt_prompt_source *prompts; /* completions: [n_prompts] */
     int32_t n_prompts;         /* chat: 1 */
     const char *model;         /* the name to answer with: static or borrowed from the limits */
     bool stream, include_usage, include_progress, echo, want_logprobs, have_max_tokens;
-    bool have_seed; /* else the server draws one */
+    bool have_seed;    /* else the server draws one */
     tt_job_params job; /* prompt and context_tokens are filled later */
     tt_qttt_request qttt;
     tt_buf ignored; /* names on no list, for x-qttt-ignored-params */
 } tt_request;
 
-/* Reads `text` into *ret. Small things live in `arena`. false: *e is the answer. Whatever it returns, tt_request_finish(). */
+/* Reads `text` into *ret. Small things live in `arena`. false: *e is the answer. Whatever it
+ * returns, tt_request_finish(). */
 bool tt_request_parse(const char *text, size_t n, tt_api api, const tt_request_limits *limits,
                       tt_arena *arena, tt_request *ret, tt_http_error *e);
 /* Legal on a zeroed request and twice. */
 void tt_request_finish(tt_request *r);
 
-/* Checks a messages array and returns a normalised copy: roles "developer" become "system", lists of text parts one string.
- * NULL: *e is filled. Also for /tokenize. New reference. */
+/* Checks a messages array and returns a normalised copy: roles "developer" become "system", lists
+ * of text parts one string. NULL: *e is filled. Also for /tokenize. New reference. */
 json_t *tt_messages_normalise(const json_t *messages, tt_buf *ignored, tt_http_error *e);
 
 /* "model" of a body: absent or null means the served one. false: 404 model_not_found, or 400. */

@@ -1,5 +1,5 @@
-/* api_tokens.c - POST /tokenize, POST /detokenize, GET /tokenizer_info, with the shapes that evaluation harnesses expect.
- * Thread: handlers on the loop thread, the work in a worker. */
+/* api_tokens.c - POST /tokenize, POST /detokenize, GET /tokenizer_info, with the shapes that
+ * evaluation harnesses expect. Thread: handlers on the loop thread, the work in a worker. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,9 +36,8 @@ static void encode_messages(tokens_work *t, const json_t *body, int32_t **ids, s
         tt_json_refuse(&t->error, "", "chat_template_kwargs", NULL, "must be an object");
     } else if (messages != NULL &&
                tt_json_get_bool(body, "", "add_generation_prompt", &generation, &t->error)) {
-        tt_chat_prompt chat = {.messages = messages,
-                               .kwargs = kwargs,
-                               .add_generation_prompt = generation};
+        tt_chat_prompt chat = {
+            .messages = messages, .kwargs = kwargs, .add_generation_prompt = generation};
         if (tt_prompt_chat(t->served, &chat, ids, n, &err) < 0) {
             fail(t, &err, "messages");
         }

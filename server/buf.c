@@ -97,7 +97,8 @@ void tt_buf_printf(tt_buf *b, const char *fmt, ...)
     va_end(ap);
 }
 
-/* Smallest second byte of each lead byte, and largest: overlong forms, surrogates and values over U+10FFFF are out. */
+/* Smallest second byte of each lead byte, and largest: overlong forms, surrogates and values over
+ * U+10FFFF are out. */
 static bool second_ok(unsigned char lead, unsigned char c)
 {
     switch (lead) {
@@ -117,11 +118,13 @@ static bool second_ok(unsigned char lead, unsigned char c)
 size_t tt_utf8_check(const unsigned char *s, size_t n, size_t *ret_bad)
 {
     unsigned char c = s[0];
-    size_t want = c < 0x80 ? 1 : c >= 0xC2 && c <= 0xDF ? 2 : c >= 0xE0 && c <= 0xEF ? 3
-                  : c >= 0xF0 && c <= 0xF4 ? 4 : 0;
+    size_t want = c < 0x80                 ? 1
+                  : c >= 0xC2 && c <= 0xDF ? 2
+                  : c >= 0xE0 && c <= 0xEF ? 3
+                  : c >= 0xF0 && c <= 0xF4 ? 4
+                                           : 0;
     size_t have = 1;
-    while (have < want && have < n &&
-           (have == 1 ? second_ok(c, s[1]) : (s[have] & 0xC0) == 0x80)) {
+    while (have < want && have < n && (have == 1 ? second_ok(c, s[1]) : (s[have] & 0xC0) == 0x80)) {
         have++;
     }
     if (want != 0 && have == want) {

@@ -1,4 +1,5 @@
-/* cmd_bench.c - `qttt bench`: the figures of core/bench.h as a table on stdout and as JSON. Thread: main. */
+/* cmd_bench.c - `qttt bench`: the figures of core/bench.h as a table on stdout and as JSON. Thread:
+ * main. */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,13 +13,15 @@ static const char *const own_sections[] = {"model", NULL};
 
 static void print_usage(void)
 {
-    printf("Usage: qttt bench --model PATH [flags]\n"
-           "\n"
-           "Measures prefill, decode and qTTT steps, each beside the limit of the machine measured in the same run.\n"
-           "\n"
-           "  --json FILE                      also write the figures to FILE\n"
-           "  --repeat N                       repetitions of which the median counts, 1 to 25 [5]\n"
-           "  --config FILE                    YAML file to read first\n");
+    printf(
+        "Usage: qttt bench --model PATH [flags]\n"
+        "\n"
+        "Measures prefill, decode and qTTT steps, each beside the limit of the machine measured in "
+        "the same run.\n"
+        "\n"
+        "  --json FILE                      also write the figures to FILE\n"
+        "  --repeat N                       repetitions of which the median counts, 1 to 25 [5]\n"
+        "  --config FILE                    YAML file to read first\n");
     tt_settings_print_help(own_sections);
     printf("  --help                           this text\n");
 }
@@ -59,15 +62,17 @@ static json_t *to_json(const tt_bench_report *r, const char *cpu)
     json_t *figures = json_array();
     for (int32_t i = 0; i < r->n; i++) {
         const tt_bench_figure *f = &r->figure[i];
-        json_array_append_new(figures, json_pack("{s:s, s:f, s:s, s:s, s:f, s:f}", "name", f->name, "value", f->value,
-                                                 "unit", f->unit, "limited_by", limits[f->kind], "limit", f->limit,
-                                                 "percent", f->percent));
+        json_array_append_new(figures,
+                              json_pack("{s:s, s:f, s:s, s:s, s:f, s:f}", "name", f->name, "value",
+                                        f->value, "unit", f->unit, "limited_by", limits[f->kind],
+                                        "limit", f->limit, "percent", f->percent));
     }
-    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:o}", "version", TT_VERSION, "model", r->model, "cpu", cpu, "isa",
-                     r->isa, "threads", r->threads, "figures", figures);
+    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:o}", "version", TT_VERSION, "model", r->model,
+                     "cpu", cpu, "isa", r->isa, "threads", r->threads, "figures", figures);
 }
 
-static tt_code write_json(const tt_bench_report *r, const char *cpu, const char *path, tt_err *reterr)
+static tt_code write_json(const tt_bench_report *r, const char *cpu, const char *path,
+                          tt_err *reterr)
 {
     json_t *j = to_json(r, cpu);
     bool ok = j != NULL && json_dump_file(j, path, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) == 0;
@@ -75,17 +80,20 @@ static tt_code write_json(const tt_bench_report *r, const char *cpu, const char 
     return ok ? TT_OK : tt_fail(reterr, TT_E_IO, "cannot write %s", path);
 }
 
-static tt_code parse(tt_settings *s, int argc, char **argv, const char **ret_json, int32_t *ret_repeat, tt_err *reterr)
+static tt_code parse(tt_settings *s, int argc, char **argv, const char **ret_json,
+                     int32_t *ret_repeat, tt_err *reterr)
 {
     tt_code rc = tt_settings_parse_flags(s, &argc, argv, reterr);
     for (int i = 1; rc == TT_OK && i < argc; i += 2) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (value != NULL && strcmp(argv[i], "--json") == 0) {
             *ret_json = value;
-        } else if (value != NULL && strcmp(argv[i], "--repeat") == 0 && atoi(value) >= 1 && atoi(value) <= 25) {
+        } else if (value != NULL && strcmp(argv[i], "--repeat") == 0 && atoi(value) >= 1 &&
+                   atoi(value) <= 25) {
             *ret_repeat = atoi(value);
         } else {
-            rc = tt_fail(reterr, TT_E_INVALID, "unknown argument or bad value: '%.80s'; see qttt bench --help", argv[i]);
+            rc = tt_fail(reterr, TT_E_INVALID,
+                         "unknown argument or bad value: '%.80s'; see qttt bench --help", argv[i]);
         }
     }
     return rc;

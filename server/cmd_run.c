@@ -1,6 +1,6 @@
-/* cmd_run.c - `qttt run`: one prompt, no server. The answer streams to stdout, everything else goes to stderr. The prompt is
- * put into the body of a chat request, so that what HTTP refuses is refused here too, in the same words.
- * Thread: main; the engine's thread only signals. */
+/* cmd_run.c - `qttt run`: one prompt, no server. The answer streams to stdout, everything else goes
+ * to stderr. The prompt is put into the body of a chat request, so that what HTTP refuses is
+ * refused here too, in the same words. Thread: main; the engine's thread only signals. */
 #include <errno.h>
 #include <jansson.h>
 #include <pthread.h>
@@ -44,10 +44,12 @@ static void print_usage(void)
            "Answers one prompt without a server: the answer on stdout, progress on stderr.\n"
            "\n"
            "  --prompt-file FILE               the document, or the whole prompt; - is stdin\n"
-           "  --question TEXT                  asked after the document; with --qttt the document alone is\n"
+           "  --question TEXT                  asked after the document; with --qttt the document "
+           "alone is\n"
            "                                   what the model adapts to\n"
            "  --system TEXT                    system message\n"
-           "  --max-tokens N                   length of the answer at most [what the context leaves]\n"
+           "  --max-tokens N                   length of the answer at most [what the context "
+           "leaves]\n"
            "  --temperature X                  0 is greedy [0]\n"
            "  --top-p X, --top-k N, --seed N   sampling\n"
            "  --qttt                           adapt before answering; implied by the flags below\n"
@@ -140,8 +142,9 @@ static tt_code parse_flags(run_options *o, tt_settings *settings, int argc, char
     tt_code rc = tt_settings_parse_flags(settings, &argc, argv, reterr);
     for (int i = 1; rc == TT_OK && i < argc; i++) {
         if (!take_flag(o, argv, &i)) {
-            rc = tt_fail(reterr, TT_E_INVALID,
-                         "unknown argument or missing value: '%.80s'; see qttt run --help", argv[i]);
+            rc =
+                tt_fail(reterr, TT_E_INVALID,
+                        "unknown argument or missing value: '%.80s'; see qttt run --help", argv[i]);
         }
     }
     if (rc == TT_OK && o->prompt_file == NULL) {
@@ -191,9 +194,8 @@ static json_t *make_messages(const run_options *o, const tt_buf *document, bool 
     tt_buf_puts(&quoted, "{\"role\":\"user\",\"content\":");
     tt_buf_put_json(&quoted, user.n > 0 ? user.p : "", user.n);
     tt_buf_puts(&quoted, "}]");
-    json_t *list = user.failed || quoted.failed
-                       ? NULL
-                       : json_loadb(quoted.p, quoted.n, JSON_ALLOW_NUL, &e);
+    json_t *list =
+        user.failed || quoted.failed ? NULL : json_loadb(quoted.p, quoted.n, JSON_ALLOW_NUL, &e);
     tt_buf_finish(&user);
     tt_buf_finish(&quoted);
     return list;
@@ -302,8 +304,7 @@ static tt_code prepare(const tt_served *sv, const run_options *o, const tt_buf *
         return tt_fail(reterr, TT_E_CONTEXT_LENGTH,
                        "this model's context is %d tokens; the prompt has %zu and the answer may "
                        "have %d",
-                       (int)sv->max_context, n,
-                       r->job.max_tokens > 0 ? (int)r->job.max_tokens : 1);
+                       (int)sv->max_context, n, r->job.max_tokens > 0 ? (int)r->job.max_tokens : 1);
     }
     if (r->qttt.params.mode == TT_QTTT_ON && o->question != NULL) {
         json_t *alone = make_messages(o, document, false);

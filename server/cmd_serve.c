@@ -8,12 +8,13 @@
 
 static void print_usage(void)
 {
-    printf("Usage: qttt serve [--config FILE] [--model PATH] [flags]\n"
-           "\n"
-           "Serves one model over the OpenAI API until SIGTERM or Ctrl-C. Every flag is a key of the\n"
-           "configuration file too (config/qttt.yaml); a flag wins. Defaults in brackets.\n"
-           "\n"
-           "  --config FILE                    YAML file to read first\n");
+    printf(
+        "Usage: qttt serve [--config FILE] [--model PATH] [flags]\n"
+        "\n"
+        "Serves one model over the OpenAI API until SIGTERM or Ctrl-C. Every flag is a key of the\n"
+        "configuration file too (config/qttt.yaml); a flag wins. Defaults in brackets.\n"
+        "\n"
+        "  --config FILE                    YAML file to read first\n");
     tt_settings_print_help(NULL);
     printf("  --help                           this text\n");
 }
@@ -34,8 +35,8 @@ int tt_cmd_serve(int argc, char **argv)
         rc = tt_settings_parse_flags(&settings, &argc, argv, &err);
     }
     if (rc == TT_OK && argc > 1) {
-        rc = tt_fail(&err, TT_E_INVALID, "unknown argument '%.80s'; see qttt serve --help",
-                     argv[1]);
+        rc =
+            tt_fail(&err, TT_E_INVALID, "unknown argument '%.80s'; see qttt serve --help", argv[1]);
     }
     if (rc == TT_OK) {
         rc = tt_settings_check(&settings, &err);

@@ -16,20 +16,19 @@ tt_code tt_engine_options_from(const tt_settings *s, tt_engine_options *ret, tt_
                        "model.isa is '%.40s'; expected auto, ref, avx2, avx512 or avx512bf16",
                        s->isa);
     }
-    *ret = (tt_engine_options){
-        .model_path = s->model_path,
-        .isa_mask = (unsigned)mask,
-        .n_threads = (int)s->threads,
-        .max_context = (int32_t)s->max_context,
-        .kv_bytes = (size_t)s->kv_size,
-        .kv_type = s->kv_type == 1 ? TT_F32 : TT_BF16,
-        .adapter_cache_bytes = (size_t)s->adapter_cache,
-        .prefill_chunk = (int32_t)s->prefill_chunk,
-        .max_queue = (int32_t)s->max_requests,
-        .caps = {.max_steps = (int32_t)s->qttt_max_steps,
-                 .max_span_tokens = (int32_t)s->qttt_max_span_tokens,
-                 .max_rank = (int32_t)s->qttt_max_rank,
-                 .max_learning_rate = s->qttt_max_learning_rate,
-                 .max_delta_norm = s->qttt_max_delta_norm}};
+    *ret = (tt_engine_options){.model_path = s->model_path,
+                               .isa_mask = (unsigned)mask,
+                               .n_threads = (int)s->threads,
+                               .max_context = (int32_t)s->max_context,
+                               .kv_bytes = (size_t)s->kv_size,
+                               .kv_type = s->kv_type == 1 ? TT_F32 : TT_BF16,
+                               .adapter_cache_bytes = (size_t)s->adapter_cache,
+                               .prefill_chunk = (int32_t)s->prefill_chunk,
+                               .max_queue = (int32_t)s->max_requests,
+                               .caps = {.max_steps = (int32_t)s->qttt_max_steps,
+                                        .max_span_tokens = (int32_t)s->qttt_max_span_tokens,
+                                        .max_rank = (int32_t)s->qttt_max_rank,
+                                        .max_learning_rate = s->qttt_max_learning_rate,
+                                        .max_delta_norm = s->qttt_max_delta_norm}};
     return TT_OK;
 }

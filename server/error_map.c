@@ -1,4 +1,5 @@
-/* error_map.c - see error_map.h. Two tables: our codes to HTTP, and HTTP statuses to the type that OpenAI's clients expect. */
+/* error_map.c - see error_map.h. Two tables: our codes to HTTP, and HTTP statuses to the type that
+ * OpenAI's clients expect. */
 #include "server/error_map.h"
 
 #include <stdarg.h>
@@ -32,7 +33,7 @@ static const struct {
     int status;
     const char *type;
 } type_rows[] = {
-    {400, "invalid_request_error"}, {401, "authentication_error"}, {403, "permission_error"},
+    {400, "invalid_request_error"}, {401, "authentication_error"},  {403, "permission_error"},
     {404, "not_found_error"},       {405, "invalid_request_error"}, {409, "conflict_error"},
     {413, "invalid_request_error"}, {415, "invalid_request_error"}, {429, "rate_limit_error"},
     {503, "service_unavailable"},
@@ -51,7 +52,7 @@ static const char *type_of(int status)
 void tt_error_from_code(tt_http_error *e, const tt_err *err)
 {
     struct code_row row = {500, "internal", 0};
-    size_t i = err->code < 0 ? (size_t)-(long)err->code : 0;
+    size_t i = err->code < 0 ? (size_t) - (long)err->code : 0;
     if (i < sizeof code_rows / sizeof *code_rows && code_rows[i].status != 0) {
         row = code_rows[i];
     }

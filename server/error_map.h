@@ -1,5 +1,5 @@
-/* error_map.h - the one place where a failure becomes HTTP: status, and the "error" object of docs/api.md.
- * Thread: any, constant data. */
+/* error_map.h - the one place where a failure becomes HTTP: status, and the "error" object of
+ * docs/api.md. Thread: any, constant data. */
 #ifndef TT_ERROR_MAP_H
 #define TT_ERROR_MAP_H
 
@@ -16,10 +16,12 @@ typedef struct tt_http_error {
     char message[320];
 } tt_http_error;
 
-/* Status, type, code and Retry-After of err->code; message from err->msg, or the code's text when that is empty. */
+/* Status, type, code and Retry-After of err->code; message from err->msg, or the code's text when
+ * that is empty. */
 void tt_error_from_code(tt_http_error *e, const tt_err *err);
 
-/* A failure that only HTTP knows, its type chosen by the status. param, code: NULL = null; code is static. */
+/* A failure that only HTTP knows, its type chosen by the status. param, code: NULL = null; code is
+ * static. */
 void tt_error_set(tt_http_error *e, int status, const char *param, const char *code,
                   const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 

@@ -26,7 +26,7 @@ struct tt_generation {
     tt_buf text;    /* of the current choice: what is not sent yet; whole when not streaming */
     tt_buf choices; /* finished choices of a whole answer */
     tt_logprob_list logprobs;
-    bool opened;    /* the current choice's first chunk is out */
+    bool opened; /* the current choice's first chunk is out */
     bool have_qttt;
     tt_qttt_result qttt;
     double prefill_seconds;
@@ -300,8 +300,8 @@ static void add_prompt_token(tt_generation *g, int32_t pos, const tt_logprob *ch
                              const tt_logprob *top, int32_t n_top)
 {
     const tt_prepared_prompt *pr = &g->prepared->prompts[g->current];
-    tt_logprob_entry e = {.id = pr->ids[pos], .have_logprob = chosen != NULL, .top = top,
-                          .n_top = n_top};
+    tt_logprob_entry e = {
+        .id = pr->ids[pos], .have_logprob = chosen != NULL, .top = top, .n_top = n_top};
     e.piece = tt_tokenizer_piece(g->prepared->served->tokenizer, e.id, true, &e.n_piece);
     if (pos == 0 && pr->added_bos) {
         e.n_piece = 0; /* ours, not the text's */
@@ -393,7 +393,8 @@ static void finish(tt_generation *g, const char *reason)
     destroy(g);
 }
 
-/* The next of several prompts; a full queue is waited for, since this request was admitted long ago. Frees g on failure. */
+/* The next of several prompts; a full queue is waited for, since this request was admitted long
+ * ago. Frees g on failure. */
 static void next_prompt(tt_generation *g)
 {
     tt_err err = {0};
@@ -517,7 +518,8 @@ uint64_t tt_generations_tick(tt_server *s)
         }
         double due = g->last_sent + period - now;
         if (due <= 0.0005) {
-            if (tt_http_stream_pending(g->http) == 0) { /* else the client has something to read already */
+            if (tt_http_stream_pending(g->http) ==
+                0) { /* else the client has something to read already */
                 tt_sse_heartbeat(tt_http_stream_out(g->http));
                 tt_http_stream_flush(g->http);
             }

@@ -1,4 +1,5 @@
-/* http.c - the life of a request, see http.h: its id, key, body, route, end. What is sent back is http_reply.c. */
+/* http.c - the life of a request, see http.h: its id, key, body, route, end. What is sent back is
+ * http_reply.c. */
 #include "server/http.h"
 
 #include <stdio.h>
@@ -13,7 +14,8 @@
 #include "server/log.h"
 #include "server/route.h"
 
-/* A refused body is read and dropped up to this many times server.max_body, so that the client gets to read the answer. */
+/* A refused body is read and dropped up to this many times server.max_body, so that the client gets
+ * to read the answer. */
 enum { DISCARD_FACTOR = 4, ARENA_LIMIT = 1 << 30 };
 
 void tt_http_ref(tt_http_request *req)
@@ -114,9 +116,9 @@ static void check_headers(tt_http_request *req)
 {
     tt_http_error *e = &req->early;
     char allow[64];
-    tt_route_result found = tt_route_find(tt_routes, tt_n_routes, req->url, req->method,
-                                          &req->route, req->param, sizeof req->param, allow,
-                                          sizeof allow);
+    tt_route_result found =
+        tt_route_find(tt_routes, tt_n_routes, req->url, req->method, &req->route, req->param,
+                      sizeof req->param, allow, sizeof allow);
     if (found == TT_ROUTE_NO_PATH) {
         tt_error_set(e, 404, NULL, "unknown_url", "unknown path: %s %.100s", req->method, req->url);
         return;
@@ -170,8 +172,7 @@ static tt_http_request *create_request(tt_http *h, struct MHD_Connection *mhd, c
 static void take_body(tt_http *h, tt_http_request *req, const char *data, size_t n)
 {
     size_t total;
-    if (req->early.status == 0 &&
-        __builtin_add_overflow(h->body_bytes, n, &total) == false &&
+    if (req->early.status == 0 && __builtin_add_overflow(h->body_bytes, n, &total) == false &&
         total > (size_t)h->server->settings->max_bodies) {
         tt_error_set(&req->early, 429, NULL, "capacity",
                      "too many large requests at once; try again");
@@ -248,7 +249,8 @@ enum MHD_Result tt_http_access(void *cls, struct MHD_Connection *mhd, const char
         if (req->early.status == 413) {
             tt_http_answer_early(req);
         }
-        if (req->conn->gone) { /* seen before the head was: what follows the head, or its end, needs an edge of its own */
+        if (req->conn->gone) { /* seen before the head was: what follows the head, or its end, needs
+                                  an edge of its own */
             tt_http_close_idle(req->conn);
         }
         return MHD_YES;
@@ -260,7 +262,7 @@ enum MHD_Result tt_http_access(void *cls, struct MHD_Connection *mhd, const char
             tt_http_close_idle(req->conn);
         }
         return req->n_discarded / DISCARD_FACTOR > (size_t)h->server->settings->max_body ? MHD_NO
-                                                                                        : MHD_YES;
+                                                                                         : MHD_YES;
     }
     if (req->answered_early) {
         return MHD_NO; /* closes */

@@ -1,9 +1,10 @@
-/* http.h - requests and responses over libmicrohttpd, driven by the libuv loop. Thread: the loop thread only, but for
- * reading a request's constant fields in work.c's functions.
+/* http.h - requests and responses over libmicrohttpd, driven by the libuv loop. Thread: the loop
+ * thread only, but for reading a request's constant fields in work.c's functions.
  *
- * Life of a request: headers -> route -> body (bounded) -> handler. A handler either replies at once (tt_http_reply), or
- * starts something and returns: the connection is then suspended until tt_http_reply or tt_http_stream_begin. A suspended
- * connection notices nothing, so each socket also has a uv_poll for its client's leaving: it calls on_gone. */
+ * Life of a request: headers -> route -> body (bounded) -> handler. A handler either replies at
+ * once (tt_http_reply), or starts something and returns: the connection is then suspended until
+ * tt_http_reply or tt_http_stream_begin. A suspended connection notices nothing, so each socket
+ * also has a uv_poll for its client's leaving: it calls on_gone. */
 #ifndef TT_HTTP_H
 #define TT_HTTP_H
 
@@ -38,12 +39,14 @@ struct tt_http_request {
     char param[256];              /* what {id} matched, percent-decoded */
     char scope[40];               /* tenant: hash of the API key, "" without keys */
     tt_buf body;
-    bool body_busy; /* a worker reads body: it stays although the client leaves; tt_http_release_body ends it */
+    bool body_busy; /* a worker reads body: it stays although the client leaves;
+                       tt_http_release_body ends it */
     tt_arena arena; /* freed with the request */
     double started; /* monotonic */
 
-    /* Set by the handler that waits; called once when the client has left before the answer ended, never after the last
-     * tt_http_reply or tt_http_stream_end. The request may not be used afterwards but for tt_http_unref. */
+    /* Set by the handler that waits; called once when the client has left before the answer ended,
+     * never after the last tt_http_reply or tt_http_stream_end. The request may not be used
+     * afterwards but for tt_http_unref. */
     void (*on_gone)(void *arg);
     /* A stream's reader has taken the backlog down: more may be written. */
     void (*on_drained)(void *arg);
@@ -70,16 +73,19 @@ struct tt_http_request {
 tt_code tt_http_start(struct tt_server *s, tt_http **ret_http, tt_err *reterr);
 /* TCP port, 0 for a Unix socket. */
 int tt_http_port(const tt_http *h);
-/* Resumes everything that waits, cuts what runs, stops the daemon, closes its handles (the loop must run once more). */
+/* Resumes everything that waits, cuts what runs, stops the daemon, closes its handles (the loop
+ * must run once more). */
 void tt_http_stop(tt_http **http);
 /* Open requests, streams included. */
 int tt_http_active(const tt_http *h);
 
-/* A further reference keeps the request's memory for a worker or a generation after the client has gone. */
+/* A further reference keeps the request's memory for a worker or a generation after the client has
+ * gone. */
 void tt_http_ref(tt_http_request *req);
 void tt_http_unref(tt_http_request *req);
 
-/* Adds a response header; name is static, value is copied into the arena. Ignored beyond TT_HTTP_MAX_HEADERS. */
+/* Adds a response header; name is static, value is copied into the arena. Ignored beyond
+ * TT_HTTP_MAX_HEADERS. */
 void tt_http_header(tt_http_request *req, const char *name, const char *value);
 /* Answers. `body` is taken over (and emptied). A request that is gone is left alone. */
 void tt_http_reply(tt_http_request *req, int status, const char *content_type, tt_buf *body);

@@ -1,6 +1,7 @@
-/* http_daemon.c - libmicrohttpd inside the libuv loop. Its epoll descriptor is a uv_poll, its timeout a uv_timer; both only
- * ask for a run, which happens in a uv_prepare, so that every path (traffic, a timeout, a resumed connection) meets in one
- * place before the loop sleeps. Thread: the loop thread. */
+/* http_daemon.c - libmicrohttpd inside the libuv loop. Its epoll descriptor is a uv_poll, its
+ * timeout a uv_timer; both only ask for a run, which happens in a uv_prepare, so that every path
+ * (traffic, a timeout, a resumed connection) meets in one place before the loop sleeps. Thread: the
+ * loop thread. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,8 +56,9 @@ static void on_watch_closed(uv_handle_t *handle)
     free(handle->data);
 }
 
-/* libmicrohttpd watches edges, and may have read what came and the end of the stream behind it at one of them: it would keep
- * the connection until its timeout. A second end of stream is a second edge; the short timeout is for what is read later. */
+/* libmicrohttpd watches edges, and may have read what came and the end of the stream behind it at
+ * one of them: it would keep the connection until its timeout. A second end of stream is a second
+ * edge; the short timeout is for what is read later. */
 void tt_http_close_idle(tt_conn *c)
 {
     shutdown(c->fd, SHUT_RD);
@@ -104,7 +106,8 @@ static void open_conn(tt_http *h, struct MHD_Connection *mhd, void **socket_cont
     *socket_context = c;
 }
 
-/* Called before libmicrohttpd closes the socket, so that libuv never watches a descriptor that is somebody else's. */
+/* Called before libmicrohttpd closes the socket, so that libuv never watches a descriptor that is
+ * somebody else's. */
 static void close_conn(tt_http *h, tt_conn *c)
 {
     if (c->prev != NULL) {
@@ -221,6 +224,6 @@ void tt_http_stop(tt_http **http)
     uv_close((uv_handle_t *)&h->before, NULL);
     uv_timer_stop(&h->timer);
     MHD_stop_daemon(h->daemon); /* closes the listening socket and every connection */
-    *http = NULL; /* not before: a last probe may still have been answered */
+    *http = NULL;               /* not before: a last probe may still have been answered */
     uv_close((uv_handle_t *)&h->timer, on_timer_closed);
 }

@@ -1,4 +1,5 @@
-/* http_priv.h - what http.c (requests) and http_daemon.c (sockets) share. Thread: the loop thread. */
+/* http_priv.h - what http.c (requests) and http_daemon.c (sockets) share. Thread: the loop thread.
+ */
 #ifndef TT_HTTP_PRIV_H
 #define TT_HTTP_PRIV_H
 
@@ -8,7 +9,8 @@
 #include "server/http.h"
 #include "server/server.h"
 
-/* One TCP connection. Freed by the close callback of `watch`, after libmicrohttpd has let go of it. */
+/* One TCP connection. Freed by the close callback of `watch`, after libmicrohttpd has let go of it.
+ */
 typedef struct tt_conn {
     tt_http *http;
     struct MHD_Connection *mhd;

@@ -1,4 +1,5 @@
-/* http_reply.c - what goes back to the client: headers, CORS, whole answers, streams. See http.h. */
+/* http_reply.c - what goes back to the client: headers, CORS, whole answers, streams. See http.h.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,7 +53,8 @@ static void add_cors(tt_http_request *req, struct MHD_Response *r)
     if (strcmp(req->method, "OPTIONS") == 0) {
         MHD_add_response_header(r, "Access-Control-Allow-Methods",
                                 "GET, HEAD, POST, DELETE, OPTIONS");
-        /* What was asked for is echoed too, so that a header which a later SDK invents is not a failure. */
+        /* What was asked for is echoed too, so that a header which a later SDK invents is not a
+         * failure. */
         const char *asked = tt_http_get_header(req, "Access-Control-Request-Headers");
         tt_buf list_text = {0};
         tt_buf_puts(&list_text, allowed_headers);
@@ -96,7 +98,8 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *out, size_t max)
 {
     tt_http_request *req = cls;
     (void)pos;
-    if (req->n_read > COMPACT_BYTES && req->n_read > req->out.n / 2) { /* each byte moves once at most */
+    if (req->n_read > COMPACT_BYTES &&
+        req->n_read > req->out.n / 2) { /* each byte moves once at most */
         tt_buf_consume(&req->out, req->n_read);
         req->n_read = 0;
     } else if (req->n_read == req->out.n) {
@@ -145,7 +148,8 @@ enum MHD_Result tt_http_send_reply(tt_http_request *req)
 }
 
 /* Written past libmicrohttpd, which can answer only before or behind a body. What
- * comes after is read and dropped, because closing at once would reset the connection and take the answer with it. */
+ * comes after is read and dropped, because closing at once would reset the connection and take the
+ * answer with it. */
 void tt_http_answer_early(tt_http_request *req)
 {
     const tt_http_error *e = &req->early;

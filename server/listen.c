@@ -40,7 +40,8 @@ static tt_code open_unix(const char *path, int *ret_fd, tt_err *reterr)
     memcpy(addr.sun_path, path, strlen(path));
     remove_stale(path, &addr);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof addr) != 0 || listen(fd, BACKLOG) != 0) {
+    if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof addr) != 0 ||
+        listen(fd, BACKLOG) != 0) {
         int saved = errno;
         if (fd >= 0) {
             close(fd);

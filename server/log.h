@@ -1,4 +1,5 @@
-/* log.h - the server's log: one line per record on stderr, as text or JSON. Thread: any; a line is one write(). */
+/* log.h - the server's log: one line per record on stderr, as text or JSON. Thread: any; a line is
+ * one write(). */
 #ifndef TT_LOG_H
 #define TT_LOG_H
 

@@ -90,7 +90,8 @@ static bool is_utf8(const char *s, size_t n)
     return true;
 }
 
-/* A token that is not whole UTF-8 is spelt "bytes:\xe2\x80", as the legacy API always did, so that keys stay distinct. */
+/* A token that is not whole UTF-8 is spelt "bytes:\xe2\x80", as the legacy API always did, so that
+ * keys stay distinct. */
 static void put_legacy_token(tt_buf *b, const char *piece, size_t n)
 {
     if (is_utf8(piece, n)) {
@@ -111,7 +112,8 @@ static bool same_piece(const tt_logprob_list *l, int32_t id, const char *piece, 
     return n == n_other && memcmp(piece, other, n) == 0;
 }
 
-/* One object {text: logprob}; of two ids with one spelling the likelier stays, since keys are unique. */
+/* One object {text: logprob}; of two ids with one spelling the likelier stays, since keys are
+ * unique. */
 static void put_tops(tt_logprob_list *l, const tt_logprob_entry *e)
 {
     tt_buf *b = &l->tops;

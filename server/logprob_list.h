@@ -1,5 +1,6 @@
-/* logprob_list.h - the log-probabilities of one choice, grown token by token, in the two shapes that clients know.
- * Both print every number from the same float, so that a greedy test may compare them for equality. Thread: the loop thread. */
+/* logprob_list.h - the log-probabilities of one choice, grown token by token, in the two shapes
+ * that clients know. Both print every number from the same float, so that a greedy test may compare
+ * them for equality. Thread: the loop thread. */
 #ifndef TT_LOGPROB_LIST_H
 #define TT_LOGPROB_LIST_H
 
@@ -9,11 +10,11 @@
 
 typedef struct tt_logprob_list {
     bool legacy;
-    const tt_tokenizer *tokenizer; /* borrowed */
-    tt_buf entries;                /* chat: content; legacy: tokens */
+    const tt_tokenizer *tokenizer;  /* borrowed */
+    tt_buf entries;                 /* chat: content; legacy: tokens */
     tt_buf logprobs, tops, offsets; /* legacy only */
-    size_t offset;                 /* code points of text so far */
-    tt_detok detok;                /* counts them */
+    size_t offset;                  /* code points of text so far */
+    tt_detok detok;                 /* counts them */
     tt_buf scratch;
 } tt_logprob_list;
 

@@ -1,5 +1,5 @@
-/* loop.c - see loop.h. Phases: server.h. The engine thread reports through one uv_async; the model's load ends in a worker
- * that compiles the chat template. */
+/* loop.c - see loop.h. Phases: server.h. The engine thread reports through one uv_async; the
+ * model's load ends in a worker that compiles the chat template. */
 #include "server/loop.h"
 
 #include <signal.h>
@@ -75,8 +75,8 @@ static void on_compiled(tt_work *w)
         }
         tt_log(TT_LOG_INFO, "ready: %s (%s, %s), context %d, kernels %s, %d threads, %.2f s",
                s->served->name, s->served->model->arch, s->served->model->quant,
-               (int)s->served->max_context, tt_engine_isa(s->engine),
-               tt_engine_threads(s->engine), tt_now() - s->started);
+               (int)s->served->max_context, tt_engine_isa(s->engine), tt_engine_threads(s->engine),
+               tt_now() - s->started);
     }
     free(sw);
 }
@@ -128,7 +128,8 @@ static void stop_now(uv_timer_t *t)
     stop_loop(t->data, 0);
 }
 
-/* The bound has passed, or there was a second signal: streams are told, and get a moment to hear it. */
+/* The bound has passed, or there was a second signal: streams are told, and get a moment to hear
+ * it. */
 static void cut_short(uv_timer_t *t)
 {
     tt_server *s = t->data;

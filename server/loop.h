@@ -1,10 +1,12 @@
-/* loop.h - the life of a serving process: start, load, serve, drain, stop. Thread: the calling thread becomes the loop thread. */
+/* loop.h - the life of a serving process: start, load, serve, drain, stop. Thread: the calling
+ * thread becomes the loop thread. */
 #ifndef TT_LOOP_H
 #define TT_LOOP_H
 
 #include "server/settings.h"
 
-/* Serves until SIGTERM or SIGINT. Exit status: 0 after a clean drain, 1 failed, 2 the model cannot be used. */
+/* Serves until SIGTERM or SIGINT. Exit status: 0 after a clean drain, 1 failed, 2 the model cannot
+ * be used. */
 int tt_serve(const tt_settings *settings);
 
 #endif

@@ -29,9 +29,10 @@ static void print_usage(FILE *f)
     fprintf(f, "\nqttt COMMAND --help tells the flags of a command, qttt --version the version.\n");
 }
 
-/* libgomp's threads spin for milliseconds after every parallel region, which starves whoever shares the machine and burns
- * power in an idle server. It reads its environment before main() runs, so the only way to bound the spin to some 50 us is
- * to start again with the variable set. A user's own choice is kept; when the second start fails, the first goes on. */
+/* libgomp's threads spin for milliseconds after every parallel region, which starves whoever shares
+ * the machine and burns power in an idle server. It reads its environment before main() runs, so
+ * the only way to bound the spin to some 50 us is to start again with the variable set. A user's
+ * own choice is kept; when the second start fails, the first goes on. */
 static void bound_spinning(char **argv)
 {
     if (getenv("GOMP_SPINCOUNT") == NULL && getenv("OMP_WAIT_POLICY") == NULL &&

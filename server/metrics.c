@@ -140,9 +140,9 @@ static void write_qttt(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st
 static void write_aliases(tt_buf *b, const tt_engine_stats *st, const tt_metrics_page *page)
 {
     const char *name = page->model_name != NULL ? page->model_name : "";
-    double used = st->kv_pages_total > 0
-                      ? (double)(st->kv_pages_used - st->kv_pages_cached) / (double)st->kv_pages_total
-                      : 0;
+    double used = st->kv_pages_total > 0 ? (double)(st->kv_pages_used - st->kv_pages_cached) /
+                                               (double)st->kv_pages_total
+                                         : 0;
     head(b, "vllm:num_requests_waiting", "gauge", "Requests that wait for the engine.");
     tt_buf_printf(b, "vllm:num_requests_waiting{model_name=\"%s\"} %d\n", name, (int)st->queued);
     head(b, "vllm:num_requests_running", "gauge", "Requests that run.");

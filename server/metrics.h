@@ -1,5 +1,5 @@
-/* metrics.h - counters and histograms of the server, and their Prometheus text. The engine's own counters are read from
- * tt_engine_get_stats when a page is made. Thread: the loop thread. */
+/* metrics.h - counters and histograms of the server, and their Prometheus text. The engine's own
+ * counters are read from tt_engine_get_stats when a page is made. Thread: the loop thread. */
 #ifndef TT_METRICS_H
 #define TT_METRICS_H
 
@@ -12,12 +12,14 @@
 enum { TT_HISTOGRAM_BUCKETS = 18, TT_METRICS_STATUSES = 16, TT_METRICS_REASONS = 16 };
 
 typedef struct tt_histogram {
-    uint64_t count[TT_HISTOGRAM_BUCKETS]; /* not cumulative; the last one is what is above every bound */
+    uint64_t
+        count[TT_HISTOGRAM_BUCKETS]; /* not cumulative; the last one is what is above every bound */
     double sum;
 } tt_histogram;
 
 typedef struct tt_metrics {
-    tt_histogram first_token, inter_token, queue, prefill, decode, end_to_end, qttt_step; /* seconds */
+    tt_histogram first_token, inter_token, queue, prefill, decode, end_to_end,
+        qttt_step; /* seconds */
     struct {
         int status;
         uint64_t n;
@@ -40,7 +42,7 @@ void tt_metrics_rejected(tt_metrics *m, int status, const char *reason);
 void tt_metrics_qttt(tt_metrics *m, const char *status);
 
 typedef struct tt_metrics_page {
-    const char *model_name;  /* NULL while loading */
+    const char *model_name; /* NULL while loading */
     double uptime_seconds;
     int open_requests;
     int max_context;

@@ -17,7 +17,10 @@ struct param {
     enum neutral neutral;
 };
 
-#define BOTH(l) {l, l}
+#define BOTH(l)                                                                                    \
+    {                                                                                              \
+        l, l                                                                                       \
+    }
 
 static const struct param params[] = {
     {"model", BOTH(USED), 0},
@@ -156,8 +159,7 @@ static bool tools_idle(const json_t *body, const char *key, const json_t *v)
            json_array_size(json_object_get(body, "tools")) == 0;
 }
 
-bool tt_params_check(const json_t *body, tt_api api, bool strict, tt_buf *ignored,
-                     tt_http_error *e)
+bool tt_params_check(const json_t *body, tt_api api, bool strict, tt_buf *ignored, tt_http_error *e)
 {
     const char *key;
     json_t *v;

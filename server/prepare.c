@@ -63,8 +63,8 @@ static bool check_length(tt_prepared *p, tt_prepared_prompt *pr)
     }
     if (!p->request.have_max_tokens && n >= context) {
         tt_error_set(&p->error, 400, prompt_param(p), "context_length_exceeded",
-                     "this model's context is %lld tokens; the prompt has %lld",
-                     (long long)context, (long long)n);
+                     "this model's context is %lld tokens; the prompt has %lld", (long long)context,
+                     (long long)n);
         return false;
     }
     pr->max_tokens = (int32_t)(want >= 0 && want > context - n ? context - n : want);
@@ -72,7 +72,8 @@ static bool check_length(tt_prepared *p, tt_prepared_prompt *pr)
 }
 
 /* What of the prompt is the context; chat is NULL for completions. */
-static tt_code find_context(tt_prepared *p, const tt_chat_prompt *chat, tt_prepared_prompt *pr, tt_err *err)
+static tt_code find_context(tt_prepared *p, const tt_chat_prompt *chat, tt_prepared_prompt *pr,
+                            tt_err *err)
 {
     if (p->request.qttt.params.mode != TT_QTTT_ON) {
         return TT_OK;

@@ -1,5 +1,5 @@
-/* prepare.h - from the body of a generation request to jobs that can be queued: parse, validate, template, tokenise, context
- * rule; in a worker. Thread: see each field. */
+/* prepare.h - from the body of a generation request to jobs that can be queued: parse, validate,
+ * template, tokenise, context rule; in a worker. Thread: see each field. */
 #ifndef TT_PREPARE_H
 #define TT_PREPARE_H
 
@@ -13,9 +13,9 @@
 typedef struct tt_prepared_prompt {
     int32_t *ids; /* malloc'ed */
     size_t n_ids;
-    int32_t max_tokens;     /* -1: until the context ends */
+    int32_t max_tokens; /* -1: until the context ends */
     int32_t context_tokens;
-    char *echo;   /* malloc'ed: what echo prints, or NULL */
+    char *echo; /* malloc'ed: what echo prints, or NULL */
     size_t n_echo;
     bool added_bos; /* ids[0] is not in the text */
 } tt_prepared_prompt;
@@ -31,7 +31,8 @@ typedef struct tt_prepared {
     bool bad_context;            /* the error is about qttt.context, not about the prompt */
 } tt_prepared;
 
-/* Starts it; ends in an error answer, or in tt_generation_start, which takes the tt_prepared over. Loop thread. */
+/* Starts it; ends in an error answer, or in tt_generation_start, which takes the tt_prepared over.
+ * Loop thread. */
 void tt_prepare_start(tt_http_request *req, tt_api api);
 void tt_prepared_destroy(tt_prepared **prepared);
 

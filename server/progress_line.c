@@ -49,8 +49,8 @@ static void show(tt_progress_line *l, const char *text, bool last)
 static void show_adapted(tt_progress_line *l, const tt_qttt_result *r)
 {
     char text[256];
-    int n = snprintf(text, sizeof text, "adapted  %s%s%s", r->status,
-                     r->reason != NULL ? ": " : "", r->reason != NULL ? r->reason : "");
+    int n = snprintf(text, sizeof text, "adapted  %s%s%s", r->status, r->reason != NULL ? ": " : "",
+                     r->reason != NULL ? r->reason : "");
     if (strcmp(r->status, "succeeded") == 0) {
         n += snprintf(text + n, sizeof text - (size_t)n, ", %s%s, |D|/|W_Q| %.1e, %.1f s",
                       r->kept ? "kept" : "discarded", r->cached ? " (from the cache)" : "",

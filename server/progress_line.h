@@ -1,5 +1,5 @@
-/* progress_line.h - the progress of one job for a person at a terminal: one line that is written over, or one line per phase
- * where the output is a file. Thread: main of `qttt run`. */
+/* progress_line.h - the progress of one job for a person at a terminal: one line that is written
+ * over, or one line per phase where the output is a file. Thread: main of `qttt run`. */
 #ifndef TT_PROGRESS_LINE_H
 #define TT_PROGRESS_LINE_H
 

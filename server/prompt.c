@@ -5,7 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The rule's numbers (docs/api.md): a shared prefix shorter than this is no context; the tail that is never adapted to. */
+/* The rule's numbers (docs/api.md): a shared prefix shorter than this is no context; the tail that
+ * is never adapted to. */
 enum { MIN_CONTEXT_TOKENS = 512, TAIL_TOKENS = 256, MAX_RENDERED_BYTES = 64 << 20 };
 
 static void copy_text(char *out, size_t cap, tt_str s)
@@ -29,10 +30,10 @@ tt_code tt_prompt_may_fit(const tt_served *sv, size_t n_bytes, tt_err *reterr)
     if (at_least / 4 <= (size_t)sv->max_context) {
         return TT_OK;
     }
-    return tt_fail(reterr, TT_E_CONTEXT_LENGTH,
-                   "this model's context is %d tokens; the prompt's %zu bytes are at least %zu tokens",
-                   (int)sv->max_context,
-                   n_bytes, at_least / 4);
+    return tt_fail(
+        reterr, TT_E_CONTEXT_LENGTH,
+        "this model's context is %d tokens; the prompt's %zu bytes are at least %zu tokens",
+        (int)sv->max_context, n_bytes, at_least / 4);
 }
 
 static tt_code compile_template(tt_served *sv, tt_err *reterr)
@@ -90,7 +91,8 @@ void tt_served_destroy(tt_served **served)
     }
 }
 
-/* Puts BOS in front of *ids where the model wants one and there is none yet. Never EOS at the end: a prompt goes on. */
+/* Puts BOS in front of *ids where the model wants one and there is none yet. Never EOS at the end:
+ * a prompt goes on. */
 static tt_code add_bos(const tt_served *sv, int32_t **ids, size_t *n, tt_err *reterr)
 {
     const tt_vocab *v = tt_tokenizer_vocab(sv->tokenizer);
@@ -244,8 +246,8 @@ tt_code tt_prompt_context(const tt_served *sv, const tt_chat_prompt *chat, const
         tt_qttt_resolve(&resolved);
         int64_t least = resolved.span_tokens * 2;
         least = least > MIN_CONTEXT_TOKENS ? least : MIN_CONTEXT_TOKENS;
-        tokens = chat != NULL ? common_prefix(sv, chat, before_last_user(chat->messages), ids, n)
-                              : 0;
+        tokens =
+            chat != NULL ? common_prefix(sv, chat, before_last_user(chat->messages), ids, n) : 0;
         if (tokens >= 0 && tokens < least) {
             tokens = n > TAIL_TOKENS ? (int64_t)n - TAIL_TOKENS : 0;
         }

@@ -1,5 +1,6 @@
-/* prompt.h - from messages or text to token ids, and which of them are the context that qTTT adapts to.
- * Thread: any; a tt_served is constant from ready until stop. Long texts: call from a worker. */
+/* prompt.h - from messages or text to token ids, and which of them are the context that qTTT adapts
+ * to. Thread: any; a tt_served is constant from ready until stop. Long texts: call from a worker.
+ */
 #ifndef TT_PROMPT_H
 #define TT_PROMPT_H
 
@@ -15,16 +16,17 @@ typedef struct tt_served {
     const tt_model *model;
     const tt_tokenizer *tokenizer;
     tt_template *chat_template; /* owned */
-    bool template_fallback;     /* ChatML, because the file has none or one that is not understood */
+    bool template_fallback; /* ChatML, because the file has none or one that is not understood */
     char name[128], alias[136]; /* alias "" = none */
     char bos[64], eos[64];      /* spellings for the template */
     int32_t max_context;
-    size_t longest_token; /* bytes of the vocabulary's longest entry, >= 1 */
-    int64_t created;            /* Unix seconds */
-    char template_report[256];  /* why the model's own template is not used; "" otherwise */
+    size_t longest_token;      /* bytes of the vocabulary's longest entry, >= 1 */
+    int64_t created;           /* Unix seconds */
+    char template_report[256]; /* why the model's own template is not used; "" otherwise */
 } tt_served;
 
-/* model_name: "" = the file's. A template that does not compile is reported and replaced by ChatML. TT_E_NOMEM. */
+/* model_name: "" = the file's. A template that does not compile is reported and replaced by ChatML.
+ * TT_E_NOMEM. */
 tt_code tt_served_create(tt_engine *engine, const char *model_name, bool with_alias,
                          tt_served **ret_served, tt_err *reterr);
 void tt_served_destroy(tt_served **served);
@@ -35,23 +37,25 @@ typedef struct tt_chat_prompt {
     bool add_generation_prompt;
 } tt_chat_prompt;
 
-/* Ids of a rendered chat. User text never becomes a special token; BOS once, whether template or model asks for it.
- * *ret_ids: malloc'ed, transferred. TT_E_INVALID: the template's own complaint. */
+/* Ids of a rendered chat. User text never becomes a special token; BOS once, whether template or
+ * model asks for it. *ret_ids: malloc'ed, transferred. TT_E_INVALID: the template's own complaint.
+ */
 tt_code tt_prompt_chat(const tt_served *sv, const tt_chat_prompt *p, int32_t **ret_ids,
                        size_t *ret_n, tt_err *reterr);
-/* Text that cannot fit the context even in the vocabulary's longest tokens is refused before it costs time and memory to
- * tokenise: TT_E_CONTEXT_LENGTH with both numbers. */
+/* Text that cannot fit the context even in the vocabulary's longest tokens is refused before it
+ * costs time and memory to tokenise: TT_E_CONTEXT_LENGTH with both numbers. */
 tt_code tt_prompt_may_fit(const tt_served *sv, size_t n_bytes, tt_err *reterr);
 /* Ids of plain text, with BOS in front where the model wants it and `add_special` is set. */
 tt_code tt_prompt_text(const tt_served *sv, const char *text, size_t n, bool add_special,
                        bool parse_special, int32_t **ret_ids, size_t *ret_n, tt_err *reterr);
 
-/* Tokens that `chat` and the prompt ids[0, n) begin with. 0 when the template refuses `chat`; TT_E_NOMEM. */
+/* Tokens that `chat` and the prompt ids[0, n) begin with. 0 when the template refuses `chat`;
+ * TT_E_NOMEM. */
 int64_t tt_prompt_common(const tt_served *sv, const tt_chat_prompt *chat, const int32_t *ids,
                          size_t n);
 
-/* docs/api.md's rule for the context of a request: sets *ret_tokens in [0, n). chat: NULL for a completion.
- * TT_E_INVALID: qttt.context asks for more than there is. */
+/* docs/api.md's rule for the context of a request: sets *ret_tokens in [0, n). chat: NULL for a
+ * completion. TT_E_INVALID: qttt.context asks for more than there is. */
 tt_code tt_prompt_context(const tt_served *sv, const tt_chat_prompt *chat, const int32_t *ids,
                           size_t n, const tt_qttt_request *q, int32_t *ret_tokens, tt_err *reterr);
 

@@ -1,5 +1,5 @@
-/* server.h - the state of a serving process, shared by the files of server/. Thread: the loop thread owns it; fields marked
- * "any" are set before other threads start or are atomic. */
+/* server.h - the state of a serving process, shared by the files of server/. Thread: the loop
+ * thread owns it; fields marked "any" are set before other threads start or are atomic. */
 #ifndef TT_SERVER_H
 #define TT_SERVER_H
 
@@ -12,7 +12,7 @@
 #include "server/settings.h"
 
 typedef enum tt_phase {
-    TT_PHASE_LOADING,  /* the model is being read: /readyz 503, work 503 */
+    TT_PHASE_LOADING, /* the model is being read: /readyz 503, work 503 */
     TT_PHASE_READY,
     TT_PHASE_LEAVING,  /* SIGTERM came: /readyz 503, work is still taken for drain.delay_seconds */
     TT_PHASE_DRAINING, /* new work 503, running answers finish */
@@ -37,10 +37,10 @@ typedef struct tt_server {
     uv_signal_t sigterm, sigint;
     int exit_status, engine_seen;
     double drain_deadline; /* monotonic */
-    double started;             /* monotonic seconds */
+    double started;        /* monotonic seconds */
     int64_t started_unix;
-    atomic_int engine_state;    /* any: written by the engine thread */
-    tt_err engine_error;        /* written before engine_state becomes TT_ENGINE_FAILED */
+    atomic_int engine_state; /* any: written by the engine thread */
+    tt_err engine_error;     /* written before engine_state becomes TT_ENGINE_FAILED */
 } tt_server;
 
 /* Asks for tt_generations_tick as soon as one can be due. */

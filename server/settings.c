@@ -20,12 +20,13 @@ bool tt_size_parse(const char *text, int64_t *ret_bytes)
         const char *suffix;
         double factor;
     } units[] = {
-        {"", 1},          {"B", 1},          {"k", 1e3},     {"kB", 1e3},    {"K", 1e3},
-        {"KB", 1e3},      {"M", 1e6},        {"MB", 1e6},    {"G", 1e9},     {"GB", 1e9},
-        {"T", 1e12},      {"TB", 1e12},      {"Ki", 0x1p10}, {"KiB", 0x1p10}, {"Mi", 0x1p20},
-        {"MiB", 0x1p20},  {"Gi", 0x1p30},    {"GiB", 0x1p30}, {"Ti", 0x1p40}, {"TiB", 0x1p40},
+        {"", 1},         {"B", 1},       {"k", 1e3},      {"kB", 1e3},     {"K", 1e3},
+        {"KB", 1e3},     {"M", 1e6},     {"MB", 1e6},     {"G", 1e9},      {"GB", 1e9},
+        {"T", 1e12},     {"TB", 1e12},   {"Ki", 0x1p10},  {"KiB", 0x1p10}, {"Mi", 0x1p20},
+        {"MiB", 0x1p20}, {"Gi", 0x1p30}, {"GiB", 0x1p30}, {"Ti", 0x1p40},  {"TiB", 0x1p40},
     };
-    if (*text < '0' || *text > '9' || strncasecmp(text, "0x", 2) == 0) { /* strtod takes more than we promise */
+    if (*text < '0' || *text > '9' ||
+        strncasecmp(text, "0x", 2) == 0) { /* strtod takes more than we promise */
         return false;
     }
     char *end;
@@ -236,7 +237,8 @@ static tt_code load_config_flag(tt_settings *s, int argc, char **argv, tt_err *r
     return TT_OK;
 }
 
-/* One flag of argv[*i]. Returns 1 when it was a setting (and moved *i over its value), 0 when not. */
+/* One flag of argv[*i]. Returns 1 when it was a setting (and moved *i over its value), 0 when not.
+ */
 static int take_flag(tt_settings *s, int argc, char **argv, int *i, unsigned char *list_seen,
                      tt_err *reterr)
 {
@@ -262,7 +264,8 @@ static int take_flag(tt_settings *s, int argc, char **argv, int *i, unsigned cha
         describe(row, want, sizeof want);
         return tt_fail(reterr, TT_E_INVALID, "%s: expected %s", origin, want);
     }
-    if (row->kind == TT_SET_LIST && !list_seen[row - tt_setting_table]) { /* flags replace the file's list */
+    if (row->kind == TT_SET_LIST &&
+        !list_seen[row - tt_setting_table]) { /* flags replace the file's list */
         list_seen[row - tt_setting_table] = 1;
         *(tt_string_list *)member(s, row) = (tt_string_list){0};
     }

@@ -1,5 +1,6 @@
-/* settings.h - what the operator decides: config/qttt.yaml, overridden by flags. Every key exists once, in settings_table.c;
- * the YAML schema, the flags, --help and the range checks all come from that table. Thread: immutable once loaded. */
+/* settings.h - what the operator decides: config/qttt.yaml, overridden by flags. Every key exists
+ * once, in settings_table.c; the YAML schema, the flags, --help and the range checks all come from
+ * that table. Thread: immutable once loaded. */
 #ifndef TT_SETTINGS_H
 #define TT_SETTINGS_H
 
@@ -42,20 +43,20 @@ typedef struct tt_settings {
 
 typedef enum tt_setting_kind {
     TT_SET_STRING,
-    TT_SET_LIST,   /* of strings; on the command line the flag may be repeated */
+    TT_SET_LIST, /* of strings; on the command line the flag may be repeated */
     TT_SET_BOOL,
     TT_SET_INT,
     TT_SET_FLOAT,
-    TT_SET_SIZE,   /* bytes, with SI or binary suffix: 64MB, 8GiB */
-    TT_SET_CHOICE  /* one of `choices`; the value is its index */
+    TT_SET_SIZE,  /* bytes, with SI or binary suffix: 64MB, 8GiB */
+    TT_SET_CHOICE /* one of `choices`; the value is its index */
 } tt_setting_kind;
 
 typedef struct tt_setting {
     const char *key;  /* "section.name" */
     const char *flag; /* without the dashes */
     tt_setting_kind kind;
-    size_t offset;    /* in tt_settings */
-    double min, max;  /* INT, FLOAT, SIZE */
+    size_t offset;   /* in tt_settings */
+    double min, max; /* INT, FLOAT, SIZE */
     const char *def;
     const char *const *choices; /* NULL-terminated */
     const char *help;
@@ -68,27 +69,32 @@ extern const int tt_n_settings;
 tt_code tt_settings_init(tt_settings *s, tt_err *reterr);
 void tt_settings_finish(tt_settings *s);
 
-/* Reads a YAML file over the present values. TT_E_IO; TT_E_INVALID: "FILE:LINE:COLUMN: what is wrong; expected what". */
+/* Reads a YAML file over the present values. TT_E_IO; TT_E_INVALID: "FILE:LINE:COLUMN: what is
+ * wrong; expected what". */
 tt_code tt_settings_load(tt_settings *s, const char *path, tt_err *reterr);
 /* The same for text in memory; `name` stands for the file in messages. */
 tt_code tt_settings_load_text(tt_settings *s, const char *name, const char *text, size_t n,
                               tt_err *reterr);
 
-/* Sets one value from text. origin: what the message calls the place ("--port", "file.yaml:3:5"). A list grows. */
+/* Sets one value from text. origin: what the message calls the place ("--port", "file.yaml:3:5"). A
+ * list grows. */
 tt_code tt_settings_set(tt_settings *s, const tt_setting *row, const char *value,
                         const char *origin, tt_err *reterr);
 
-/* Takes the flags that are settings out of argv ("--port 1", "--port=1", "--strict", "--no-strict") and reads --config first.
- * What is left (other flags and operands) is compacted to argv[1..*argc). */
+/* Takes the flags that are settings out of argv ("--port 1", "--port=1", "--strict", "--no-strict")
+ * and reads --config first. What is left (other flags and operands) is compacted to argv[1..*argc).
+ */
 tt_code tt_settings_parse_flags(tt_settings *s, int *argc, char **argv, tt_err *reterr);
 
 /* Checks across keys: an address that is not loopback needs keys or server.allow_public. */
 tt_code tt_settings_check(const tt_settings *s, tt_err *reterr);
 
-/* The lines of --help: flag, what it is, default. NULL sections = all, else the names before the dot, NULL-terminated. */
+/* The lines of --help: flag, what it is, default. NULL sections = all, else the names before the
+ * dot, NULL-terminated. */
 void tt_settings_print_help(const char *const *sections);
 
-/* "8GiB", "64 MB", "512", "1.5k"; suffixes k M G T (powers of 1,000), Ki Mi Gi Ti (of 1,024), each with or without B. */
+/* "8GiB", "64 MB", "512", "1.5k"; suffixes k M G T (powers of 1,000), Ki Mi Gi Ti (of 1,024), each
+ * with or without B. */
 bool tt_size_parse(const char *text, int64_t *ret_bytes);
 
 #endif

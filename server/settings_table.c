@@ -1,5 +1,6 @@
-/* settings_table.c - every setting: key, flag, kind, range, default, and the line that --help prints. config/qttt.yaml holds
- * the same keys with longer comments; test_settings compares the two. Thread: none, constant data. */
+/* settings_table.c - every setting: key, flag, kind, range, default, and the line that --help
+ * prints. config/qttt.yaml holds the same keys with longer comments; test_settings compares the
+ * two. Thread: none, constant data. */
 #include "server/settings.h"
 
 static const char *const kv_types[] = {"bf16", "f32", NULL};

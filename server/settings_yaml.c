@@ -1,6 +1,7 @@
-/* settings_yaml.c - the YAML side of settings.h. libcyaml checks structure and types against a schema made from
- * tt_setting_table; ranges, sizes and the exact place of a fault come from here: libcyaml has no ranges and reports the line
- * of the event before. The place is found by walking libyaml's events once more, only when there is a fault to report. */
+/* settings_yaml.c - the YAML side of settings.h. libcyaml checks structure and types against a
+ * schema made from tt_setting_table; ranges, sizes and the exact place of a fault come from here:
+ * libcyaml has no ranges and reports the line of the event before. The place is found by walking
+ * libyaml's events once more, only when there is a fault to report. */
 #include "server/settings.h"
 
 #include <cyaml/cyaml.h>
@@ -120,8 +121,8 @@ static void on_cyaml_log(cyaml_log_t level, void *ctx, const char *fmt, va_list 
     }
 }
 
-/* Finds the key `path` ("section" or "section.name"), or the value after it. Lines and columns from 1; false: not there.
- * A syntax error before it gives that error's place. */
+/* Finds the key `path` ("section" or "section.name"), or the value after it. Lines and columns from
+ * 1; false: not there. A syntax error before it gives that error's place. */
 static bool locate(const char *text, size_t n, const char *path, bool of_value, int *ret_line,
                    int *ret_col)
 {
@@ -194,7 +195,8 @@ static const tt_setting *find_key(const char *key)
     return NULL;
 }
 
-/* The names that are legal where an unknown key stood: of the section, or the sections themselves. */
+/* The names that are legal where an unknown key stood: of the section, or the sections themselves.
+ */
 static void list_names(const struct schema *sc, const char *section, char *out, size_t cap)
 {
     const cyaml_schema_field_t *f = sc->sections;
@@ -212,8 +214,9 @@ static void list_names(const struct schema *sc, const char *section, char *out, 
 
 static const char *kind_name(const tt_setting *row)
 {
-    static const char *const names[] = {"a string", "a list of strings", "true or false",
-                                        "an integer", "a number", "a size", "a name"};
+    static const char *const names[] = {"a string",   "a list of strings", "true or false",
+                                        "an integer", "a number",          "a size",
+                                        "a name"};
     return row != NULL ? names[row->kind] : "a section with keys under it";
 }
 
@@ -292,8 +295,8 @@ tt_code tt_settings_load_text(tt_settings *s, const char *name, const char *text
                           .log_level = CYAML_LOG_WARNING,
                           .mem_fn = cyaml_mem,
                           .flags = CYAML_CFG_NO_ALIAS};
-    cyaml_err_t err = cyaml_load_data((const uint8_t *)text, n, &cfg, &sc->root,
-                                      (cyaml_data_t **)&raw, NULL);
+    cyaml_err_t err =
+        cyaml_load_data((const uint8_t *)text, n, &cfg, &sc->root, (cyaml_data_t **)&raw, NULL);
     if (err != CYAML_OK) {
         rc = report(sc, &c, name, text, n, err, reterr);
         goto out;

@@ -1,12 +1,14 @@
 #!/bin/sh
-# setup.sh - installs with apt what the build (or, with "deep", the sanitizer and fuzzing builds) needs and this machine
-# lacks. Says what it does; does nothing and needs no root when nothing is missing. Never touches CUDA.
+# setup.sh - installs with apt what the build (with "test" the tests too, with "deep" the sanitizer and fuzzing builds too) needs
+# and this machine lacks. Says what it does; does nothing and needs no root when nothing is missing. Never touches CUDA.
 set -eu
 
 packages='gcc libc6-dev meson ninja-build pkg-config git ca-certificates python3 python3-venv
 libuv1-dev libmicrohttpd-dev libjansson-dev libcyaml-dev libyaml-dev libdnnl-dev libpcre2-dev libutf8proc-dev libxxhash-dev libcmocka-dev'
-deep_packages='clang libclang-rt-14-dev libomp-dev llvm'
-[ "${1:-}" = deep ] && packages="$packages $deep_packages"
+case ${1:-} in
+test) packages="$packages clang-format" ;;
+deep) packages="$packages clang-format clang libclang-rt-14-dev libomp-dev llvm" ;;
+esac
 
 if ! command -v dpkg-query >/dev/null 2>&1 || ! command -v apt-get >/dev/null 2>&1; then
     # Not a Debian: name what a build would stumble over and leave the installing to the user.

@@ -211,8 +211,7 @@ static co_count run_shape(const co_run *run, const co_op *op, const co_shape *sh
                           double *worst)
 {
     co_count c = {0};
-    co_setting set = {
-        .ops = &run->tables[0].ops, .n_threads = 2, .seed = seed};
+    co_setting set = {.ops = &run->tables[0].ops, .n_threads = 2, .seed = seed};
     co_test *ref = run_variant(op, shape, &set);
     bool slow = shape->flags & CO_SLOW;
     for (int i = 0; i < run->n_tables; i++) {

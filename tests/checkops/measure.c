@@ -86,9 +86,7 @@ int co_bench(const co_run *run, const char *function, const char *json_path)
             describe(op, &s, what, sizeof what);
             double ref_ns = 0;
             for (int t = 0; t < run->n_tables; t++) {
-                co_setting set = {.ops = &run->tables[t].ops,
-                                  .n_threads = 2,
-                                  .seed = run->seed};
+                co_setting set = {.ops = &run->tables[t].ops, .n_threads = 2, .seed = run->seed};
                 if (co_table_has(run->tables, t, op)) {
                     double ns = median_ns(op, &s, &set);
                     ref_ns = t == 0 ? ns : ref_ns;

@@ -1,5 +1,6 @@
-/* fuzz_request.c - the body of a chat or completions request through parser and validator, without an engine. The first byte
- * chooses the endpoint and strictness. What is accepted must be within the limits that the engine relies on. */
+/* fuzz_request.c - the body of a chat or completions request through parser and validator, without
+ * an engine. The first byte chooses the endpoint and strictness. What is accepted must be within
+ * the limits that the engine relies on. */
 #include <assert.h>
 #include <math.h>
 #include <stddef.h>

@@ -1,4 +1,5 @@
-/* fake_engine.c - see fake_engine.h. One thread; a cancelled job is noticed within 2 ms, queued or running. */
+/* fake_engine.c - see fake_engine.h. One thread; a cancelled job is noticed within 2 ms, queued or
+ * running. */
 #include "fake_engine.h"
 
 #include <math.h>
@@ -63,8 +64,9 @@ static void make_vocab(tt_engine *e)
     for (int b = 0; b < N_BYTES; b++) {
         bool plain = (b >= '!' && b <= '~') || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
         int cp = plain ? b : 256 + extra++;
-        int n = cp < 0x80 ? snprintf(e->spellings[b], 4, "%c", cp)
-                          : snprintf(e->spellings[b], 4, "%c%c", 0xC0 | cp >> 6, 0x80 | (cp & 0x3F));
+        int n = cp < 0x80
+                    ? snprintf(e->spellings[b], 4, "%c", cp)
+                    : snprintf(e->spellings[b], 4, "%c%c", 0xC0 | cp >> 6, 0x80 | (cp & 0x3F));
         e->tokens[b] = (tt_str){e->spellings[b], (uint32_t)n};
         e->types[b] = TT_TOKEN_NORMAL;
     }
@@ -72,9 +74,16 @@ static void make_vocab(tt_engine *e)
         e->tokens[IM_START + i] = (tt_str){control[i], (uint32_t)strlen(control[i])};
         e->types[IM_START + i] = TT_TOKEN_CONTROL;
     }
-    e->model.vocab = (tt_vocab){.kind = TT_VOCAB_BPE, .pre = {"gpt-2", 5}, .n_tokens = N_VOCAB,
-                                .tokens = e->tokens, .types = e->types, .bos = -1, .eos = IM_END,
-                                .eot = -1, .unk = -1, .pad = -1};
+    e->model.vocab = (tt_vocab){.kind = TT_VOCAB_BPE,
+                                .pre = {"gpt-2", 5},
+                                .n_tokens = N_VOCAB,
+                                .tokens = e->tokens,
+                                .types = e->types,
+                                .bos = -1,
+                                .eos = IM_END,
+                                .eot = -1,
+                                .unk = -1,
+                                .pad = -1};
     snprintf(e->model.name, sizeof e->model.name, "fake");
     snprintf(e->model.arch, sizeof e->model.arch, "fake");
     snprintf(e->model.quant, sizeof e->model.quant, "none");
@@ -183,9 +192,14 @@ static void push_prompt_logprobs(tt_job *job)
 static void push_adapted(tt_job *job)
 {
     tt_event ev = {.type = TT_EV_ADAPTED};
-    ev.u.adapted = (tt_qttt_result){.status = "succeeded", .stop_reason = "steps", .kept = true,
-                                    .adapter_id = 1, .generation = 1, .steps_done = 2,
-                                    .params = tt_job_get_params(job)->qttt, .span_loss_before = NAN,
+    ev.u.adapted = (tt_qttt_result){.status = "succeeded",
+                                    .stop_reason = "steps",
+                                    .kept = true,
+                                    .adapter_id = 1,
+                                    .generation = 1,
+                                    .steps_done = 2,
+                                    .params = tt_job_get_params(job)->qttt,
+                                    .span_loss_before = NAN,
                                     .span_loss_after = 0.5};
     push(job, ev);
 }
@@ -224,10 +238,12 @@ static void run_job(tt_engine *e, tt_job *job)
     } else if (s.failure != TT_OK) {
         push_error(job, s.failure, "as scripted");
     } else {
-        push(job, (tt_event){.type = TT_EV_DONE,
-                             .u.done = {.reason = p->max_tokens >= 0 ? TT_FINISH_LENGTH : TT_FINISH_STOP,
-                                        .prompt_tokens = p->n_prompt, .completion_tokens = i,
-                                        .decode_seconds = now() - start}});
+        push(job,
+             (tt_event){.type = TT_EV_DONE,
+                        .u.done = {.reason = p->max_tokens >= 0 ? TT_FINISH_LENGTH : TT_FINISH_STOP,
+                                   .prompt_tokens = p->n_prompt,
+                                   .completion_tokens = i,
+                                   .decode_seconds = now() - start}});
     }
 }
 
@@ -241,7 +257,8 @@ static void set_state(tt_engine *e, tt_engine_state state, const tt_err *err)
     }
 }
 
-/* The next job; cancelled ones that still wait end here. NULL: stop. Every submitted job gets its last event. */
+/* The next job; cancelled ones that still wait end here. NULL: stop. Every submitted job gets its
+ * last event. */
 static tt_job *next_job(tt_engine *e)
 {
     pthread_mutex_lock(&e->mutex);
@@ -389,7 +406,7 @@ void tt_engine_get_stats(const tt_engine *engine, tt_engine_stats *ret_stats)
 {
     tt_engine *e = (tt_engine *)(uintptr_t)engine;
     pthread_mutex_lock(&e->mutex);
-    *ret_stats = (tt_engine_stats){.queued = e->queued, .running = e->running,
-                                   .last_progress_seconds = now()};
+    *ret_stats = (tt_engine_stats){
+        .queued = e->queued, .running = e->running, .last_progress_seconds = now()};
     pthread_mutex_unlock(&e->mutex);
 }

@@ -1,5 +1,6 @@
-/* fake_engine.h - an engine without a model, for tests of the server: it implements core/engine.h with scripted timing and
- * tokens. Its text is "word0 word1 word2 ...", a byte a token. Thread: set the script while no server runs. */
+/* fake_engine.h - an engine without a model, for tests of the server: it implements core/engine.h
+ * with scripted timing and tokens. Its text is "word0 word1 word2 ...", a byte a token. Thread: set
+ * the script while no server runs. */
 #ifndef TT_TEST_FAKE_ENGINE_H
 #define TT_TEST_FAKE_ENGINE_H
 

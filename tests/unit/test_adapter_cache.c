@@ -1,4 +1,5 @@
-/* test_adapter_cache.c - keys tell apart what changes a result and nothing else; bytes are bounded; the least recent goes first. */
+/* test_adapter_cache.c - keys tell apart what changes a result and nothing else; bytes are bounded;
+ * the least recent goes first. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -35,7 +36,8 @@ static tt_qttt_params defaults(void)
     return p;
 }
 
-static tt_adapter_key key_of(const int32_t *ids, int32_t n, const char *tenant, const tt_qttt_params *p)
+static tt_adapter_key key_of(const int32_t *ids, int32_t n, const char *tenant,
+                             const tt_qttt_params *p)
 {
     tt_adapter_key k;
     tt_adapter_key_make(&k, ids, n, tenant, p);

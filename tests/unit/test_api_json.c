@@ -1,4 +1,5 @@
-/* test_api_json.c - parsing within bounds, and checked getters. Oracle for memory: the allocator's own count. */
+/* test_api_json.c - parsing within bounds, and checked getters. Oracle for memory: the allocator's
+ * own count. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -70,8 +71,8 @@ static void bad_bodies(void **state)
 /* A body of small values may take no more memory than the limit says, whatever the values are. */
 static void memory_is_bounded(void **state)
 {
-    static const char *const units[] = {"0,",  "[],", "{},", "\"\",", "{\"a\":0},", "[0],",
-                                        "1.5,", "null,", "\"\\u0000\","};
+    static const char *const units[] = {"0,",   "[],",  "{},",   "\"\",",       "{\"a\":0},",
+                                        "[0],", "1.5,", "null,", "\"\\u0000\","};
     json_set_alloc_funcs(counted_malloc, counted_free);
     for (size_t u = 0; u < sizeof units / sizeof *units; u++) {
         size_t k = strlen(units[u]);
@@ -123,7 +124,8 @@ static void huge_integers(void **state)
                       "\"s\":\"\\\"99999999999999999999\",\"d\":0.12345678901234567890}");
     assert_non_null(o);
     json_t *list = json_object_get(o, "i");
-    assert_true(json_is_real(json_array_get(list, 0)) && json_real_value(json_array_get(list, 0)) == 1e30);
+    assert_true(json_is_real(json_array_get(list, 0)) &&
+                json_real_value(json_array_get(list, 0)) == 1e30);
     assert_true(json_real_value(json_array_get(list, 1)) == -1e20);
     assert_true(json_is_integer(json_array_get(list, 2)));
     assert_string_equal(json_string_value(json_object_get(o, "s")), "\"99999999999999999999");
@@ -135,7 +137,8 @@ static void huge_integers(void **state)
 static void getters(void **state)
 {
     static const char *const choices[] = {"one", "two", NULL};
-    json_t *o = parse("{\"b\":true,\"i\":7,\"d\":0.5,\"s\":\"two\",\"n\":null,\"z\":\"a\\u0000b\"}");
+    json_t *o =
+        parse("{\"b\":true,\"i\":7,\"d\":0.5,\"s\":\"two\",\"n\":null,\"z\":\"a\\u0000b\"}");
     assert_non_null(o);
     bool b = false;
     int64_t i = 0;
@@ -171,9 +174,9 @@ static void getters(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(bad_bodies), cmocka_unit_test(memory_is_bounded),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(bad_bodies),
+                                       cmocka_unit_test(memory_is_bounded),
                                        cmocka_unit_test(text_alone_is_not_counted),
-                                       cmocka_unit_test(huge_integers),
-                                       cmocka_unit_test(getters)};
+                                       cmocka_unit_test(huge_integers), cmocka_unit_test(getters)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* test_buf.c - growth, limits, JSON strings and numbers. Oracle: jansson reads back what was written; the table of
- * Unicode 15, section 3.9, for maximal invalid parts. */
+/* test_buf.c - growth, limits, JSON strings and numbers. Oracle: jansson reads back what was
+ * written; the table of Unicode 15, section 3.9, for maximal invalid parts. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -56,12 +56,17 @@ static void json_strings(void **state)
     expect_json("", 0, "\"\"");
     expect_json("a\"b\\c\n\r\t\b\f", 10, "\"a\\\"b\\\\c\\n\\r\\t\\b\\f\"");
     expect_json("\x01\x1f\x7f\0", 4, "\"\\u0001\\u001f\\u007f\\u0000\"");
-    expect_json("\xc3\xa9\xe2\x82\xac\xf0\x9f\xa6\x99", 9, "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\xa6\x99\"");
+    expect_json("\xc3\xa9\xe2\x82\xac\xf0\x9f\xa6\x99", 9,
+                "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\xa6\x99\"");
     /* One U+FFFD for each maximal part. */
     expect_json("\xff", 1, "\"\xef\xbf\xbd\"");
     expect_json("\xc0\xaf", 2, "\"\xef\xbf\xbd\xef\xbf\xbd\"");
     expect_json("\xe2\x82", 2, "\"\xef\xbf\xbd\"");
-    expect_json("\xe2\x82" "A", 3, "\"\xef\xbf\xbd" "A\"");
+    expect_json("\xe2\x82"
+                "A",
+                3,
+                "\"\xef\xbf\xbd"
+                "A\"");
     expect_json("\xed\xa0\x80", 3, "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"");
     expect_json("\xf0\x9f\xa6", 3, "\"\xef\xbf\xbd\"");
     expect_json("\xf4\x90\x80\x80", 4, "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"");
@@ -89,7 +94,8 @@ static void any_bytes_are_valid_json(void **state)
 
 static void numbers_read_back(void **state)
 {
-    static const float floats[] = {0, -0.0f, 1, 0.1f, -1e-30f, 3.4028235e38f, FLT_MIN, -0.586372316f};
+    static const float floats[] = {0,       -0.0f,         1,       0.1f,
+                                   -1e-30f, 3.4028235e38f, FLT_MIN, -0.586372316f};
     static const double doubles[] = {0, 0.1, 1.0 / 3, 1e300, 5e-324, 123456789012345678.0, -2.5};
     for (size_t i = 0; i < sizeof floats / sizeof *floats; i++) {
         tt_buf b = {0};
@@ -126,8 +132,10 @@ static void code_points(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(grows_and_keeps_its_limit), cmocka_unit_test(json_strings),
-        cmocka_unit_test(any_bytes_are_valid_json),  cmocka_unit_test(numbers_read_back),
+        cmocka_unit_test(grows_and_keeps_its_limit),
+        cmocka_unit_test(json_strings),
+        cmocka_unit_test(any_bytes_are_valid_json),
+        cmocka_unit_test(numbers_read_back),
         cmocka_unit_test(code_points),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,6 @@
-/* test_engine.c - whole requests through the engine's thread, on a tiny random model: life, events, reuse of K/V, adaptation and its
- * cache, cancellation, admission. The numbers themselves are the golden tests' business. argv[1]: folder of tiny models. */
+/* test_engine.c - whole requests through the engine's thread, on a tiny random model: life, events,
+ * reuse of K/V, adaptation and its cache, cancellation, admission. The numbers themselves are the
+ * golden tests' business. argv[1]: folder of tiny models. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -44,7 +45,9 @@ static tt_engine *start(const tt_engine_options *extra, const char *file, tt_eng
 
 static int setup(void **state)
 {
-    engine = start(&(tt_engine_options){.isa_mask = TT_ISA_ALL, .adapter_cache_bytes = 64 << 20, .prefill_chunk = 128},
+    engine = start(&(tt_engine_options){.isa_mask = TT_ISA_ALL,
+                                        .adapter_cache_bytes = 64 << 20,
+                                        .prefill_chunk = 128},
                    "llama.gguf", TT_ENGINE_READY);
     return 0;
 }
@@ -163,7 +166,8 @@ static void same_answer(const outcome *a, const outcome *b)
 {
     assert_int_equal(a->n_ids, b->n_ids);
     assert_memory_equal(a->ids, b->ids, (size_t)a->n_ids * sizeof *a->ids);
-    assert_memory_equal(a->logprob, b->logprob, (size_t)a->n_ids * sizeof *a->logprob); /* bit for bit */
+    assert_memory_equal(a->logprob, b->logprob,
+                        (size_t)a->n_ids * sizeof *a->logprob); /* bit for bit */
 }
 
 static void test_answer_and_reuse(void **state)
@@ -208,7 +212,8 @@ static void test_stop_string_and_stop_id(void **state)
     assert_true(strlen(whole.text) > 12);
     char needle[4] = {0};
     size_t at = 6;
-    while ((whole.text[at] & 0xC0) == 0x80 || (whole.text[at + 1] & 0x80) != 0 || (whole.text[at] & 0x80) != 0) {
+    while ((whole.text[at] & 0xC0) == 0x80 || (whole.text[at + 1] & 0x80) != 0 ||
+           (whole.text[at] & 0x80) != 0) {
         at++;
     }
     memcpy(needle, whole.text + at, 2);
@@ -373,7 +378,8 @@ static void test_admission(void **state)
 
 static void test_queue_is_bounded_and_drained(void **state)
 {
-    tt_engine *e = start(&(tt_engine_options){.max_queue = 2, .prefill_chunk = 64}, "llama.gguf", TT_ENGINE_READY);
+    tt_engine *e = start(&(tt_engine_options){.max_queue = 2, .prefill_chunk = 64}, "llama.gguf",
+                         TT_ENGINE_READY);
     tt_job_params p = params(1500, 50);
     tt_job *jobs[3], *extra;
     tt_err err = {0};

@@ -1,4 +1,5 @@
-/* test_error_map.c - every code has a status, type and code of the table in docs/api.md; the object has always four keys. */
+/* test_error_map.c - every code has a status, type and code of the table in docs/api.md; the object
+ * has always four keys. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -71,8 +72,10 @@ static void object_has_four_keys(void **state)
     tt_error_write(&b, &e);
     json_t *root = json_loadb(b.p, b.n, 0, &je);
     assert_non_null(root);
-    assert_int_equal(json_unpack_ex(root, &je, JSON_STRICT, "{s:{s:s,s:s,s:o,s:o}}", "error", "message",
-                                    &message, "type", &type, "param", &param, "code", &code), 0);
+    assert_int_equal(json_unpack_ex(root, &je, JSON_STRICT, "{s:{s:s,s:s,s:o,s:o}}", "error",
+                                    "message", &message, "type", &type, "param", &param, "code",
+                                    &code),
+                     0);
     assert_string_equal(message, "a \"quoted\" \xef\xbf\xbd thing");
     assert_true(json_is_null(param) && json_is_null(code));
     json_decref(root);
@@ -80,13 +83,15 @@ static void object_has_four_keys(void **state)
     tt_error_set(&e, 409, "x.y", "busy", "no");
     tt_error_write(&b, &e);
     tt_buf_putc(&b, '\0');
-    assert_string_equal(b.p, "{\"error\":{\"message\":\"no\",\"type\":\"conflict_error\",\"param\":\"x.y\",\"code\":\"busy\"}}");
+    assert_string_equal(b.p, "{\"error\":{\"message\":\"no\",\"type\":\"conflict_error\",\"param\":"
+                             "\"x.y\",\"code\":\"busy\"}}");
     tt_buf_finish(&b);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_code_is_mapped), cmocka_unit_test(table),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_code_is_mapped),
+                                       cmocka_unit_test(table),
                                        cmocka_unit_test(object_has_four_keys)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

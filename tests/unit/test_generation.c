@@ -1,5 +1,6 @@
-/* test_generation.c - the whole server in this process over a fake engine: streams, heartbeats, leaving clients, slow readers,
- * the queue, draining. Clients are raw sockets. Each test starts and stops a server of its own. */
+/* test_generation.c - the whole server in this process over a fake engine: streams, heartbeats,
+ * leaving clients, slow readers, the queue, draining. Clients are raw sockets. Each test starts and
+ * stops a server of its own. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -127,7 +128,8 @@ static void post(client *c, const char *path, const char *body)
     char head[256];
     int n = snprintf(head, sizeof head,
                      "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                     "Content-Length: %zu\r\n\r\n", path, strlen(body));
+                     "Content-Length: %zu\r\n\r\n",
+                     path, strlen(body));
     send_text(c, head, (size_t)n);
     send_text(c, body, strlen(body));
 }
@@ -157,7 +159,8 @@ static bool read_some(client *c, int ms)
     return k > 0;
 }
 
-/* Reads until `text` has come; fails after a while. Looks at new bytes only: a slow reader takes megabytes in small pieces. */
+/* Reads until `text` has come; fails after a while. Looks at new bytes only: a slow reader takes
+ * megabytes in small pieces. */
 static void expect(client *c, const char *text)
 {
     double end = now() + TIMEOUT_MS / 1000.0;
@@ -179,7 +182,8 @@ static int count(const char *hay, const char *needle)
     return n;
 }
 
-/* Reads one whole answer (by Content-Length or to the last chunk) and forgets it; returns its status. */
+/* Reads one whole answer (by Content-Length or to the last chunk) and forgets it; returns its
+ * status. */
 static int answer(client *c, char *out, size_t cap)
 {
     expect(c, "\r\n\r\n");
@@ -248,7 +252,8 @@ static void stream_shape(void **state)
     configure();
     begin();
     client c = dial();
-    post(&c, CHAT, "{" HI ",\"stream\":true,\"max_tokens\":2,\"stream_options\":{\"include_usage\":true}}");
+    post(&c, CHAT,
+         "{" HI ",\"stream\":true,\"max_tokens\":2,\"stream_options\":{\"include_usage\":true}}");
     expect(&c, "[DONE]");
     expect(&c, "\r\n0\r\n\r\n");
     assert_memory_equal(c.p, "HTTP/1.1 200 OK\r\n", 17);
@@ -263,26 +268,30 @@ static void stream_shape(void **state)
     assert_memory_equal(head, "data: {\"id\":\"chatcmpl-", 22);
     size_t n = 0;
     static const char *const parts[] = {
-        "\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null",
+        "\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":"
+        "null",
         "\"delta\":{\"content\":\"w\"},\"logprobs\":null,\"finish_reason\":null",
         "\"delta\":{\"content\":\"o\"},\"logprobs\":null,\"finish_reason\":null",
         "\"delta\":{},\"logprobs\":null,\"finish_reason\":\"length\""};
     for (int i = 0; i < 4; i++) {
         n += (size_t)snprintf(want + n, sizeof want - n,
-                              "%s,\"choices\":[{\"index\":0,%s}],\"usage\":null}\n\n", head, parts[i]);
+                              "%s,\"choices\":[{\"index\":0,%s}],\"usage\":null}\n\n", head,
+                              parts[i]);
     }
     int tokens = atoi(strstr(text, "\"prompt_tokens\":") + 16);
-    n += (size_t)snprintf(want + n, sizeof want - n,
-                          "%s,\"choices\":[],\"usage\":{\"prompt_tokens\":%d,\"completion_tokens\":2,"
-                          "\"total_tokens\":%d,\"prompt_tokens_details\":{\"cached_tokens\":0}}}\n\n",
-                          head, tokens, tokens + 2);
+    n += (size_t)snprintf(
+        want + n, sizeof want - n,
+        "%s,\"choices\":[],\"usage\":{\"prompt_tokens\":%d,\"completion_tokens\":2,"
+        "\"total_tokens\":%d,\"prompt_tokens_details\":{\"cached_tokens\":0}}}\n\n",
+        head, tokens, tokens + 2);
     snprintf(want + n, sizeof want - n, "data: [DONE]\n\n");
     assert_string_equal(text, want);
     hang_up(&c);
     stop();
 }
 
-/* Headers go out while the request still waits, then a comment after each silence, then the answer. */
+/* Headers go out while the request still waits, then a comment after each silence, then the answer.
+ */
 static void heartbeats_while_queued(void **state)
 {
     configure();
@@ -346,7 +355,8 @@ static void leaving_cancels(void **state)
             post(&queued, CHAT, body);
             nap_ms(50);
             double t = now();
-            leave(&queued, how); /* while it waits: it must not hold its place when its turn comes */
+            leave(&queued,
+                  how); /* while it waits: it must not hold its place when its turn comes */
             leave(&running, how);
             wait_cancelled(before.cancelled + 2, t);
             if (how == HALF_CLOSE) { /* the server has nothing more to say and closes */
@@ -361,7 +371,8 @@ static void leaving_cancels(void **state)
     stop();
 }
 
-/* A client that does not read holds nobody up; what it gets in the end is the whole answer in fewer, larger chunks. */
+/* A client that does not read holds nobody up; what it gets in the end is the whole answer in
+ * fewer, larger chunks. */
 static void slow_reader(void **state)
 {
     enum { N = 60000 };
@@ -455,7 +466,8 @@ static void full_queue(void **state)
     stop();
 }
 
-/* Several prompts are one request: once admitted it waits for its further places, however full the queue is. */
+/* Several prompts are one request: once admitted it waits for its further places, however full the
+ * queue is. */
 static void several_prompts(void **state)
 {
     configure();
@@ -464,7 +476,8 @@ static void several_prompts(void **state)
     begin();
     client a = dial(), b[4];
     char text[8192];
-    post(&a, "/v1/completions", "{\"prompt\":[\"x\",\"yy\",[65,66,67]],\"max_tokens\":2,\"echo\":true,\"logprobs\":1}");
+    post(&a, "/v1/completions",
+         "{\"prompt\":[\"x\",\"yy\",[65,66,67]],\"max_tokens\":2,\"echo\":true,\"logprobs\":1}");
     nap_ms(30);
     for (int i = 0; i < 4; i++) {
         b[i] = dial();
@@ -474,9 +487,10 @@ static void several_prompts(void **state)
     assert_non_null(strstr(text, "{\"index\":0,\"text\":\"xwo\""));
     assert_non_null(strstr(text, "{\"index\":1,\"text\":\"yywo\""));
     assert_non_null(strstr(text, "{\"index\":2,\"text\":\"ABCwo\""));
-    assert_non_null(strstr(text, "\"logprobs\":{\"tokens\":[\"A\",\"B\",\"C\",\"w\",\"o\"],\"token_logprobs\":"
-                                 "[null,-0.25,-0.25,-0.5,-0.5],\"top_logprobs\":[null,{\"B\":-0.25},{\"C\":-0.25},"
-                                 "{\"w\":-0.5},{\"o\":-0.5}],\"text_offset\":[0,1,2,3,4]}"));
+    assert_non_null(strstr(
+        text, "\"logprobs\":{\"tokens\":[\"A\",\"B\",\"C\",\"w\",\"o\"],\"token_logprobs\":"
+              "[null,-0.25,-0.25,-0.5,-0.5],\"top_logprobs\":[null,{\"B\":-0.25},{\"C\":-0.25},"
+              "{\"w\":-0.5},{\"o\":-0.5}],\"text_offset\":[0,1,2,3,4]}"));
     assert_non_null(strstr(text, "\"prompt_tokens\":6,\"completion_tokens\":6,"));
     for (int i = 0; i < 4; i++) {
         answer(&b[i], NULL, 0);
@@ -497,8 +511,9 @@ static void adapted_answer(void **state)
     assert_non_null(strstr(text, "\"qttt\":{\"job_id\":\"qttt_"));
     assert_non_null(strstr(text, "\"adapter_id\":\"adp_0000000000000001\""));
     assert_non_null(strstr(text, "\"span_loss_before\":null,\"span_loss_after\":0.5"));
-    post(&c, CHAT, "{" HI ",\"model\":\"fake-qttt\",\"max_tokens\":1,\"stream\":true,"
-                   "\"stream_options\":{\"include_usage\":true,\"include_progress\":true}}");
+    post(&c, CHAT,
+         "{" HI ",\"model\":\"fake-qttt\",\"max_tokens\":1,\"stream\":true,"
+         "\"stream_options\":{\"include_usage\":true,\"include_progress\":true}}");
     assert_int_equal(answer(&c, text, sizeof text), 200);
     assert_int_equal(count(text, "\"qttt\":{"), 1);
     assert_true(strstr(text, "\"qttt\":{") > strstr(text, "\"usage\":{"));
@@ -598,10 +613,12 @@ static void bodies(void **state)
     char text[4096], big[5000];
     memset(big, ' ', sizeof big - 1);
     big[sizeof big - 1] = '\0';
-    static const char too_long[] = "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                                   "Content-Length: 5000\r\n\r\n{";
+    static const char too_long[] =
+        "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        "Content-Length: 5000\r\n\r\n{";
     client l = dial();
-    send_text(&l, too_long, strlen(too_long)); /* answered at once, then the rest is read and dropped */
+    send_text(&l, too_long,
+              strlen(too_long)); /* answered at once, then the rest is read and dropped */
     assert_int_equal(answer(&l, text, sizeof text), 413);
     assert_non_null(strstr(text, "Connection: close"));
     send_text(&l, big, sizeof big - 1);
@@ -610,20 +627,23 @@ static void bodies(void **state)
     assert_true(l.closed);
     hang_up(&l);
     l = dial();
-    static const char chunked[] = "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                                  "Transfer-Encoding: chunked\r\n\r\n1387\r\n";
+    static const char chunked[] =
+        "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n1387\r\n";
     send_text(&l, chunked, strlen(chunked));
     send_text(&l, big, sizeof big - 1); /* no end of the body yet */
     assert_int_equal(answer(&l, NULL, 0), 413);
     hang_up(&l);
-    static const char expects[] = "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                                  "Content-Length: 5000\r\nExpect: 100-continue\r\n\r\n";
+    static const char expects[] =
+        "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        "Content-Length: 5000\r\nExpect: 100-continue\r\n\r\n";
     client e = dial();
     send_text(&e, expects, strlen(expects)); /* answered before the body is sent */
     assert_int_equal(answer(&e, NULL, 0), 413);
     hang_up(&e);
-    static const char half[] = "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                               "Content-Length: 4000\r\n\r\n";
+    static const char half[] =
+        "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        "Content-Length: 4000\r\n\r\n";
     send_text(&waiting, half, strlen(half));
     send_text(&waiting, big, 3999);
     nap_ms(100);
@@ -656,8 +676,9 @@ static void bodies(void **state)
 /* Heads and bodies that never come whole: nothing of them is left for a drain to wait for. */
 static void leaving_in_mid_request(void **state)
 {
-    static const char head[] = "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                               "Content-Length: 500\r\n\r\n{\"messages\":";
+    static const char head[] =
+        "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        "Content-Length: 500\r\n\r\n{\"messages\":";
     configure();
     settings.drain_timeout = 600;
     begin();
@@ -705,12 +726,18 @@ static void leaving_while_parsed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(stream_shape),    cmocka_unit_test(heartbeats_while_queued),
-        cmocka_unit_test(leaving_cancels), cmocka_unit_test(slow_reader),
-        cmocka_unit_test(failures),        cmocka_unit_test(full_queue),
-        cmocka_unit_test(several_prompts), cmocka_unit_test(adapted_answer),
-        cmocka_unit_test(draining),        cmocka_unit_test(drain_bound),
-        cmocka_unit_test(loading),         cmocka_unit_test(bodies),
+        cmocka_unit_test(stream_shape),
+        cmocka_unit_test(heartbeats_while_queued),
+        cmocka_unit_test(leaving_cancels),
+        cmocka_unit_test(slow_reader),
+        cmocka_unit_test(failures),
+        cmocka_unit_test(full_queue),
+        cmocka_unit_test(several_prompts),
+        cmocka_unit_test(adapted_answer),
+        cmocka_unit_test(draining),
+        cmocka_unit_test(drain_bound),
+        cmocka_unit_test(loading),
+        cmocka_unit_test(bodies),
         cmocka_unit_test(leaving_in_mid_request),
         cmocka_unit_test(leaving_while_parsed),
     };

@@ -1,4 +1,5 @@
-/* test_job.c - the object between the threads: copies, order, wake-ups, references, cancellation. */
+/* test_job.c - the object between the threads: copies, order, wake-ups, references, cancellation.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -31,7 +32,12 @@ static void test_params_are_copied(void **state)
     char text[] = "END";
     struct tt_stop stop = {text, 3};
     struct tt_logit_bias bias = {5, 1.5f};
-    tt_job_params p = {.prompt = prompt, .n_prompt = 3, .stops = &stop, .n_stops = 1, .stop_ids = stop_ids, .n_stop_ids = 1};
+    tt_job_params p = {.prompt = prompt,
+                       .n_prompt = 3,
+                       .stops = &stop,
+                       .n_stops = 1,
+                       .stop_ids = stop_ids,
+                       .n_stop_ids = 1};
     p.sampling.bias = &bias;
     p.sampling.n_bias = 1;
     tt_job *job;

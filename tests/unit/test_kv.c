@@ -135,7 +135,8 @@ static void test_adapter_pages_are_served_to_nobody_else(void **state)
     tt_seq_finish(&s);
     assert_int_equal(found(f, "", ids, 192), 64);
     tt_page_key base = {.parent = tt_kv_root(""), .n_base = 64, .ids = ids};
-    tt_page_key mixed = {.parent = tt_page_key_hash(&base), .adapter_id = 7, .n_base = 16, .ids = ids + 64};
+    tt_page_key mixed = {
+        .parent = tt_page_key_hash(&base), .adapter_id = 7, .n_base = 16, .ids = ids + 64};
     int32_t page = tt_kv_find(f->kv, &mixed);
     assert_true(page >= 0);
     tt_kv_unref(f->kv, page);
@@ -155,7 +156,8 @@ static void test_least_recently_used_goes_first(void **state)
     assert_int_equal(found(f, "", a, 8 * 64), 8 * 64); /* now b is older */
     fill(f, "", c, 64);
     assert_int_equal(found(f, "", a, 8 * 64), 8 * 64);
-    assert_int_equal(found(f, "", b, 8 * 64), 7 * 64); /* its end went, its beginning stays useful */
+    assert_int_equal(found(f, "", b, 8 * 64),
+                     7 * 64); /* its end went, its beginning stays useful */
 }
 
 static void test_reserve_fails_whole(void **state)
@@ -220,7 +222,8 @@ static void test_checksum_sees_the_tokens_it_covers(void **state)
     tt_kv_unref(f->kv, page);
 }
 
-/* Random life of many sequences over few pages: the counts always add up and what is found is what was filled. */
+/* Random life of many sequences over few pages: the counts always add up and what is found is what
+ * was filled. */
 static void test_random_life(void **state)
 {
     fixture *f = *state;
@@ -269,8 +272,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_take_and_give_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_prefix_is_found_by_whole_pages, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_same_tokens_behind_another_prefix_differ, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_adapter_pages_are_served_to_nobody_else, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_same_tokens_behind_another_prefix_differ, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_adapter_pages_are_served_to_nobody_else, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_least_recently_used_goes_first, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reserve_fails_whole, setup, teardown),
         cmocka_unit_test_setup_teardown(test_shared_pages_survive_one_owner, setup, teardown),

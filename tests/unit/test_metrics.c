@@ -1,4 +1,5 @@
-/* test_metrics.c - histograms and the text format: buckets add up, names are unique, every sample has a type. */
+/* test_metrics.c - histograms and the text format: buckets add up, names are unique, every sample
+ * has a type. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -40,8 +41,12 @@ static void page(void **state)
     tt_metrics_rejected(&m, 429, "queue_full");
     tt_metrics_rejected(&m, 429, "queue_full");
     tt_metrics_qttt(&m, "succeeded");
-    tt_metrics_write(&b, &m, &(tt_engine_stats){.queued = 3, .running = 1, .kv_pages_total = 10, .kv_pages_used = 6,
-                                                .kv_pages_cached = 1},
+    tt_metrics_write(&b, &m,
+                     &(tt_engine_stats){.queued = 3,
+                                        .running = 1,
+                                        .kv_pages_total = 10,
+                                        .kv_pages_used = 6,
+                                        .kv_pages_cached = 1},
                      &(tt_metrics_page){.model_name = "m"});
     tt_buf_putc(&b, '\0');
     assert_false(b.failed);

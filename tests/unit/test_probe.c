@@ -1,4 +1,5 @@
-/* test_probe.c - where the recall probe looks, what it masks, the guard's arithmetic, private pages of re-read passages. */
+/* test_probe.c - where the recall probe looks, what it masks, the guard's arithmetic, private pages
+ * of re-read passages. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -40,7 +41,8 @@ static void test_guard_arithmetic(void **state)
     double before[10] = {0}, after[10] = {-1, -2, -3, -4, -5, -6, -7, -8, -9, -10}, mean, se;
     tt_probe_compare(before, after, &mean, &se);
     assert_true(fabs(mean - -5.5) < 1e-12);
-    assert_true(fabs(se - 0.9574271077563381) < 1e-12); /* sd of 1..10 with n - 1 is 3.0276503540974917; / sqrt(10) */
+    assert_true(fabs(se - 0.9574271077563381) <
+                1e-12); /* sd of 1..10 with n - 1 is 3.0276503540974917; / sqrt(10) */
 }
 
 static void test_passages_have_private_tails(void **state)
@@ -50,7 +52,8 @@ static void test_passages_have_private_tails(void **state)
     tt_err err;
     tt_kv_pool *kv;
     tt_ops_get(&d.ops, 0);
-    assert_int_equal(d.ops.lane_create(&d.ops, &(tt_lane_options){.n_threads = 1}, &d.lane, &err), TT_OK);
+    assert_int_equal(d.ops.lane_create(&d.ops, &(tt_lane_options){.n_threads = 1}, &d.lane, &err),
+                     TT_OK);
     assert_int_equal(tt_kv_create(&d, &(tt_kv_options){TT_F32, 10}, &kv, &err), TT_OK);
     int32_t context[3], ids[160];
     for (int i = 0; i < 3; i++) {
@@ -64,7 +67,8 @@ static void test_passages_have_private_tails(void **state)
     page[17] = 4.25f;
     tt_kv_write_page(kv, context[2], page);
     tt_reread r;
-    assert_int_equal(tt_reread_init(&r, kv, context, 150, 3, &err), TT_OK); /* 22 + 47 rows: two private pages each */
+    assert_int_equal(tt_reread_init(&r, kv, context, 150, 3, &err),
+                     TT_OK); /* 22 + 47 rows: two private pages each */
     assert_int_equal(tt_kv_get_stats(kv).used, 9);
     tt_segment seg;
     assert_int_equal(tt_reread_segment(&r, 1, ids, 100, NULL, NULL, &seg), 32);

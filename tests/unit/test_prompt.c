@@ -1,5 +1,5 @@
-/* test_prompt.c - messages to ids over the fake engine's byte vocabulary and ChatML, and the rule that chooses the context.
- * A byte is a token there, so lengths can be counted by hand. */
+/* test_prompt.c - messages to ids over the fake engine's byte vocabulary and ChatML, and the rule
+ * that chooses the context. A byte is a token there, so lengths can be counted by hand. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -85,7 +85,8 @@ static void user_text_is_never_special(void **state)
     json_decref(list);
 }
 
-/* What comes before the last user turn, when it is long enough. The template itself may put text before it. */
+/* What comes before the last user turn, when it is long enough. The template itself may put text
+ * before it. */
 static void the_rule(void **state)
 {
     size_t n;
@@ -100,7 +101,8 @@ static void the_rule(void **state)
     /* The next turn begins with the mark and "user": the shorter rendering ends where it ends. */
     assert_int_equal(context(list, q, &n, TT_OK), before);
     assert_int_equal(n, before + cost("user", 20) + 1 + strlen("assistant\n"));
-    q.params.span_tokens = 500; /* 2k = 1,000 is more than that prefix: all but the last 256 tokens */
+    q.params.span_tokens =
+        500; /* 2k = 1,000 is more than that prefix: all but the last 256 tokens */
     int32_t tokens = context(list, q, &n, TT_OK);
     assert_int_equal(tokens, n - 256);
     q.params.span_tokens = 0; /* the default */
@@ -148,7 +150,7 @@ static void completions(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(names),    cmocka_unit_test(user_text_is_never_special),
+        cmocka_unit_test(names), cmocka_unit_test(user_text_is_never_special),
         cmocka_unit_test(the_rule), cmocka_unit_test(short_prompts_have_none),
         cmocka_unit_test(completions)};
     return cmocka_run_group_tests(tests, setup, teardown);

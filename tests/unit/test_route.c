@@ -19,8 +19,9 @@ static void expect(const char *method, const char *path, tt_route_result want, i
 {
     const tt_route *r = NULL;
     char got_param[16], got_allow[64];
-    assert_int_equal(tt_route_find(table, 4, path, method, &r, got_param, sizeof got_param, got_allow,
-                                   sizeof got_allow), want);
+    assert_int_equal(tt_route_find(table, 4, path, method, &r, got_param, sizeof got_param,
+                                   got_allow, sizeof got_allow),
+                     want);
     assert_ptr_equal(r, want == TT_ROUTE_FOUND ? &table[index] : NULL);
     assert_string_equal(got_param, param);
     if (want == TT_ROUTE_NO_METHOD) {
@@ -42,7 +43,8 @@ static void finds(void **state)
     expect("GET", "/A", TT_ROUTE_NO_PATH, 0, "", "");
     expect("GET", "/ab", TT_ROUTE_NO_PATH, 0, "", "");
     expect("GET", "", TT_ROUTE_NO_PATH, 0, "", "");
-    expect("GET", "/a/0123456789012345", TT_ROUTE_NO_PATH, 0, "", ""); /* longer than the caller's room */
+    expect("GET", "/a/0123456789012345", TT_ROUTE_NO_PATH, 0, "",
+           ""); /* longer than the caller's room */
 }
 
 /* The real table: every route is found by its own path, and none hides another. */
@@ -52,8 +54,9 @@ static void real_table(void **state)
         const tt_route *r = NULL;
         char param[64], allow[64], path[128];
         strcpy(path, tt_routes[i].path);
-        assert_int_equal(tt_route_find(tt_routes, tt_n_routes, path, tt_routes[i].methods, &r, param,
-                                       sizeof param, allow, sizeof allow), TT_ROUTE_FOUND);
+        assert_int_equal(tt_route_find(tt_routes, tt_n_routes, path, tt_routes[i].methods, &r,
+                                       param, sizeof param, allow, sizeof allow),
+                         TT_ROUTE_FOUND);
         assert_ptr_equal(r, &tt_routes[i]);
         assert_non_null(r->handler);
     }

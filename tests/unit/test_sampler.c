@@ -1,4 +1,5 @@
-/* test_sampler.c - distributions against a direct computation over the sorted vocabulary, and the edges. */
+/* test_sampler.c - distributions against a direct computation over the sorted vocabulary, and the
+ * edges. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

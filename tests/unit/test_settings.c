@@ -1,5 +1,5 @@
-/* test_settings.c - the table of settings: defaults against config/qttt.yaml, flags, ranges, messages with line and column.
- * argv[1]: config/qttt.yaml. */
+/* test_settings.c - the table of settings: defaults against config/qttt.yaml, flags, ranges,
+ * messages with line and column. argv[1]: config/qttt.yaml. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -59,7 +59,8 @@ static void file_holds_every_default(void **state)
     size_t n;
     assert_int_equal(tt_settings_init(&def, &err), TT_OK);
     assert_int_equal(tt_settings_init(&loaded, &err), TT_OK);
-    for (int i = 0; i < tt_n_settings; i++) { /* something else everywhere, so that a missing key shows */
+    for (int i = 0; i < tt_n_settings;
+         i++) { /* something else everywhere, so that a missing key shows */
         const tt_setting *row = &tt_setting_table[i];
         void *at = (char *)&loaded + row->offset;
         switch (row->kind) {
@@ -140,8 +141,7 @@ static void faults_are_told_with_their_place(void **state)
 
 static void odd_files_that_are_fine(void **state)
 {
-    static const char *const fine[] = {"", "# nothing\n",
-                                       "server:\n  port: \"8080\"\n"};
+    static const char *const fine[] = {"", "# nothing\n", "server:\n  port: \"8080\"\n"};
     for (size_t i = 0; i < sizeof fine / sizeof *fine; i++) {
         tt_settings s;
         tt_err err;
@@ -156,9 +156,10 @@ static void odd_files_that_are_fine(void **state)
 
 static void values_arrive(void **state)
 {
-    static const char text[] = "server:\n  api_keys: [k1, \"k 2\"]\n  max_body: 64MB\n  strict: true\n"
-                               "model:\n  kv_type: f32\n  kv_size: 1.5GiB\nqttt:\n"
-                               "  max_learning_rate: 2e-4\n";
+    static const char text[] =
+        "server:\n  api_keys: [k1, \"k 2\"]\n  max_body: 64MB\n  strict: true\n"
+        "model:\n  kv_type: f32\n  kv_size: 1.5GiB\nqttt:\n"
+        "  max_learning_rate: 2e-4\n";
     tt_settings s;
     tt_err err;
     assert_int_equal(tt_settings_init(&s, &err), TT_OK);
@@ -179,11 +180,19 @@ static void sizes(void **state)
     static const struct {
         const char *text;
         int64_t bytes;
-    } good[] = {{"0", 0},          {"512", 512},       {"1k", 1000},     {"1KiB", 1024},
-                {"64MB", 64000000}, {"64 MiB", 67108864}, {"8GiB", 8589934592}, {"1.5k", 1500},
-                {"2T", 2000000000000}, {"3B", 3},       {"1Ti", 1099511627776}};
-    static const char *const bad[] = {"", "x", "-1", "1X", "1 k B", "0x10", "inf", "1e30", "nan",
-                                      "1KB KB", " 1", "MiB"};
+    } good[] = {{"0", 0},
+                {"512", 512},
+                {"1k", 1000},
+                {"1KiB", 1024},
+                {"64MB", 64000000},
+                {"64 MiB", 67108864},
+                {"8GiB", 8589934592},
+                {"1.5k", 1500},
+                {"2T", 2000000000000},
+                {"3B", 3},
+                {"1Ti", 1099511627776}};
+    static const char *const bad[] = {"",    "x",    "-1",  "1X",     "1 k B", "0x10",
+                                      "inf", "1e30", "nan", "1KB KB", " 1",    "MiB"};
     int64_t v;
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         assert_true(tt_size_parse(good[i].text, &v));
@@ -196,9 +205,19 @@ static void sizes(void **state)
 
 static void flags_override(void **state)
 {
-    char *argv[] = {(char *)"serve",  (char *)"--port",  (char *)"9",     (char *)"--strict",
-                    (char *)"--max-body=2MiB", (char *)"rest", (char *)"--api-key", (char *)"a",
-                    (char *)"--api-key=b", (char *)"--no-qttt-alias", (char *)"--", (char *)"--port", NULL};
+    char *argv[] = {(char *)"serve",
+                    (char *)"--port",
+                    (char *)"9",
+                    (char *)"--strict",
+                    (char *)"--max-body=2MiB",
+                    (char *)"rest",
+                    (char *)"--api-key",
+                    (char *)"a",
+                    (char *)"--api-key=b",
+                    (char *)"--no-qttt-alias",
+                    (char *)"--",
+                    (char *)"--port",
+                    NULL};
     int argc = 12;
     static const char text[] = "server:\n  api_keys: [from_file]\n";
     tt_settings s;
@@ -220,8 +239,11 @@ static void flags_override(void **state)
 
 static void bad_flags(void **state)
 {
-    static const char *const bad[][2] = {{"--port", "x"}, {"--port=70000", NULL}, {"--port", NULL},
-                                         {"--config", "no/such/file"}, {"--kv-type", "q8"}};
+    static const char *const bad[][2] = {{"--port", "x"},
+                                         {"--port=70000", NULL},
+                                         {"--port", NULL},
+                                         {"--config", "no/such/file"},
+                                         {"--kv-type", "q8"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char *argv[] = {(char *)"serve", (char *)(intptr_t)bad[i][0], (char *)(intptr_t)bad[i][1],
                         NULL};
@@ -240,8 +262,8 @@ static void public_addresses_need_keys(void **state)
     static const struct {
         const char *host;
         bool loopback;
-    } hosts[] = {{"127.0.0.1", true}, {"127.9.9.9", true}, {"localhost", true}, {"::1", true},
-                 {"0.0.0.0", false},  {"::", false},       {"192.168.0.1", false}, {"", false},
+    } hosts[] = {{"127.0.0.1", true},    {"127.9.9.9", true}, {"localhost", true},    {"::1", true},
+                 {"0.0.0.0", false},     {"::", false},       {"192.168.0.1", false}, {"", false},
                  {"example.com", false}, {"128.0.0.1", false}};
     for (size_t i = 0; i < sizeof hosts / sizeof *hosts; i++) {
         tt_settings s;
@@ -258,10 +280,14 @@ static void public_addresses_need_keys(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(file_holds_every_default), cmocka_unit_test(faults_are_told_with_their_place),
-        cmocka_unit_test(odd_files_that_are_fine),  cmocka_unit_test(values_arrive),
-        cmocka_unit_test(sizes),                    cmocka_unit_test(flags_override),
-        cmocka_unit_test(bad_flags),                cmocka_unit_test(public_addresses_need_keys),
+        cmocka_unit_test(file_holds_every_default),
+        cmocka_unit_test(faults_are_told_with_their_place),
+        cmocka_unit_test(odd_files_that_are_fine),
+        cmocka_unit_test(values_arrive),
+        cmocka_unit_test(sizes),
+        cmocka_unit_test(flags_override),
+        cmocka_unit_test(bad_flags),
+        cmocka_unit_test(public_addresses_need_keys),
     };
     if (argc != 2) {
         return 2;
