@@ -1,5 +1,5 @@
-/* step_priv.h - the inside of a step, shared by forward.c and backward.c alone. Thread: engine
- * only. */
+/* step_priv.h - the inside of a step, shared by step.c, forward.c and backward.c alone. Thread:
+ * engine only. */
 #ifndef TT_STEP_PRIV_H
 #define TT_STEP_PRIV_H
 
@@ -42,8 +42,8 @@ struct tt_step {
     int32_t cursor, first_layer; /* layer or head block; lowest trained layer */
     int32_t done_units;
     /* ---- descriptors, one upload ---- */
-    char *host_desc; /* host image of desc */
-    size_t desc_cap; /* bytes of both */
+    char *host_desc;                /* host image of desc */
+    size_t desc_cap, host_desc_cap; /* bytes */
     tt_dev desc;
     tt_dev ids, positions, kv_slot, dev_segs, page_table, last_idx, targets, row_weight;
     /* ---- workspace ---- */
