@@ -1,6 +1,7 @@
 /* forward.c - see forward.h. The order of the operations of a layer is written once, here, for
- * every architecture and device: x -> norm -> q,k,v -> adapter -> bias, q/k-norm, RoPE, K/V write
- * -> attention -> wo (-> post-norm) -> + residual
+ * every architecture and device:
+ *   x -> norm -> q,k,v -> adapter -> bias, q/k-norm, RoPE, K/V write -> attention
+ *     -> wo (-> post-norm) -> + residual
  *     -> norm -> gate, up -> act * -> down (-> post-norm) -> + residual
  * What a family has or lacks are pointers in tt_layer, not branches on its name. */
 #include "core/forward.h"

@@ -4,11 +4,12 @@
  *
  * A page holds 64 tokens of one sequence, all layers, and is in one of three states:
  *   free                 nobody's, no content
- *   in use  (refs > 0)   belongs to one or more sequences; shared pages are full and never written
- * again cached  (refs == 0)  full, found by its key, evicted when a page is needed A key covers
- * everything that decides the page's bytes: the key of the page before it, the token ids, the
- * adapter they were run under (0 = base), and how many of its first tokens were run under the base
- * all the same. */
+ *   in use  (refs > 0)   of one or more sequences; shared pages are full and never written again
+ *   cached  (refs == 0)  full, found by its key, evicted when a page is needed
+ *
+ * A key covers everything that decides the page's bytes: the key of the page before it, the token
+ * ids, the adapter they were run under (0 = base), and how many of its first tokens were run under
+ * the base all the same. */
 #ifndef TT_KV_H
 #define TT_KV_H
 

@@ -178,9 +178,9 @@ typedef struct tt_rope {
 
 /* Bias, per-head RMSNorm, RoPE, and the write of K and V into the pages. Per row r:
  *   q = rope(norm?(q + bq)), k likewise, v = v + bv; then, if kv_slot[r] >= 0, k and v are rounded
- * to the pages' type and stored at slot kv_slot[r] = page * 64 + offset. Rows with slot -1 have no
- * k and v: theirs are not read. What the k and v buffers hold afterwards is undefined. q_pre (or 0)
- * receives q + bq before norm and RoPE, for the backward pass. */
+ *   to the pages' type and stored at slot kv_slot[r] = page * 64 + offset.
+ * Rows with slot -1 have no k and v: theirs are not read. What the k and v buffers hold afterwards
+ * is undefined. q_pre (or 0) receives q + bq before norm and RoPE, for the backward pass. */
 typedef struct tt_qk_rope_args {
     tt_dev q;              /* in/out [R, NQ] */
     tt_dev k, v;           /* [R, NK]; 0 when no row is stored */
@@ -255,12 +255,12 @@ typedef struct tt_gather_args {
 
 /* Cross-entropy of the head in blocks of vocabulary columns, so that [R, V] logits never exist.
  * head_fwd over all blocks in rising order, then head_finish, then head_bwd over all blocks.
- *   state f32 [R, 4]: running maximum, sum of exp, target's logit, unused; core zeroes nothing:
- * head_fwd with col0 == 0 initialises it. The sum is relative to the maximum as stored.
- *   head_finish: row_loss[R] = (m + log s) - logit_target, 0 for rows with target -1;
- *   head_bwd: dx[R, H] (+)= row_weight[r] * (softmax - onehot)[col0 : col0 + n_cols] W[col0 : ..,
- * :], dx overwritten when col0 == 0. Logits are recomputed. Rows with target -1 add nothing,
- * whatever their weight: their dx is 0. */
+ *   state f32 [R, 4]: running maximum, sum of exp relative to the maximum as stored, target's
+ *     logit, unused. Core zeroes nothing: head_fwd with col0 == 0 initialises it.
+ *   head_finish: row_loss[R] = (m + log s) - logit_target, 0 for rows with target -1.
+ *   head_bwd: dx[R, H] (+)= row_weight[r] * (softmax - onehot)[col0 ..] W[col0 .., :], dx
+ *     overwritten when col0 == 0. Logits are recomputed. Rows with target -1 add nothing, whatever
+ *     their weight: their dx is 0. */
 typedef struct tt_head_args {
     tt_dev x;          /* [R, H], after the final norm */
     tt_weight *w;      /* [V, H] */
