@@ -72,32 +72,13 @@ static void attention_bwd(tt_step *s, tt_layer *l, tt_saved *v, int32_t layer)
     tt_dev dout = through_post_norm(s, &l->attn_post_norm, v->attn_out);
     matmul_bwd(s, dout, &l->wo, s->d_o);
     tt_attention_bwd_args a = {
-        .fwd = {.q = v->q,
-                .out = v->o,
-                .lse = v->lse,
-                .segs = s->dev_segs,
-                .segs_host = s->dev_segs_host,
-                .page_table = s->page_table,
-                .kv = tt_kv_layer_of(s->kv, layer),
-                .n_rows = s->n_rows,
-                .n_segs = s->n_segs,
-                .n_heads = m->n_heads,
-                .window = l->window,
-                .scale = m->attn_scale,
-                .family = s->opt.family},
-        .d_out = s->d_o,
-        .dq = s->dq,
-    };
+        .fwd = tt_step_attention_args(s, layer), .d_out = s->d_o, .dq = s->dq};
     s->d->ops.attention_bwd(s->d->lane, &a);
-    const tt_rope_params *r = &m->rope[l->rope];
     s->d->ops.q_rope_bwd(s->d->lane, &(tt_q_rope_bwd_args){.dq = s->dq,
                                                            .q_pre = v->q_pre,
                                                            .q_norm = l->q_norm.dev,
                                                            .positions = s->positions,
-                                                           .rope = {.kind = r->kind,
-                                                                    .rot_dim = r->rot_dim,
-                                                                    .inv_freq = r->inv_freq.dev,
-                                                                    .mscale = r->mscale},
+                                                           .rope = tt_step_rope(m, l),
                                                            .n_rows = s->n_rows,
                                                            .n_heads = m->n_heads,
                                                            .head_dim = m->head_dim,

@@ -57,7 +57,6 @@ static void project_qkv(tt_step *s, tt_layer *l, tt_saved *v, int32_t layer)
                                                                  .n_groups = n_groups,
                                                                  .family = s->opt.family});
     }
-    const tt_rope_params *r = &m->rope[l->rope];
     tt_qk_rope_args q = {
         .q = v->q,
         .k = s->any_store ? s->k : 0,
@@ -71,10 +70,7 @@ static void project_qkv(tt_step *s, tt_layer *l, tt_saved *v, int32_t layer)
         .positions = s->positions,
         .kv_slot = s->kv_slot,
         .kv = tt_kv_layer_of(s->kv, layer),
-        .rope = {.kind = r->kind,
-                 .rot_dim = r->rot_dim,
-                 .inv_freq = r->inv_freq.dev,
-                 .mscale = r->mscale},
+        .rope = tt_step_rope(m, l),
         .n_rows = s->n_rows,
         .n_heads = m->n_heads,
         .norm_eps = m->norm_eps,
@@ -114,10 +110,18 @@ static void project_out(tt_step *s, tt_matrix *w, tt_dev in, const tt_vector *po
     norm(s, a.y[0], post, residual, y);
 }
 
-static void attend(tt_step *s, tt_layer *l, tt_saved *v, int32_t layer)
+tt_rope tt_step_rope(const tt_model *m, const tt_layer *l)
+{
+    const tt_rope_params *r = &m->rope[l->rope];
+    return (tt_rope){
+        .kind = r->kind, .rot_dim = r->rot_dim, .inv_freq = r->inv_freq.dev, .mscale = r->mscale};
+}
+
+tt_attention_args tt_step_attention_args(const tt_step *s, int32_t layer)
 {
     const tt_model *m = s->d->model;
-    tt_attention_args a = {
+    const tt_saved *v = &s->saved[layer];
+    return (tt_attention_args){
         .q = v->q,
         .out = v->o,
         .lse = v->lse,
@@ -128,11 +132,10 @@ static void attend(tt_step *s, tt_layer *l, tt_saved *v, int32_t layer)
         .n_rows = s->n_rows,
         .n_segs = s->n_segs,
         .n_heads = m->n_heads,
-        .window = l->window,
+        .window = m->layers[layer].window,
         .scale = m->attn_scale,
         .family = s->opt.family,
     };
-    s->d->ops.attention(s->d->lane, &a);
 }
 
 static void feed_forward(tt_step *s, tt_layer *l, tt_saved *v, tt_dev x_mid, tt_dev x_out)
@@ -171,7 +174,8 @@ static void layer_fwd(tt_step *s, int32_t layer)
     if (layer + 1 == m->n_layers && s->n_last == 0 && !s->any_all && !s->any_loss) {
         return; /* nobody reads the last layer's output, only its K/V */
     }
-    attend(s, l, v, layer);
+    tt_attention_args attention = tt_step_attention_args(s, layer);
+    s->d->ops.attention(s->d->lane, &attention);
     project_out(s, &l->wo, v->o, &l->attn_post_norm, v->attn_out, x_in, x_mid);
     feed_forward(s, l, v, x_mid, x_out);
 }

@@ -62,6 +62,10 @@ struct tt_step {
     size_t losses_cap;
 };
 
+/* RoPE and attention of a layer, forward and backward alike. */
+tt_rope tt_step_rope(const tt_model *m, const tt_layer *l);
+tt_attention_args tt_step_attention_args(const tt_step *s, int32_t layer);
+
 /* The head's arguments for the column block at `block`. */
 tt_head_args tt_step_head_args(const tt_step *s, int32_t block);
 int32_t tt_step_head_blocks(const tt_step *s);
