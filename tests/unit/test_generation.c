@@ -268,8 +268,8 @@ static void stream_shape(void **state)
     assert_memory_equal(head, "data: {\"id\":\"chatcmpl-", 22);
     size_t n = 0;
     static const char *const parts[] = {
-        "\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":"
-        "null",
+        ("\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,"
+         "\"finish_reason\":null"),
         "\"delta\":{\"content\":\"w\"},\"logprobs\":null,\"finish_reason\":null",
         "\"delta\":{\"content\":\"o\"},\"logprobs\":null,\"finish_reason\":null",
         "\"delta\":{},\"logprobs\":null,\"finish_reason\":\"length\""};
