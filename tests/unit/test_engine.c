@@ -277,6 +277,27 @@ static void test_adaptation_is_cached_and_base_restored(void **state)
     same_answer(&base, &restored);
 }
 
+/* K/V of a question that ran under an adapter must never serve the base: the adapted request comes
+ * first here, so that nothing else has put the question's pages into the cache. */
+static void test_adapted_pages_do_not_serve_the_base(void **state)
+{
+    tt_job_params p = params(700, 10);
+    for (int32_t i = 0; i < 700; i++) {
+        prompt[i] = 20 + (i * 13 + i / 9) % 190;
+    }
+    turn_on(&p, 300, 6, false);
+    outcome adapted = ask(&p);
+    assert_true(adapted.qttt.kept);
+    p.qttt.mode = TT_QTTT_OFF;
+    outcome base = ask(&p);
+    assert_int_equal(base.cached, 256); /* the context's whole pages, nothing of the question's */
+    snprintf((char *)p.adapter_scope, sizeof p.adapter_scope, "a tenant without any cache");
+    outcome cold = ask(&p);
+    assert_int_equal(cold.cached, 0);
+    same_answer(&cold, &base);
+    assert_true(memcmp(adapted.logprob, base.logprob, sizeof base.logprob) != 0);
+}
+
 static void test_guard_and_short_contexts(void **state)
 {
     tt_job_params p = params(700, 2);
@@ -418,6 +439,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_stop_string_and_stop_id),
         cmocka_unit_test(test_nothing_trained_changes_nothing),
         cmocka_unit_test(test_adaptation_is_cached_and_base_restored),
+        cmocka_unit_test(test_adapted_pages_do_not_serve_the_base),
         cmocka_unit_test(test_guard_and_short_contexts),
         cmocka_unit_test(test_budgets_and_divergence),
         cmocka_unit_test(test_cancel_while_running_and_queued),
