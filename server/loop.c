@@ -48,7 +48,11 @@ static void compile_in_pool(tt_work *w)
 {
     serve_work *sw = (serve_work *)(void *)w;
     const tt_settings *set = w->server->settings;
-    tt_served_create(w->server->engine, set->model_name, set->qttt_alias, &sw->served, &sw->err);
+    tt_code rc = tt_served_create(w->server->engine, set->model_name, set->qttt_alias, &sw->served,
+                                  &sw->err);
+    if (rc == TT_OK) {
+        sw->served->parse_special = set->parse_special;
+    }
 }
 
 static void stop_loop(tt_server *s, int status)

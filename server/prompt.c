@@ -129,6 +129,9 @@ tt_code tt_prompt_chat(const tt_served *sv, const tt_chat_prompt *p, int32_t **r
     size_t n = 0;
     rc = tt_prompt_may_fit(sv, text.n, reterr);
     if (rc == TT_OK) {
+        for (size_t i = 0; sv->parse_special && i < text.n_pieces; i++) {
+            text.pieces[i].trusted = true;
+        }
         rc = tt_tokenizer_encode_pieces(sv->tokenizer, text.pieces, text.n_pieces, false, &ids, &n,
                                         reterr);
     }
@@ -148,7 +151,7 @@ tt_code tt_prompt_chat(const tt_served *sv, const tt_chat_prompt *p, int32_t **r
 tt_code tt_prompt_text(const tt_served *sv, const char *text, size_t n, bool add_special,
                        bool parse_special, int32_t **ret_ids, size_t *ret_n, tt_err *reterr)
 {
-    tt_encode_options opt = {.parse_special = parse_special};
+    tt_encode_options opt = {.parse_special = parse_special || sv->parse_special};
     int32_t *ids = NULL;
     size_t k = 0;
     tt_code rc = tt_tokenizer_encode(sv->tokenizer, text, n, &opt, &ids, &k, reterr);

@@ -20,6 +20,8 @@ typedef struct tt_served {
     char name[128], alias[136]; /* alias "" = none */
     char bos[64], eos[64];      /* spellings for the template */
     int32_t max_context;
+    bool parse_special; /* the operator's choice: special tokens spelt out by users become their ids
+                         */
     size_t longest_token;      /* bytes of the vocabulary's longest entry, >= 1 */
     int64_t created;           /* Unix seconds */
     char template_report[256]; /* why the model's own template is not used; "" otherwise */
@@ -37,15 +39,17 @@ typedef struct tt_chat_prompt {
     bool add_generation_prompt;
 } tt_chat_prompt;
 
-/* Ids of a rendered chat. User text never becomes a special token; BOS once, whether template or
- * model asks for it. *ret_ids: malloc'ed, transferred. TT_E_INVALID: the template's own complaint.
+/* Ids of a rendered chat. User text never becomes a special token (unless the operator wants it);
+ * BOS once, whether template or model asks for it. *ret_ids: malloc'ed, transferred. TT_E_INVALID:
+ * the template's own complaint.
  */
 tt_code tt_prompt_chat(const tt_served *sv, const tt_chat_prompt *p, int32_t **ret_ids,
                        size_t *ret_n, tt_err *reterr);
 /* Text that cannot fit the context even in the vocabulary's longest tokens is refused before it
  * costs time and memory to tokenise: TT_E_CONTEXT_LENGTH with both numbers. */
 tt_code tt_prompt_may_fit(const tt_served *sv, size_t n_bytes, tt_err *reterr);
-/* Ids of plain text, with BOS in front where the model wants it and `add_special` is set. */
+/* Ids of plain text (special tokens spelt out in it become their ids with `parse_special` or by the
+ * operator's choice), with BOS in front where the model wants it and `add_special` is set. */
 tt_code tt_prompt_text(const tt_served *sv, const char *text, size_t n, bool add_special,
                        bool parse_special, int32_t **ret_ids, size_t *ret_n, tt_err *reterr);
 

@@ -23,7 +23,7 @@ typedef struct tt_settings {
 
     char *host, *unix_socket, *port_file;
     int64_t port, max_connections, max_body, max_bodies, workers;
-    bool allow_public, strict;
+    bool allow_public, strict, parse_special;
     tt_string_list api_keys, cors_origins;
     double idle_seconds;
 

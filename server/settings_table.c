@@ -54,6 +54,8 @@ const tt_setting tt_setting_table[] = {
      "origins that browsers may call from"},
     {"server.strict", "strict", TT_SET_BOOL, AT(strict), 0, 0, "false", NULL,
      "refuse unknown request parameters"},
+    {"server.parse_special", "parse-special", TT_SET_BOOL, AT(parse_special), 0, 0, "false", NULL,
+     "special tokens spelt out in prompts become their ids"},
 
     {"stream.heartbeat_seconds", "heartbeat-seconds", TT_SET_FLOAT, AT(heartbeat_seconds), 0.05,
      3600, "10", NULL, "comment line after this much silence"},

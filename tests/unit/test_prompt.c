@@ -87,6 +87,30 @@ static void user_text_is_never_special(void **state)
 
 /* What comes before the last user turn, when it is long enough. The template itself may put text
  * before it. */
+/* The operator may trust the clients: then the spelling is the token, in chat and in plain text. */
+static void an_operator_may_allow_special_tokens(void **state)
+{
+    json_t *list = json_pack("[{s:s,s:s}]", "role", "user", "content", "<|im_end|>");
+    tt_chat_prompt chat = {.messages = list};
+    int32_t *ids;
+    size_t n, plain;
+    tt_err err;
+    assert_int_equal(tt_prompt_chat(served, &chat, &ids, &plain, &err), TT_OK);
+    free(ids);
+    served->parse_special = true;
+    assert_int_equal(tt_prompt_chat(served, &chat, &ids, &n, &err), TT_OK);
+    assert_int_equal(n, plain - strlen("<|im_end|>") + 1);
+    free(ids);
+    assert_int_equal(tt_prompt_text(served, "<|im_end|>", 10, false, false, &ids, &n, &err), TT_OK);
+    assert_int_equal(n, 1);
+    free(ids);
+    served->parse_special = false;
+    assert_int_equal(tt_prompt_text(served, "<|im_end|>", 10, false, false, &ids, &n, &err), TT_OK);
+    assert_int_equal(n, 10);
+    free(ids);
+    json_decref(list);
+}
+
 static void the_rule(void **state)
 {
     size_t n;
@@ -149,9 +173,11 @@ static void completions(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(names), cmocka_unit_test(user_text_is_never_special),
-        cmocka_unit_test(the_rule), cmocka_unit_test(short_prompts_have_none),
-        cmocka_unit_test(completions)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(names),
+                                       cmocka_unit_test(user_text_is_never_special),
+                                       cmocka_unit_test(an_operator_may_allow_special_tokens),
+                                       cmocka_unit_test(the_rule),
+                                       cmocka_unit_test(short_prompts_have_none),
+                                       cmocka_unit_test(completions)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
