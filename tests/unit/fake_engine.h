@@ -12,6 +12,7 @@ typedef struct fake_script {
     tt_code load_failure; /* TT_OK: loads */
     tt_code failure;      /* TT_OK: none; else the job fails after fail_after tokens */
     int fail_after;
+    bool stuck; /* the statistics say that nothing has moved for an hour */
 } fake_script;
 
 extern fake_script fake_engine_script;

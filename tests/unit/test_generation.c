@@ -466,6 +466,31 @@ static void full_queue(void **state)
     stop();
 }
 
+/* An engine that has not moved for long is stuck only while there is work for it. */
+static void watchdog(void **state)
+{
+    configure();
+    fake_engine_script.prefill_ms = 1500;
+    fake_engine_script.stuck = true;
+    begin();
+    client work = dial(), probe = dial();
+    get(&probe, "/livez");
+    assert_int_equal(answer(&probe, NULL, 0), 200);
+    fake_counts before = fake_engine_counts();
+    post(&work, CHAT, "{" HI ",\"max_tokens\":1}");
+    while (fake_engine_counts().started == before.started) {
+        nap_ms(2);
+    }
+    get(&probe, "/livez");
+    assert_int_equal(answer(&probe, NULL, 0), 503);
+    assert_int_equal(answer(&work, NULL, 0), 200);
+    get(&probe, "/livez");
+    assert_int_equal(answer(&probe, NULL, 0), 200);
+    hang_up(&work);
+    hang_up(&probe);
+    stop();
+}
+
 /* Several prompts are one request: once admitted it waits for its further places, however full the
  * queue is. */
 static void several_prompts(void **state)
@@ -737,6 +762,7 @@ int main(void)
         cmocka_unit_test(draining),
         cmocka_unit_test(drain_bound),
         cmocka_unit_test(loading),
+        cmocka_unit_test(watchdog),
         cmocka_unit_test(bodies),
         cmocka_unit_test(leaving_in_mid_request),
         cmocka_unit_test(leaving_while_parsed),
