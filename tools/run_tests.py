@@ -31,7 +31,7 @@ SANITIZERS = {
         "env": {
             "ASAN_OPTIONS": "abort_on_error=0:detect_stack_use_after_return=1:strict_string_checks=1",
             "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
-            "QTTT_API_FILES": "test_hostile.py test_errors.py test_cancel.py test_qttt.py test_ops.py",
+            "QTTT_API_FILES": "test_hostile.py test_errors.py test_cancel.py",
         },
     },
     "tsan": {
@@ -40,7 +40,7 @@ SANITIZERS = {
             "TSAN_OPTIONS": f"halt_on_error=1:second_deadlock_stack=1:suppressions={ROOT}/tests/tools/tsan.supp",
             "OMP_NUM_THREADS": "1",
             "QTTT_TEST_THREADS": "1",
-            "QTTT_API_FILES": "test_hostile.py test_cancel.py test_ops.py",
+            "QTTT_API_FILES": "test_hostile.py test_errors.py test_cancel.py",
         },
     },
 }
