@@ -344,9 +344,13 @@ void tt_engine_destroy(tt_engine **engine)
     free(e);
 }
 
-tt_engine_state tt_engine_get_state(const tt_engine *e, tt_err *ret_failure)
+tt_engine_state tt_engine_get_state(const tt_engine *engine, tt_err *ret_failure)
 {
-    return e->state;
+    tt_engine *e = (tt_engine *)(uintptr_t)engine;
+    pthread_mutex_lock(&e->mutex);
+    tt_engine_state state = e->state;
+    pthread_mutex_unlock(&e->mutex);
+    return state;
 }
 
 const tt_model *tt_engine_model(const tt_engine *e)
