@@ -248,7 +248,11 @@ static tt_code read_yarn(reader *r, const json_t *o, tt_rope_spec *p)
     }
     /* Qwen's max_position_embeddings is the context before scaling, others' the one after it */
     double reach = p->orig_ctx * p->factor;
-    if (reach > (double)s->n_ctx && reach < (double)INT32_MAX) {
+    if (reach > (double)TT_MODEL_MAX_CTX) {
+        return tt_fail(r->err, TT_E_MODEL, "rope scaling stretches %g tokens by %g, at most to %d",
+                       p->orig_ctx, p->factor, TT_MODEL_MAX_CTX);
+    }
+    if (reach > (double)s->n_ctx) {
         s->n_ctx = (int64_t)reach;
     }
     return TT_OK;

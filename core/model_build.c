@@ -88,7 +88,7 @@ tt_code tt_model_check_dims(const tt_model_spec *s, tt_err *reterr)
         {"the number of key/value heads", s->n_kv_heads, 4096},
         {"the head dimension", s->head_dim, 4096},
         {"the feed-forward size", s->ffn, 1 << 22},
-        {"the context length", s->n_ctx, 1 << 28},
+        {"the context length", s->n_ctx, TT_MODEL_MAX_CTX},
     };
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
         tt_code rc = check_range(ranges[i].what, ranges[i].x, ranges[i].max, reterr);

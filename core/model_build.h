@@ -12,6 +12,7 @@
 #include "core/tensor_list.h"
 
 #define TT_MODEL_MAX_LAYERS 1024
+#define TT_MODEL_MAX_CTX (1 << 28) /* tokens */
 
 /* What lies behind a model's pointers; freed by tt_model_close(). */
 struct tt_model_files {

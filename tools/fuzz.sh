@@ -1,7 +1,7 @@
 #!/bin/sh
 # fuzz.sh [SECONDS [TARGET]] - builds the libFuzzer targets with clang and runs each over its corpus, for 60 seconds unless
 # told otherwise; 0 means until Ctrl-C, which makes sense with a TARGET. New inputs stay in build-fuzz/corpus/, a crash in
-# build-fuzz/crashes/; to keep an input for good, copy it to tests/fuzz/corpus/TARGET/.
+# build-fuzz/crashes/; to keep an input for good, copy it to tests/fuzz/corpus/TARGET/. FUZZ_SEED=N repeats a run's seed.
 set -eu
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
@@ -23,7 +23,7 @@ for target in "$build"/tests/fuzz/fuzz_*; do
     set -- "$build/corpus/$name"
     [ -d "tests/fuzz/corpus/$name" ] && set -- "$@" "tests/fuzz/corpus/$name"
     if UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 nice "$target" -max_total_time="$seconds" -timeout=10 \
-        -rss_limit_mb=2048 -artifact_prefix="$build/crashes/$name-" "$@" >"$build/$name.log" 2>&1; then
+        -rss_limit_mb=2048 -seed="${FUZZ_SEED:-0}" -artifact_prefix="$build/crashes/$name-" "$@" >"$build/$name.log" 2>&1; then
         echo "fuzz $name: ok ($(sed -n 's/^Done \([0-9]*\) runs.*/\1/p' "$build/$name.log") runs)"
         passed=$((passed + 1))
     else
