@@ -325,3 +325,49 @@ void tt_engine_get_stats(const tt_engine *engine, tt_engine_stats *ret_stats)
     ret_stats->running = e->running != NULL;
     pthread_mutex_unlock(&e->mutex);
 }
+
+tt_code tt_engine_submit_all(tt_engine *e, tt_job *const *jobs, int32_t n, tt_err *reterr)
+{
+    tt_code rc = TT_OK;
+    for (int32_t i = 0; rc == TT_OK && i < n; i++) {
+        rc = tt_engine_submit(e, jobs[i], reterr);
+    }
+    return rc;
+}
+
+void tt_engine_kick(tt_engine *e)
+{
+    pthread_mutex_lock(&e->mutex);
+    pthread_cond_signal(&e->wake);
+    pthread_mutex_unlock(&e->mutex);
+}
+
+int32_t tt_engine_retry_after(const tt_engine *e)
+{
+    (void)e;
+    return 1;
+}
+
+void tt_engine_pin(tt_engine *e, uint64_t adapter_id)
+{
+    (void)e;
+    (void)adapter_id;
+}
+
+void tt_engine_unpin(tt_engine *e, uint64_t adapter_id)
+{
+    (void)e;
+    (void)adapter_id;
+}
+
+int32_t tt_engine_cached_tokens(const tt_engine *e, const tt_job_params *params)
+{
+    (void)e;
+    (void)params;
+    return 0;
+}
+
+size_t tt_engine_page_bytes(const tt_engine *e)
+{
+    return ready(e) ? tt_kv_page_bytes(e->worker.model, e->opt.kv_type) : 0;
+}

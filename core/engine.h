@@ -23,6 +23,14 @@ typedef struct tt_qttt_caps {
     double max_delta_norm;                        /* 0.05 of W_Q's norm, per layer */
 } tt_qttt_caps;
 
+/* When mode "auto" adapts: the context is long enough, its recall loss before leaves something to
+ * gain, and no more than so many requests are queued or running. */
+typedef struct tt_auto_rule {
+    int32_t min_tokens; /* 0 = 2,048 */
+    double min_recall;  /* nats per token, 0 = 0.1 */
+    int32_t max_load;   /* other requests, 0 = 4 */
+} tt_auto_rule;
+
 typedef struct tt_engine_options {
     const char *model_path;
     unsigned isa_mask;   /* of enum tt_isa */
@@ -30,10 +38,16 @@ typedef struct tt_engine_options {
     int32_t max_context; /* tokens of one sequence, 0 = the model's */
     size_t
         kv_bytes; /* K/V pool, 0 = enough for two full contexts, bounded by half of free memory */
-    tt_dtype kv_type; /* TT_BF16 or TT_F32 */
-    size_t adapter_cache_bytes;
-    int32_t prefill_chunk; /* rows, 0 = 512 */
-    int32_t max_queue;     /* requests that wait, 0 = 64 */
+    tt_dtype kv_type;           /* TT_BF16 or TT_F32 */
+    size_t adapter_cache_bytes; /* adapters of sessions and of the cache together */
+    int32_t prefill_chunk;      /* rows, 0 = 512 */
+    int32_t max_queue;          /* requests that wait, 0 = 64 */
+    int32_t max_running;        /* requests served together, 0 = 32 */
+    int32_t max_jobs;           /* trainings at a time, 0 = 1 */
+    int32_t max_queued_jobs;    /* 0 = 64 */
+    double target_gap;          /* seconds between two decode steps while long work runs, 0 = 0.1 */
+    double train_share;         /* of the time while requests run, 0 = 0.3 */
+    tt_auto_rule auto_rule;
     tt_qttt_caps caps;
     void (*on_state)(void *arg, tt_engine_state state,
                      const tt_err *err); /* engine thread; may be NULL */
@@ -61,18 +75,36 @@ int tt_engine_threads(const tt_engine *e);
  * reference. TT_E_UNAVAILABLE (not ready), TT_E_BUSY (queue full), TT_E_CONTEXT_LENGTH (also when
  * the request cannot fit into the K/V pool even when it is empty), TT_E_INVALID. */
 tt_code tt_engine_submit(tt_engine *e, tt_job *job, tt_err *reterr);
+/* n jobs of one request, all or none (n samples, several prompts). */
+tt_code tt_engine_submit_all(tt_engine *e, tt_job *const *jobs, int32_t n, tt_err *reterr);
+/* After tt_job_cancel() or tt_job_pause(): an idle engine looks at its jobs at once. */
+void tt_engine_kick(tt_engine *e);
+/* Seconds after which a request refused with TT_E_BUSY may come again. */
+int32_t tt_engine_retry_after(const tt_engine *e);
+
+/* A session's adapter is pinned: it stays until as many unpins (fork pins it once more). Unknown
+ * ids are ignored: the adapter was dropped. */
+void tt_engine_pin(tt_engine *e, uint64_t adapter_id);
+void tt_engine_unpin(tt_engine *e, uint64_t adapter_id);
+
+/* How many leading tokens of a prompt are in K/V pages now, a multiple of 64 (it takes no page).
+ * params: prompt, decoded, adapter_scope, adapter_id, qttt.context_tokens. */
+int32_t tt_engine_cached_tokens(const tt_engine *e, const tt_job_params *params);
+/* K/V bytes of one page of 64 tokens. */
+size_t tt_engine_page_bytes(const tt_engine *e);
 
 /* See job.h; the values are those of docs/qttt.md. */
 void tt_qttt_defaults(tt_qttt_params *p);
 void tt_qttt_resolve(tt_qttt_params *p);
 
 typedef struct tt_engine_stats {
-    int32_t queued, running;
+    int32_t queued, running, queued_jobs, running_jobs; /* jobs: trainings */
     int64_t kv_pages_total, kv_pages_used,
         kv_pages_cached; /* cached: free to evict, with content */
     int64_t kv_bytes_total, adapter_bytes, adapters;
     uint64_t prompt_tokens, cached_tokens, generated_tokens, trained_tokens, qttt_steps;
     uint64_t jobs_done, jobs_cancelled, jobs_failed;
+    uint64_t preemptions, decode_steps, decode_rows;
     uint64_t qttt_kept, qttt_discarded, qttt_failed, qttt_cached;
     double last_progress_seconds; /* monotonic time at which a layer last finished or the queue was
                                      last empty */

@@ -15,8 +15,10 @@ struct tt_job {
     void (*wake)(void *arg);
     void *wake_arg;
     atomic_int refs;
-    atomic_bool cancelled, adaptation_cancelled;
-    pthread_mutex_t mutex; /* guards the queue */
+    atomic_bool cancelled, adaptation_cancelled, paused;
+    atomic_int position;
+    _Atomic(const char *) reason; /* static */
+    pthread_mutex_t mutex;        /* guards the queue */
     tt_event *head, *tail;
 };
 
@@ -35,11 +37,15 @@ static bool copy_params(tt_job *job, const tt_job_params *src)
     tt_job_params *p = &job->params;
     *p = *src;
     p->prompt = copy_bytes(a, src->prompt, (size_t)src->n_prompt * sizeof *src->prompt);
+    if (src->decoded != NULL) {
+        p->decoded = copy_bytes(a, src->decoded, (size_t)src->n_prompt);
+    }
     p->stop_ids = copy_bytes(a, src->stop_ids, (size_t)src->n_stop_ids * sizeof *src->stop_ids);
     p->sampling.bias = copy_bytes(a, src->sampling.bias,
                                   (size_t)src->sampling.n_bias * sizeof *src->sampling.bias);
     struct tt_stop *stops = tt_arena_calloc(a, (size_t)src->n_stops, sizeof *stops);
-    bool ok = p->prompt != NULL && p->stop_ids != NULL && p->sampling.bias != NULL && stops != NULL;
+    bool ok = (src->decoded == NULL || p->decoded != NULL) && p->prompt != NULL &&
+              p->stop_ids != NULL && p->sampling.bias != NULL && stops != NULL;
     for (int32_t i = 0; ok && i < src->n_stops; i++) {
         stops[i].n = src->stops[i].n;
         stops[i].p = tt_arena_strndup(a, src->stops[i].p, src->stops[i].n);
@@ -60,6 +66,8 @@ tt_code tt_job_create(const tt_job_params *params, void (*wake)(void *arg), void
     job->wake = wake;
     job->wake_arg = arg;
     atomic_init(&job->refs, 1);
+    atomic_init(&job->position, -1);
+    atomic_init(&job->reason, "");
     pthread_mutex_init(&job->mutex, NULL);
     tt_arena_init(&job->arena, 0);
     if (!copy_params(job, params)) {
@@ -146,4 +154,26 @@ bool tt_job_adaptation_cancelled(const tt_job *job)
 const tt_job_params *tt_job_get_params(const tt_job *job)
 {
     return &job->params;
+}
+
+void tt_job_pause(tt_job *job, bool paused)
+{
+    atomic_store(&job->paused, paused);
+}
+
+bool tt_job_paused(const tt_job *job)
+{
+    return atomic_load(&job->paused);
+}
+
+int32_t tt_job_position(const tt_job *job, const char **ret_reason)
+{
+    *ret_reason = atomic_load(&job->reason);
+    return atomic_load(&job->position);
+}
+
+void tt_job_set_position(tt_job *job, int32_t position, const char *reason)
+{
+    atomic_store(&job->position, position);
+    atomic_store(&job->reason, reason);
 }

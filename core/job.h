@@ -28,7 +28,9 @@ typedef struct tt_sampling {
     int32_t n_bias;
 } tt_sampling;
 
-typedef enum tt_qttt_mode { TT_QTTT_OFF, TT_QTTT_ON } tt_qttt_mode;
+/* AUTO: the engine adapts when it can pay (tt_engine_options.auto_rule) and says what it decided.
+ */
+typedef enum tt_qttt_mode { TT_QTTT_OFF, TT_QTTT_ON, TT_QTTT_AUTO } tt_qttt_mode;
 typedef enum tt_objective { TT_NEXT_TOKEN, TT_RECALL } tt_objective;
 
 /* Hyperparameters. tt_qttt_defaults() leaves all to be chosen; tt_qttt_resolve() replaces what is
@@ -48,9 +50,16 @@ typedef struct tt_qttt_params {
     int64_t max_span_tokens; /* budget over all steps; 0 = none */
     int32_t context_tokens;  /* [0, context_tokens) of the prompt is the context; the server has
                                 applied api.md's rule */
+    uint64_t start_adapter;  /* training starts from this adapter; 0 = from the base */
 } tt_qttt_params;
 
+/* GENERATE: a request. TRAIN: a qTTT job: prefill of the context, training, publication; ends with
+ * TT_EV_ADAPTED and TT_EV_DONE. PREFILL: the prompt's K/V come into the cache, nothing else. Of
+ * TRAIN and PREFILL the sampling, stop and logprob fields are unused. */
+typedef enum tt_job_kind { TT_JOB_GENERATE, TT_JOB_TRAIN, TT_JOB_PREFILL } tt_job_kind;
+
 typedef struct tt_job_params {
+    tt_job_kind kind;
     const int32_t *prompt; /* [n_prompt] ids, all within the vocabulary */
     int32_t n_prompt;
     int32_t max_tokens; /* generated tokens at most; < 0: until the context ends. 0 is legal (echo
@@ -69,7 +78,18 @@ typedef struct tt_job_params {
     int32_t n_prompt_logprobs; /* -1 = none; else for every prompt token but the first */
     bool special_tokens;       /* print control tokens in the text */
     tt_qttt_params qttt;
-    char adapter_scope[64]; /* tenant of the adapter cache; "" = everybody's */
+    char adapter_scope[64]; /* tenant: of the prefix cache, the adapter cache and of fairness; "" =
+                               everybody's */
+    /* ---- sessions ---- */
+    const uint8_t *decoded; /* [n_prompt] 1 = an earlier answer's token, whose K/V come from the
+                               decode family; NULL = none */
+    bool keep;           /* pages of generated tokens stay in the cache, to be found by `decoded` */
+    uint64_t adapter_id; /* tokens from qttt.context_tokens on run under this adapter (a session's
+                            generation); 0 = base. Unknown (dropped): TT_EV_ERROR TT_E_INVALID. With
+                            mode ON it answers when the training keeps nothing */
+    uint64_t session_tag;   /* trainings with the same tag run one after another; 0 = none */
+    bool pin_adapter;       /* a kept adapter stays until tt_engine_unpin() */
+    double timeout_seconds; /* from submit; TT_EV_ERROR TT_E_TIMEOUT; 0 = none */
 } tt_job_params;
 
 typedef struct tt_logprob {
@@ -82,6 +102,8 @@ typedef enum tt_event_type {
     TT_EV_PREFILL,         /* progress */
     TT_EV_PROMPT_LOGPROBS, /* a run of prompt positions */
     TT_EV_ADAPT,           /* one step done */
+    TT_EV_PROBE,           /* a recall probe was taken */
+    TT_EV_STATUS,          /* paused or resumed, preempted */
     TT_EV_ADAPTED,         /* adaptation over: qttt holds its result */
     TT_EV_TOKEN,           /* one generated token */
     TT_EV_DONE,
@@ -95,7 +117,7 @@ typedef struct tt_qttt_result {
     const char *status; /* "succeeded", "skipped", "failed", "cancelled" (static) */
     const char *reason; /* skipped or failed: "guard_unavailable", "context_too_short", "diverged",
                            ...; else NULL */
-    const char *stop_reason; /* "steps", "seconds", "span_tokens", NULL */
+    const char *stop_reason; /* "steps", "seconds", "span_tokens", "plateau", NULL */
     bool kept, cached;       /* cached: reused from the adapter cache, nothing was trained now */
     uint64_t adapter_id;     /* 0 = base */
     int32_t generation;      /* 0 = base, 1 = adapted */
@@ -130,6 +152,14 @@ typedef struct tt_event {
             int32_t step, total, span_start, span_tokens;
             double loss, grad_norm, learning_rate, seconds;
         } adapt;
+        struct {
+            bool after;    /* of training; else before it */
+            double recall; /* mean loss, nats */
+            double span;   /* mean loss of the in-place spans, nats */
+        } probe;
+        struct {
+            const char *status; /* "paused", "running", "queued" (preempted); static */
+        } status;
         tt_qttt_result adapted;
         struct {
             int32_t id;
@@ -176,6 +206,14 @@ void tt_event_free(tt_event *ev);
  * request answers from the base. */
 void tt_job_cancel(tt_job *job, bool adaptation_only);
 bool tt_job_cancelled(const tt_job *job);
+/* A TRAIN job, or the training of a request, stops at the end of its step, and goes on. Idempotent.
+ * tt_engine_kick() makes an idle engine look. */
+void tt_job_pause(tt_job *job, bool paused);
+bool tt_job_paused(const tt_job *job);
+
+/* Where the job stands, kept current by the engine: tasks before it in the queue (0 = next), or -1
+ * when it is not queued; why it waits: "engine", "session_job", "kv_pages", "" (static). */
+int32_t tt_job_position(const tt_job *job, const char **ret_reason);
 
 const tt_job_params *tt_job_get_params(const tt_job *job);
 
@@ -184,5 +222,6 @@ const tt_job_params *tt_job_get_params(const tt_job *job);
 /* Takes ownership of ev (malloc'ed) and of ev->owned. */
 void tt_job_push(tt_job *job, tt_event *ev);
 bool tt_job_adaptation_cancelled(const tt_job *job);
+void tt_job_set_position(tt_job *job, int32_t position, const char *reason);
 
 #endif

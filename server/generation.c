@@ -450,6 +450,8 @@ static bool on_event(tt_generation *g, const tt_event *ev)
 {
     switch (ev->type) {
     case TT_EV_STARTED:
+    case TT_EV_PROBE:
+    case TT_EV_STATUS:
         break;
     case TT_EV_ADAPT:
         tt_histogram_add(&g->server->metrics.qttt_step, ev->u.adapt.seconds);
