@@ -222,8 +222,6 @@ int32_t tt_step_head_blocks(const tt_step *s)
 static void last_logits(tt_step *s)
 {
     const tt_model *m = s->d->model;
-    /* norm of all rows is cheap; the head is not: only the wanted rows go through it */
-    norm(s, s->x, &m->final_norm, 0, s->xn);
     s->d->ops.gather(
         s->d->lane,
         &(tt_gather_args){
@@ -251,16 +249,15 @@ static int32_t head_units(const tt_step *s)
 
 static void head_unit(tt_step *s, int32_t unit)
 {
-    if (!s->any_loss) {
+    if (unit == 0) {
+        /* norm of all rows is cheap; the head is not: only the wanted rows go through it */
+        norm(s, s->x, &s->d->model->final_norm, 0, s->xn);
         if (s->n_last > 0) {
             last_logits(s);
-        } else {
-            norm(s, s->x, &s->d->model->final_norm, 0, s->xn);
         }
-        return;
     }
-    if (unit == 0) {
-        norm(s, s->x, &s->d->model->final_norm, 0, s->xn);
+    if (!s->any_loss) {
+        return;
     }
     tt_head_args a = tt_step_head_args(s, unit);
     s->d->ops.head_fwd(s->d->lane, &a);

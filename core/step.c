@@ -44,6 +44,7 @@ void tt_step_destroy(tt_step **step)
     free(s->groups);
     free(s->saved);
     free(s->logits);
+    free(s->block);
     free(s->losses);
     free(s);
 }
@@ -83,9 +84,8 @@ static void carve_saved(carve *c, const tt_model *m, int64_t n, bool train, tt_s
     v->ffn_out = l->ffn_post_norm.host != NULL ? take(c, n, m->hidden) : 0;
 }
 
-/* Lays the workspace of n rows out from c->base; s may be a zeroed dummy with only `saved` set ([1]
- * unless training). */
-static void carve_work(carve *c, const tt_model *m, int64_t n, bool train, tt_step *s)
+/* The part of the workspace that all layers share. */
+static void carve_shared(carve *c, const tt_model *m, int64_t n, bool train, tt_step *s)
 {
     int64_t nq = (int64_t)m->n_heads * m->head_dim, nk = (int64_t)m->n_kv_heads * m->head_dim;
     s->x = take(c, n, m->hidden);
@@ -104,6 +104,12 @@ static void carve_work(carve *c, const tt_model *m, int64_t n, bool train, tt_st
         s->dgate = take(c, n, m->ffn);
         s->dup = take(c, n, m->ffn);
     }
+}
+
+/* Lays the workspace of n rows out from c->base. */
+static void carve_work(carve *c, const tt_model *m, int64_t n, bool train, tt_step *s)
+{
+    carve_shared(c, m, n, train, s);
     for (int32_t i = 0; i < (train ? m->n_layers : 1); i++) {
         carve_saved(c, m, n, train, &s->saved[i]);
     }
@@ -112,18 +118,11 @@ static void carve_work(carve *c, const tt_model *m, int64_t n, bool train, tt_st
 size_t tt_step_bytes(const tt_model *m, int32_t n_rows, bool train)
 {
     tt_saved one;
-    tt_step dummy = {.saved = &one};
-    carve c = {0};
-    carve_work(&c, m, n_rows, false, &dummy);
-    if (train) {
-        carve per_layer = {0};
-        carve_saved(&per_layer, m, n_rows, true, &one);
-        size_t bwd = (size_t)n_rows * sizeof(float) *
-                     ((size_t)m->hidden * 3 + (size_t)m->ffn * 2 +
-                      (size_t)m->n_heads * (size_t)m->head_dim * 2);
-        return c.used + bwd + 7 * 64 + per_layer.used * (size_t)m->n_layers;
-    }
-    return c.used;
+    tt_step dummy;
+    carve shared = {0}, layer = {0};
+    carve_shared(&shared, m, n_rows, train, &dummy);
+    carve_saved(&layer, m, n_rows, train, &one);
+    return shared.used + layer.used * (train ? (size_t)m->n_layers : 1);
 }
 
 /* Grows a device block to at least n bytes; its content is lost. */
@@ -337,7 +336,7 @@ tt_code tt_step_logits_block(tt_step *s, int32_t row0, int32_t n, const float **
     size_t bytes = (size_t)n * (size_t)m->n_vocab * sizeof(float);
     tt_code rc = grow_dev(s->d, &s->logits_dev, &s->logits_cap, bytes, reterr);
     if (rc == TT_OK) {
-        rc = grow_host((void **)&s->logits, &s->logits_host_cap, bytes, reterr);
+        rc = grow_host((void **)&s->block, &s->block_cap, bytes, reterr);
     }
     if (rc != TT_OK) {
         return rc;
@@ -349,10 +348,10 @@ tt_code tt_step_logits_block(tt_step *s, int32_t row0, int32_t n, const float **
                         .y = {s->logits_dev},
                         .family = s->opt.family};
     s->d->ops.matmul(s->d->lane, &a);
-    s->d->ops.download(s->d->lane, s->logits, s->logits_dev, bytes);
+    s->d->ops.download(s->d->lane, s->block, s->logits_dev, bytes);
     rc = s->d->ops.lane_sync(s->d->lane, reterr);
     if (rc == TT_OK) {
-        *ret_logits = s->logits;
+        *ret_logits = s->block;
     }
     return rc;
 }

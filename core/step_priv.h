@@ -56,8 +56,10 @@ struct tt_step {
     /* ---- results ---- */
     tt_dev logits_dev; /* owned */
     size_t logits_cap;
-    float *logits; /* host [n_last or block, V], owned */
+    float *logits; /* host [n_last, V], owned */
     size_t logits_host_cap;
+    float *block; /* host [rows of a block, V], owned */
+    size_t block_cap;
     float *losses; /* host [n_rows], owned */
     size_t losses_cap;
 };
