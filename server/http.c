@@ -38,6 +38,12 @@ const char *tt_http_get_header(tt_http_request *req, const char *name)
     return req->mhd != NULL ? MHD_lookup_connection_value(req->mhd, MHD_HEADER_KIND, name) : NULL;
 }
 
+const char *tt_http_get_query(tt_http_request *req, const char *name)
+{
+    return req->mhd != NULL ? MHD_lookup_connection_value(req->mhd, MHD_GET_ARGUMENT_KIND, name)
+                            : NULL;
+}
+
 /* The client's own id when it is harmless in a header and a log, else a fresh one. */
 static void choose_id(tt_http_request *req)
 {
@@ -99,6 +105,12 @@ static void check_type(tt_http_request *req, tt_http_error *e)
 {
     const char *type = tt_http_get_header(req, "Content-Type");
     size_t n = type != NULL ? strcspn(type, "; ") : 0;
+    const char *length = tt_http_get_header(req, "Content-Length");
+    bool empty = (length == NULL || strcmp(length, "0") == 0) &&
+                 tt_http_get_header(req, "Transfer-Encoding") == NULL;
+    if (req->route->optional_body && empty && type == NULL) {
+        return;
+    }
     if (n != 16 || strncasecmp(type, "application/json", 16) != 0) {
         tt_error_set(e, 415, NULL, NULL, "Content-Type must be application/json, not '%.60s'",
                      type != NULL ? type : "");

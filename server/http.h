@@ -23,11 +23,12 @@ typedef struct tt_http_request tt_http_request;
 typedef void (*tt_handler)(tt_http_request *req);
 
 typedef struct tt_route {
-    const char *path;    /* "/v1/models/{id}": a last part in braces takes the rest of the path */
+    const char *path;    /* "/v1/sessions/{id}/fork", "/v1/models/{id...}"; see route.h */
     const char *methods; /* "GET", "POST" */
     tt_handler handler;
-    bool open;  /* needs no API key */
-    bool ready; /* needs the model: 503 before, and while draining */
+    bool open;          /* needs no API key */
+    bool ready;         /* needs the model: 503 before, and while draining */
+    bool optional_body; /* a POST that may come without a body, and then without its type */
 } tt_route;
 
 enum { TT_HTTP_MAX_HEADERS = 8, TT_REQUEST_ID_BYTES = 129 };
@@ -108,5 +109,7 @@ void tt_http_release_body(tt_http_request *req);
 
 /* A request header's value or NULL; valid while the request is being dispatched. */
 const char *tt_http_get_header(tt_http_request *req, const char *name);
+/* An argument of the query ("after"), percent-decoded, or NULL; valid likewise. */
+const char *tt_http_get_query(tt_http_request *req, const char *name);
 
 #endif

@@ -4,20 +4,25 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Whether `path` is the route's; *ret_rest = what stands for {id}. An {id} is never empty. */
-static bool matches(const tt_route *r, const char *path, const char **ret_rest)
+#include "core/vocab.h"
+
+/* Whether `path` is the route's; param = what stands for {id}. An {id} is never empty and a part of
+ * its own, but for {id...}, which takes the rest. */
+static bool matches(const tt_route *r, const char *path, tt_str *ret_param)
 {
     const char *brace = strchr(r->path, '{');
-    *ret_rest = "";
+    *ret_param = (tt_str){.p = "", .n = 0};
     if (brace == NULL) {
         return strcmp(r->path, path) == 0;
     }
     size_t n = (size_t)(brace - r->path);
-    if (strncmp(r->path, path, n) != 0 || path[n] == '\0') {
+    if (strncmp(r->path, path, n) != 0) {
         return false;
     }
-    *ret_rest = path + n;
-    return true;
+    const char *close = strchr(brace, '}');
+    size_t n_param = close[-1] == '.' ? strlen(path + n) : strcspn(path + n, "/");
+    *ret_param = (tt_str){.p = path + n, .n = n_param};
+    return n_param > 0 && strcmp(path + n + n_param, close + 1) == 0;
 }
 
 tt_route_result tt_route_find(const tt_route *table, int n, const char *path, const char *method,
@@ -29,12 +34,12 @@ tt_route_result tt_route_find(const tt_route *table, int n, const char *path, co
     size_t k = 0;
     allow[0] = param[0] = '\0';
     for (int i = 0; i < n; i++) {
-        const char *rest;
-        if (!matches(&table[i], path, &rest) || strlen(rest) >= cap) {
+        tt_str part;
+        if (!matches(&table[i], path, &part) || part.n >= cap) {
             continue;
         }
         if (strcmp(table[i].methods, asked) == 0) {
-            snprintf(param, cap, "%s", rest);
+            snprintf(param, cap, "%.*s", (int)part.n, part.p);
             *ret_route = &table[i];
             return TT_ROUTE_FOUND;
         }

@@ -14,9 +14,10 @@ typedef enum tt_route_result {
 extern const tt_route tt_routes[];
 extern const int tt_n_routes;
 
-/* Looks up a path (percent-decoded, no query) in `table`. param[cap] gets what {id} matched, else
- * "". HEAD finds GET. allow[allow_cap] gets the methods of the path for an Allow header ("" when
- * the path is unknown). */
+/* Looks up a path (percent-decoded, no query) in `table`. A route has at most one {id}, one part of
+ * a path between slashes; a last {id...} takes the rest, slashes too. param[cap] gets it, else "".
+ * HEAD finds GET. allow[allow_cap] gets the methods of the path for an Allow header ("" when the
+ * path is unknown). */
 tt_route_result tt_route_find(const tt_route *table, int n, const char *path, const char *method,
                               const tt_route **ret_route, char *param, size_t cap, char *allow,
                               size_t allow_cap);

@@ -11,16 +11,20 @@
 
 static const tt_route table[] = {{.path = "/a", .methods = "GET"},
                                  {.path = "/a", .methods = "POST"},
-                                 {.path = "/a/{id}", .methods = "GET"},
-                                 {.path = "/b", .methods = "POST"}};
+                                 {.path = "/a/{id...}", .methods = "GET"},
+                                 {.path = "/b", .methods = "POST"},
+                                 {.path = "/c/{id}", .methods = "GET"},
+                                 {.path = "/c/{id}", .methods = "DELETE"},
+                                 {.path = "/c/{id}/fork", .methods = "POST"},
+                                 {.path = "/c/{id}/x/jobs", .methods = "GET"}};
 
 static void expect(const char *method, const char *path, tt_route_result want, int index,
                    const char *param, const char *allow)
 {
     const tt_route *r = NULL;
     char got_param[16], got_allow[64];
-    assert_int_equal(tt_route_find(table, 4, path, method, &r, got_param, sizeof got_param,
-                                   got_allow, sizeof got_allow),
+    assert_int_equal(tt_route_find(table, (int)(sizeof table / sizeof *table), path, method, &r,
+                                   got_param, sizeof got_param, got_allow, sizeof got_allow),
                      want);
     assert_ptr_equal(r, want == TT_ROUTE_FOUND ? &table[index] : NULL);
     assert_string_equal(got_param, param);
@@ -47,6 +51,24 @@ static void finds(void **state)
            ""); /* longer than the caller's room */
 }
 
+/* A part in the middle: never empty, never two parts. */
+static void parts(void **state)
+{
+    expect("GET", "/c/s", TT_ROUTE_FOUND, 4, "s", "");
+    expect("DELETE", "/c/s", TT_ROUTE_FOUND, 5, "s", "");
+    expect("POST", "/c/s", TT_ROUTE_NO_METHOD, 0, "", "GET, HEAD, DELETE, OPTIONS");
+    expect("POST", "/c/s/fork", TT_ROUTE_FOUND, 6, "s", "");
+    expect("GET", "/c/s/fork", TT_ROUTE_NO_METHOD, 0, "", "POST, OPTIONS");
+    expect("GET", "/c/s/x/jobs", TT_ROUTE_FOUND, 7, "s", "");
+    expect("POST", "/c/fork", TT_ROUTE_NO_METHOD, 0, "", "GET, HEAD, DELETE, OPTIONS");
+    expect("POST", "/c//fork", TT_ROUTE_NO_PATH, 0, "", "");
+    expect("POST", "/c/s/t/fork", TT_ROUTE_NO_PATH, 0, "", "");
+    expect("POST", "/c/s/fork/", TT_ROUTE_NO_PATH, 0, "", "");
+    expect("GET", "/c/", TT_ROUTE_NO_PATH, 0, "", "");
+    expect("GET", "/c/s/", TT_ROUTE_NO_PATH, 0, "", "");
+    expect("GET", "/c/s/x", TT_ROUTE_NO_PATH, 0, "", "");
+}
+
 /* The real table: every route is found by its own path, and none hides another. */
 static void real_table(void **state)
 {
@@ -64,6 +86,7 @@ static void real_table(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(finds), cmocka_unit_test(real_table)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(finds), cmocka_unit_test(parts),
+                                       cmocka_unit_test(real_table)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
