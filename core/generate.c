@@ -145,7 +145,7 @@ static tt_code prefill_chunk(generation *g, int32_t n, bool last, tt_err *reterr
     }
     if (rc == TT_OK) {
         g->last_rows = n;
-        tt_seq_append(&g->seq, g->p->prompt + pos0, n, true);
+        tt_seq_append(&g->seq, g->p->prompt + pos0, n, false, true);
         g->w->totals.prompt_tokens += (uint64_t)n;
     }
     for (int32_t row = 0; rc == TT_OK && echo && row < n; row += LOGPROB_ROWS) {
@@ -189,7 +189,7 @@ static tt_code find_prefix(generation *g, int32_t n, tt_err *reterr)
     if (g->p->n_prompt_logprobs >= 0) {
         return TT_OK; /* every row is wanted: nothing may be skipped */
     }
-    tt_code rc = tt_seq_match(&g->seq, g->p->prompt, n, &g->cached, reterr);
+    tt_code rc = tt_seq_match(&g->seq, g->p->prompt, NULL, n, &g->cached, reterr);
     g->w->totals.cached_tokens += rc == TT_OK ? (uint64_t)g->cached : 0;
     return rc == TT_OK && g->cached > 0 ? push_prefill(g, g->cached, reterr) : rc;
 }
@@ -327,7 +327,7 @@ static tt_code adapt(generation *g, tt_err *reterr)
         rc = TT_OK;
     }
     if (rc == TT_OK && g->adapter != NULL) {
-        tt_seq_set_adapter(&g->seq, g->adapter->id);
+        tt_seq_set_adapter(&g->seq, g->adapter->id, g->seq.n);
     }
     return rc == TT_OK ? push_adapted(g, &result, reterr) : rc;
 }
@@ -423,7 +423,7 @@ static tt_code decode_one(generation *g, int32_t id, const float **ret_logits, t
         rc = run_step(g, reterr);
     }
     if (rc == TT_OK) {
-        tt_seq_append(&g->seq, &id, 1, false);
+        tt_seq_append(&g->seq, &id, 1, true, false);
         *ret_logits = tt_step_logits(g->w->step, 0);
     }
     return rc;

@@ -4,6 +4,7 @@
 #include "core/kv.h"
 
 #include <assert.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -14,7 +15,7 @@ typedef struct page {
     int32_t bucket_next; /* chain of the key's bucket */
     bool keyed;
     int32_t n_base;
-    uint64_t key, parent, adapter_id;
+    uint64_t key, parent, adapter_id, decoded;
     int32_t ids[TT_PAGE_TOKENS];
 } page;
 
@@ -25,7 +26,9 @@ struct tt_kv_pool {
     int32_t head, tail; /* idle pages, next to be taken first; -1 = empty */
     size_t page_bytes;
     tt_dev base;
-    page *pages;      /* [n_pages] */
+    page *pages; /* [n_pages] */
+    /* Guards buckets and keyed pages: the engine writes them under it, tt_kv_has() reads. */
+    pthread_mutex_t mutex;
     int32_t *buckets; /* [n_buckets], -1 = empty */
     uint32_t n_buckets;
     tt_kv_layer *layers; /* [n_layers] */
@@ -76,8 +79,10 @@ static void drop_key(tt_kv_pool *p, int32_t i)
     while (*at != i) {
         at = &p->pages[*at].bucket_next;
     }
+    pthread_mutex_lock(&p->mutex);
     *at = g->bucket_next;
     g->keyed = false;
+    pthread_mutex_unlock(&p->mutex);
 }
 
 static void init_layers(tt_kv_pool *p, const tt_model *m)
@@ -105,6 +110,7 @@ tt_code tt_kv_create(tt_device *d, const tt_kv_options *opt, tt_kv_pool **ret_po
     }
     *p = (tt_kv_pool){.d = d, .type = opt->type, .n_pages = opt->n_pages, .head = -1, .tail = -1};
     p->page_bytes = tt_kv_page_bytes(d->model, opt->type);
+    pthread_mutex_init(&p->mutex, NULL);
     for (p->n_buckets = 64; p->n_buckets < (uint32_t)opt->n_pages;) {
         p->n_buckets *= 2;
     }
@@ -140,6 +146,7 @@ void tt_kv_destroy(tt_kv_pool **pool)
     free(p->pages);
     free(p->buckets);
     free(p->layers);
+    pthread_mutex_destroy(&p->mutex);
     free(p);
     *pool = NULL;
 }
@@ -199,8 +206,9 @@ uint64_t tt_kv_root(const char *tenant)
 
 uint64_t tt_page_key_hash(const tt_page_key *k)
 {
-    uint64_t buf[3 + TT_PAGE_TOKENS / 2] = {k->parent, k->adapter_id, (uint64_t)k->n_base};
-    memcpy(buf + 3, k->ids, TT_PAGE_TOKENS * sizeof *k->ids);
+    uint64_t buf[4 + TT_PAGE_TOKENS / 2] = {k->parent, k->adapter_id, (uint64_t)k->n_base,
+                                            k->decoded};
+    memcpy(buf + 4, k->ids, TT_PAGE_TOKENS * sizeof *k->ids);
     return XXH3_64bits(buf, sizeof buf);
 }
 
@@ -209,7 +217,8 @@ static int32_t lookup(const tt_kv_pool *p, const tt_page_key *k, uint64_t hash)
     for (int32_t i = p->buckets[hash & (p->n_buckets - 1)]; i >= 0; i = p->pages[i].bucket_next) {
         const page *g = &p->pages[i];
         if (g->key == hash && g->parent == k->parent && g->adapter_id == k->adapter_id &&
-            g->n_base == k->n_base && memcmp(g->ids, k->ids, sizeof g->ids) == 0) {
+            g->n_base == k->n_base && g->decoded == k->decoded &&
+            memcmp(g->ids, k->ids, sizeof g->ids) == 0) {
             return i;
         }
     }
@@ -225,6 +234,15 @@ int32_t tt_kv_find(tt_kv_pool *p, const tt_page_key *key)
     return i;
 }
 
+bool tt_kv_has(tt_kv_pool *p, const tt_page_key *key)
+{
+    uint64_t hash = tt_page_key_hash(key);
+    pthread_mutex_lock(&p->mutex);
+    bool has = lookup(p, key, hash) >= 0;
+    pthread_mutex_unlock(&p->mutex);
+    return has;
+}
+
 void tt_kv_publish(tt_kv_pool *p, int32_t i, const tt_page_key *key)
 {
     page *g = &p->pages[i];
@@ -233,15 +251,18 @@ void tt_kv_publish(tt_kv_pool *p, int32_t i, const tt_page_key *key)
     if (g->keyed || lookup(p, key, hash) >= 0) {
         return;
     }
+    pthread_mutex_lock(&p->mutex);
     g->key = hash;
     g->parent = key->parent;
     g->adapter_id = key->adapter_id;
     g->n_base = key->n_base;
+    g->decoded = key->decoded;
     memcpy(g->ids, key->ids, sizeof g->ids);
     g->keyed = true;
     int32_t *bucket = &p->buckets[hash & (p->n_buckets - 1)];
     g->bucket_next = *bucket;
     *bucket = i;
+    pthread_mutex_unlock(&p->mutex);
 }
 
 void tt_kv_copy_page(tt_kv_pool *p, int32_t dst, int32_t src)

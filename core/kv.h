@@ -1,6 +1,6 @@
 /* kv.h - the pool of K/V pages: reference counts, content keys, least-recently-used eviction.
- * Thread: engine only. Source of the idea: vLLM's hashed prefix blocks; the layout is ops.h's
- * tt_kv_layer.
+ * Thread: engine only, but for tt_kv_has() and tt_kv_total(). Source of the idea: vLLM's hashed
+ * prefix blocks; the layout is ops.h's tt_kv_layer.
  *
  * A page holds 64 tokens of one sequence, all layers, and is in one of three states:
  *   free                 nobody's, no content
@@ -8,8 +8,9 @@
  *   cached  (refs == 0)  full, found by its key, evicted when a page is needed
  *
  * A key covers everything that decides the page's bytes: the key of the page before it, the token
- * ids, the adapter they were run under (0 = base), and how many of its first tokens were run under
- * the base all the same. */
+ * ids, the adapter they were run under (0 = base), how many of its first tokens were run under the
+ * base all the same, and which of them the decode family made (an answer's tokens; its sums are
+ * ordered differently). So a hit is bit for bit what a recomputation would be. */
 #ifndef TT_KV_H
 #define TT_KV_H
 
@@ -43,6 +44,7 @@ typedef struct tt_page_key {
                             tt_kv_root() */
     uint64_t adapter_id; /* 0 = base */
     int32_t n_base;      /* leading tokens run under the base; 64 when adapter_id is 0 */
+    uint64_t decoded;    /* bit i: token i was generated, its K/V come from the decode family */
     const int32_t *ids;  /* [64] */
 } tt_page_key;
 
@@ -52,6 +54,8 @@ uint64_t tt_page_key_hash(const tt_page_key *key);
 /* The page with this content, referenced for the caller, or -1. Ids are compared, not the hash
  * alone. */
 int32_t tt_kv_find(tt_kv_pool *pool, const tt_page_key *key);
+/* Whether a page with this content is there now. Any thread. */
+bool tt_kv_has(tt_kv_pool *pool, const tt_page_key *key);
 /* Gives a full page in use its key, from now on others may find it. When the content is known
  * already, nothing changes. */
 void tt_kv_publish(tt_kv_pool *pool, int32_t page, const tt_page_key *key);
@@ -66,7 +70,7 @@ tt_code tt_kv_read_page(tt_kv_pool *pool, int32_t page, void *dst, tt_err *reter
 void tt_kv_write_page(tt_kv_pool *pool, int32_t page, const void *src);
 
 typedef struct tt_kv_stats {
-    int32_t total, used, cached;
+    int32_t total, used, cached; /* total - used can be taken */
     size_t bytes_total;
 } tt_kv_stats;
 

@@ -174,7 +174,7 @@ static void extend(tt_seq *s, const int32_t *ids, int32_t n, const tt_adapter *a
     if (y) {
         memcpy(y, tt_step_logits(t.r.step, 0), logits_bytes());
     }
-    tt_seq_append(s, ids, n, publish);
+    tt_seq_append(s, ids, n, false, publish);
 }
 
 static void test_sequences_share_a_prefix(void **state)
@@ -189,14 +189,14 @@ static void test_sequences_share_a_prefix(void **state)
     tt_seq_init(&first, t.r.kv, "tenant");
     extend(&first, t.ids, CONTEXT, NULL, true, NULL);
     tt_seq_init(&second, t.r.kv, "tenant");
-    assert_int_equal(tt_seq_match(&second, t.ids, CONTEXT, &found, &err), TT_OK);
+    assert_int_equal(tt_seq_match(&second, t.ids, NULL, CONTEXT, &found, &err), TT_OK);
     assert_int_equal(found, full);
     assert_memory_equal(first.pages, second.pages,
                         (size_t)(full / TT_PAGE_TOKENS) * sizeof *first.pages);
     extend(&second, t.ids + full, CONTEXT - full, NULL, true, NULL);
     assert_int_not_equal(first.pages[full / TT_PAGE_TOKENS], second.pages[full / TT_PAGE_TOKENS]);
 
-    tt_seq_set_adapter(&first, t.a->id);
+    tt_seq_set_adapter(&first, t.a->id, first.n);
     extend(&first, t.question[0], QUESTION, t.a, true, got);
     assert_memory_equal(got, want[0], logits_bytes());
     tt_seq_finish(&first); /* its pages are shared: they stay */
@@ -206,7 +206,7 @@ static void test_sequences_share_a_prefix(void **state)
 
     tt_seq other;
     tt_seq_init(&other, t.r.kv, "somebody else");
-    assert_int_equal(tt_seq_match(&other, t.ids, CONTEXT, &found, &err), TT_OK);
+    assert_int_equal(tt_seq_match(&other, t.ids, NULL, CONTEXT, &found, &err), TT_OK);
     assert_int_equal(found, 0);
     tt_seq_finish(&other);
     tt_kv_drop_cached(t.r.kv);

@@ -58,7 +58,7 @@ static void fill(fixture *f, const char *tenant, const int32_t *ids, int32_t n)
     tt_err err;
     tt_seq_init(&s, f->kv, tenant);
     assert_int_equal(tt_seq_reserve(&s, n, &err), TT_OK);
-    tt_seq_append(&s, ids, n, true);
+    tt_seq_append(&s, ids, n, false, true);
     tt_seq_finish(&s);
 }
 
@@ -68,7 +68,7 @@ static int32_t found(fixture *f, const char *tenant, const int32_t *ids, int32_t
     tt_err err;
     int32_t got = -1;
     tt_seq_init(&s, f->kv, tenant);
-    assert_int_equal(tt_seq_match(&s, ids, n, &got, &err), TT_OK);
+    assert_int_equal(tt_seq_match(&s, ids, NULL, n, &got, &err), TT_OK);
     tt_seq_finish(&s);
     return got;
 }
@@ -129,9 +129,9 @@ static void test_adapter_pages_are_served_to_nobody_else(void **state)
     tt_err err;
     tt_seq_init(&s, f->kv, "");
     assert_int_equal(tt_seq_reserve(&s, 192, &err), TT_OK);
-    tt_seq_append(&s, ids, 80, true);
-    tt_seq_set_adapter(&s, 7); /* in the middle of page 1 */
-    tt_seq_append(&s, ids + 80, 112, true);
+    tt_seq_append(&s, ids, 80, false, true);
+    tt_seq_set_adapter(&s, 7, 80); /* in the middle of page 1 */
+    tt_seq_append(&s, ids + 80, 112, false, true);
     tt_seq_finish(&s);
     assert_int_equal(found(f, "", ids, 192), 64);
     tt_page_key base = {.parent = tt_kv_root(""), .n_base = 64, .ids = ids};
@@ -142,6 +142,52 @@ static void test_adapter_pages_are_served_to_nobody_else(void **state)
     tt_kv_unref(f->kv, page);
     mixed.n_base = 17;
     assert_int_equal(tt_kv_find(f->kv, &mixed), -1);
+}
+
+/* A turn under a session's adapter: context, an earlier question, the answer to it, a new question.
+ */
+static void test_decoded_tokens_are_found_as_such_only(void **state)
+{
+    fixture *f = *state;
+    int32_t ids[200], n;
+    uint8_t decoded[200] = {0};
+    ids_from(ids, 200, 0);
+    memset(decoded + 100, 1, 40);
+    tt_seq s;
+    tt_err err;
+    tt_seq_init(&s, f->kv, "t");
+    tt_seq_set_adapter(&s, 9, 80);
+    assert_int_equal(tt_seq_reserve(&s, 200, &err), TT_OK);
+    tt_seq_append(&s, ids, 80, false, true);
+    tt_seq_append(&s, ids + 80, 20, false, true);
+    tt_seq_append(&s, ids + 100, 40, true, true);
+    tt_seq_append(&s, ids + 140, 60, false, true);
+    tt_seq_finish(&s);
+    assert_int_equal(tt_seq_cached(f->kv, "t", 9, 80, ids, decoded, 200), 192);
+    assert_int_equal(tt_seq_cached(f->kv, "t", 9, 81, ids, decoded, 200), 64);
+    assert_int_equal(tt_seq_cached(f->kv, "t", 9, 80, ids, NULL, 200), 64);
+    assert_int_equal(tt_seq_cached(f->kv, "t", 0, 0, ids, decoded, 200), 64);
+    assert_int_equal(tt_seq_cached(f->kv, "u", 9, 80, ids, decoded, 200), 0);
+    decoded[139] = 0;
+    assert_int_equal(tt_seq_cached(f->kv, "t", 9, 80, ids, decoded, 200), 128);
+    decoded[139] = 1;
+    /* the same from a sequence whose private page 1 is begun: it makes way */
+    tt_seq_init(&s, f->kv, "t");
+    assert_int_equal(tt_seq_match(&s, ids, NULL, 80, &n, &err), TT_OK);
+    assert_int_equal(n, 64);
+    assert_int_equal(tt_seq_reserve(&s, 100, &err), TT_OK);
+    tt_seq_append(&s, ids + 64, 16, false, true);
+    int32_t private = s.pages[1], used = tt_kv_get_stats(f->kv).used;
+    tt_seq_set_adapter(&s, 9, 80);
+    assert_int_equal(tt_seq_match(&s, ids, decoded, 200, &n, &err), TT_OK);
+    assert_int_equal(n, 192);
+    assert_int_equal(s.n_pages, 3);
+    assert_int_not_equal(s.pages[1], private);
+    assert_int_equal(s.decoded[139], 1);
+    assert_int_equal(s.decoded[140], 0);
+    assert_int_equal(tt_kv_get_stats(f->kv).used, used); /* two were private, two are shared now */
+    tt_seq_finish(&s);
+    assert_int_equal(tt_kv_get_stats(f->kv).used, 0);
 }
 
 static void test_least_recently_used_goes_first(void **state)
@@ -185,8 +231,8 @@ static void test_shared_pages_survive_one_owner(void **state)
     int32_t n;
     tt_seq_init(&a, f->kv, "");
     tt_seq_init(&b, f->kv, "");
-    assert_int_equal(tt_seq_match(&a, ids, 256, &n, &err), TT_OK);
-    assert_int_equal(tt_seq_match(&b, ids, 256, &n, &err), TT_OK);
+    assert_int_equal(tt_seq_match(&a, ids, NULL, 256, &n, &err), TT_OK);
+    assert_int_equal(tt_seq_match(&b, ids, NULL, 256, &n, &err), TT_OK);
     assert_int_equal(a.pages[2], b.pages[2]);
     tt_seq_finish(&a);
     assert_int_equal(tt_kv_get_stats(f->kv).used, 4);
@@ -242,10 +288,10 @@ static void test_random_life(void **state)
             int32_t n = 1 + (int32_t)tt_rng_below(&rng, 5 * 64), got;
             ids_from(ids, n, (int32_t)tt_rng_below(&rng, 3) * 1000);
             tt_seq_init(s, f->kv, "");
-            assert_int_equal(tt_seq_match(s, ids, n, &got, &err), TT_OK);
+            assert_int_equal(tt_seq_match(s, ids, NULL, n, &got, &err), TT_OK);
             assert_int_equal(got % 64, 0);
             if (tt_seq_reserve(s, n - got, &err) == TT_OK) {
-                tt_seq_append(s, ids + got, n - got, true);
+                tt_seq_append(s, ids + got, n - got, false, true);
                 assert_memory_equal(s->ids, ids, (size_t)n * sizeof *ids);
                 n_live++;
             } else {
@@ -275,6 +321,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_same_tokens_behind_another_prefix_differ, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_adapter_pages_are_served_to_nobody_else, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_decoded_tokens_are_found_as_such_only, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_least_recently_used_goes_first, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reserve_fails_whole, setup, teardown),
