@@ -66,7 +66,10 @@ struct tt_http_request {
     size_t n_discarded, n_reserved, n_read;
     int status;
     const char *content_type;
-    tt_buf out; /* a whole reply, or what of a stream is not yet read */
+    tt_buf out;                 /* a whole reply, or what of a stream is not yet read */
+    struct tt_idem_entry *once; /* http_once.h; NULL without an Idempotency-Key */
+    tt_buf kept;                /* a stream's text so far, for its entry */
+    size_t n_kept;              /* bytes of out that are in it */
     bool dispatched, suspended, replied, streaming, stream_ended, gone, close, answered_early;
 };
 

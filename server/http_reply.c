@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "server/http_once.h"
 #include "server/http_priv.h"
 
 enum { COMPACT_BYTES = 64 * 1024 };
@@ -18,7 +19,7 @@ static const char *const allowed_headers =
     "X-Stainless-Helper-Method, X-Stainless-Poll-Helper, X-Stainless-Custom-Poll-Interval";
 static const char *const exposed_headers =
     "X-Request-Id, X-Session-Id, Retry-After, OpenAI-Processing-Ms, X-Qttt-Ignored-Params, "
-    "X-Should-Retry";
+    "X-Should-Retry, Location, Idempotent-Replayed";
 
 void tt_http_header(tt_http_request *req, const char *name, const char *value)
 {
@@ -101,14 +102,16 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *out, size_t max)
     if (req->n_read > COMPACT_BYTES &&
         req->n_read > req->out.n / 2) { /* each byte moves once at most */
         tt_buf_consume(&req->out, req->n_read);
+        req->n_kept -= req->n_kept < req->n_read ? req->n_kept : req->n_read;
         req->n_read = 0;
     } else if (req->n_read == req->out.n) {
-        req->out.n = req->n_read = 0;
+        req->out.n = req->n_read = req->n_kept = 0;
     }
     if (req->out.n - req->n_read < (size_t)req->server->settings->backlog / 2 &&
         req->on_drained != NULL) {
         req->on_drained(req->arg);
     }
+    tt_http_once_stream(req); /* all that is read below is kept before it can be dropped */
     if (req->gone || req->out.failed) {
         return MHD_CONTENT_READER_END_WITH_ERROR;
     }
@@ -176,6 +179,9 @@ void tt_http_answer_early(tt_http_request *req)
 
 void tt_http_reply(tt_http_request *req, int status, const char *content_type, tt_buf *body)
 {
+    if (!req->replied) {
+        tt_http_once_reply(req, status, content_type, body);
+    }
     if (req->gone || req->replied) {
         tt_buf_finish(body);
         return;
@@ -252,6 +258,7 @@ void tt_http_stream_flush(tt_http_request *req)
 
 void tt_http_stream_end(tt_http_request *req)
 {
+    tt_http_once_stream_end(req);
     req->stream_ended = true;
     req->on_gone = NULL;
     req->on_drained = NULL;

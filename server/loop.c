@@ -11,6 +11,7 @@
 #include "server/engine_options.h"
 #include "server/generation.h"
 #include "server/http.h"
+#include "server/idempotency.h"
 #include "server/listen.h"
 #include "server/log.h"
 #include "server/work.h"
@@ -243,6 +244,7 @@ static void shut_down(tt_server *s)
     }
     tt_engine_destroy(&s->engine); /* jobs' last wakes still find s->wake */
     close_handles(s);
+    tt_idem_destroy(&s->idempotency);
     tt_served_destroy(&s->served);
     if (listened && s->settings->unix_socket[0] != '\0') {
         remove(s->settings->unix_socket);
@@ -250,6 +252,16 @@ static void shut_down(tt_server *s)
     if (listened && s->settings->port_file[0] != '\0') {
         remove(s->settings->port_file);
     }
+}
+
+/* What the loop thread keeps between requests. */
+static tt_code create_tables(tt_server *s, tt_err *reterr)
+{
+    const tt_settings *set = s->settings;
+    return tt_idem_create(&(tt_idem_options){.ttl_seconds = set->idempotency_ttl,
+                                             .max_entries = (int32_t)set->idempotency_entries,
+                                             .max_bytes = (size_t)set->idempotency_bytes},
+                          &s->idempotency, reterr);
 }
 
 int tt_serve(const tt_settings *settings)
@@ -268,6 +280,9 @@ int tt_serve(const tt_settings *settings)
     s->engine_seen = TT_ENGINE_LOADING;
     atomic_init(&s->engine_state, TT_ENGINE_LOADING);
     tt_code rc = tt_engine_options_from(settings, &options, &err);
+    if (rc == TT_OK) {
+        rc = create_tables(s, &err);
+    }
     if (rc == TT_OK) {
         rc = tt_http_start(s, &s->http, &err);
     }

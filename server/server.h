@@ -27,6 +27,7 @@ typedef struct tt_server {
     tt_served *served; /* NULL until ready; then constant until stop: any */
     tt_phase phase;
     struct tt_http *http;
+    struct tt_idem *idempotency;       /* what ran under an Idempotency-Key */
     struct tt_generation *generations; /* list of running ones */
     int32_t n_generations;
     struct tt_work *work_first, *work_last; /* waiting for a worker */

@@ -84,6 +84,13 @@ const tt_setting tt_setting_table[] = {
     {"qttt.adapter_cache", "adapter-cache", TT_SET_SIZE, AT(adapter_cache), 0, 1024 * GIB, "256MiB",
      NULL, "memory for finished adapters"},
 
+    {"idempotency.ttl_seconds", "idempotency-ttl", TT_SET_FLOAT, AT(idempotency_ttl), 1, 1e7,
+     "86400", NULL, "an Idempotency-Key is remembered this long"},
+    {"idempotency.max_entries", "idempotency-max-entries", TT_SET_INT, AT(idempotency_entries), 1,
+     10000000, "4096", NULL, "keys that are remembered"},
+    {"idempotency.max_size", "idempotency-max-size", TT_SET_SIZE, AT(idempotency_bytes), 1 << 16,
+     64 * GIB, "16MiB", NULL, "memory for keys and answers"},
+
     {"drain.delay_seconds", "drain-delay", TT_SET_FLOAT, AT(drain_delay), 0, 3600, "0", NULL,
      "after SIGTERM, accept work for this long"},
     {"drain.timeout_seconds", "drain-timeout", TT_SET_FLOAT, AT(drain_timeout), 0, 86400, "30",

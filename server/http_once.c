@@ -1,0 +1,133 @@
+/* http_once.c - see http_once.h. */
+#include "server/http_once.h"
+
+#include <string.h>
+
+#include "server/idempotency.h"
+#include "server/server.h"
+
+/* Visible ASCII, so that it is harmless in a log. */
+static bool legal_key(const char *key)
+{
+    size_t n = 0;
+    while (key[n] > 0x20 && key[n] < 0x7F) {
+        n++;
+    }
+    return n > 0 && n <= TT_IDEM_MAX_KEY && key[n] == '\0';
+}
+
+static bool refuse(tt_http_request *req, const tt_http_error *e)
+{
+    tt_http_release_body(req);
+    tt_http_reply_error(req, e);
+    return false;
+}
+
+static bool replay(tt_http_request *req, const tt_idem_result *r)
+{
+    tt_buf body = {0};
+    tt_http_error e;
+    if (r->status == 0) {
+        tt_error_set(&e, 409, NULL, "idempotency_key_used",
+                     "the request was carried out; its answer was too large to be kept");
+        return refuse(req, &e);
+    }
+    for (int i = 0; i < r->n_headers; i++) {
+        tt_http_header(req, r->headers[i].name, r->headers[i].value);
+    }
+    tt_http_header(req, "Idempotent-Replayed", "true");
+    tt_buf_put(&body, r->body, r->n_body);
+    tt_http_release_body(req);
+    tt_http_reply(req, r->status, r->content_type, &body);
+    return false;
+}
+
+bool tt_http_once(tt_http_request *req)
+{
+    const char *key = tt_http_get_header(req, "Idempotency-Key");
+    tt_idem_result result;
+    tt_http_error e;
+    tt_err err = {0};
+    if (key == NULL) {
+        return true;
+    }
+    if (!legal_key(key)) {
+        tt_error_set(&e, 400, "Idempotency-Key", NULL,
+                     "an Idempotency-Key has 1 to %d visible ASCII characters", TT_IDEM_MAX_KEY);
+        return refuse(req, &e);
+    }
+    tt_idem_request r = {req->scope, req->method, req->url, key, req->body.p, req->body.n};
+    tt_code rc = tt_idem_begin(req->server->idempotency, &r, tt_now(), &req->once, &result, &err);
+    switch ((int)rc) {
+    case TT_IDEM_NEW:
+        return true;
+    case TT_IDEM_STORED:
+        return replay(req, &result);
+    case TT_IDEM_RUNNING:
+        tt_error_set(&e, 409, "Idempotency-Key", "idempotency_key_in_use",
+                     "the request with this Idempotency-Key is still running");
+        break;
+    case TT_IDEM_OTHER_BODY:
+        tt_error_set(&e, 400, "Idempotency-Key", "idempotency_key_used",
+                     "this Idempotency-Key was used with another body");
+        break;
+    default:
+        tt_error_from_code(&e, &err);
+        break;
+    }
+    return refuse(req, &e);
+}
+
+static void keep(tt_http_request *req, int status, const char *content_type, const tt_buf *body)
+{
+    tt_idem_result r = {
+        .status = status, .content_type = content_type, .body = body->p, .n_body = body->n};
+    for (int i = 0; i < req->n_headers && r.n_headers < TT_IDEM_MAX_HEADERS; i++) {
+        r.headers[r.n_headers].name = req->headers[i].name;
+        r.headers[r.n_headers++].value = req->headers[i].value;
+    }
+    tt_idem_finish(req->server->idempotency, req->once, &r);
+    req->once = NULL;
+}
+
+void tt_http_once_reply(tt_http_request *req, int status, const char *content_type,
+                        const tt_buf *body)
+{
+    if (req->once != NULL && status < 300 && !body->failed) {
+        keep(req, status, content_type, body);
+    }
+    tt_http_once_release(req);
+}
+
+void tt_http_once_stream(tt_http_request *req)
+{
+    if (req->once != NULL && req->out.n > req->n_kept) {
+        tt_buf_put(&req->kept, req->out.p + req->n_kept, req->out.n - req->n_kept);
+        req->n_kept = req->out.n;
+    }
+}
+
+void tt_http_once_stream_end(tt_http_request *req)
+{
+    static const char done[] = "data: [DONE]\n\n";
+    size_t n = sizeof done - 1;
+    if (req->once == NULL) {
+        return;
+    }
+    tt_http_once_stream(req);
+    if (req->kept.failed) {
+        keep(req, 0, NULL, &(tt_buf){0}); /* it ran: the key is taken */
+    } else if (req->kept.n >= n && memcmp(req->kept.p + req->kept.n - n, done, n) == 0) {
+        keep(req, req->status, req->content_type, &req->kept);
+    }
+    tt_http_once_release(req);
+}
+
+void tt_http_once_release(tt_http_request *req)
+{
+    if (req->once != NULL) {
+        tt_idem_abandon(req->server->idempotency, req->once);
+        req->once = NULL;
+    }
+    tt_buf_finish(&req->kept);
+}
