@@ -69,12 +69,19 @@ tt_code tt_adapter_create(tt_device *d, const tt_adapter_shape *shape, tt_adapte
     return TT_OK;
 }
 
-/* The bit set of the layers that an adapter has. */
-static void layer_set(const tt_adapter *a, uint8_t set[32])
+/* The bit set of the layers that an adapter has; NULL = all, the only choice that goes beyond the
+ * set's last bit. */
+static const uint8_t *layer_set(const tt_adapter *a, uint8_t set[32])
 {
-    for (int32_t i = 0; i < a->n_layers && i < 256; i++) {
-        set[i / 8] |= (uint8_t)(tt_adapter_has(a, i) << (i % 8));
+    bool all = true;
+    for (int32_t i = 0; i < a->n_layers; i++) {
+        bool has = tt_adapter_has(a, i);
+        all = all && has;
+        if (i < 256) {
+            set[i / 8] |= (uint8_t)(has << (i % 8));
+        }
     }
+    return all ? NULL : set;
 }
 
 tt_code tt_adapter_round(tt_device *d, const tt_adapter *src, tt_adapter **ret_adapter,
@@ -86,12 +93,11 @@ tt_code tt_adapter_round(tt_device *d, const tt_adapter *src, tt_adapter **ret_a
     }
     assert(first != NULL && first->type == TT_F32);
     uint8_t set[32] = {0};
-    layer_set(src, set);
     tt_adapter_shape shape = {.kind = first->kind,
                               .type = TT_BF16,
                               .rank = first->rank,
                               .scale = first->scale,
-                              .layers = set};
+                              .layers = layer_set(src, set)};
     tt_adapter *a = NULL;
     tt_code rc = tt_adapter_create(d, &shape, &a, reterr);
     if (rc != TT_OK) {
@@ -122,9 +128,12 @@ void tt_adapter_ref(tt_adapter *a)
 
 void tt_adapter_unref(tt_device *d, tt_adapter **adapter)
 {
-    tt_adapter *a = *adapter;
+    tt_adapter *a = adapter != NULL ? *adapter : NULL;
+    if (a == NULL) {
+        return;
+    }
     *adapter = NULL;
-    if (a == NULL || --a->refs > 0) {
+    if (--a->refs > 0) {
         return;
     }
     d->ops.free(d->lane, a->block);
