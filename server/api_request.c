@@ -94,6 +94,24 @@ static bool parse_lengths(const json_t *body, tt_request *r, tt_http_error *e)
     return true;
 }
 
+/* Each sample of each prompt takes a place in the queue, and they are admitted together. */
+static bool parse_samples(const json_t *body, const tt_request_limits *limits, tt_request *r,
+                          tt_http_error *e)
+{
+    int64_t n = 1;
+    if (!tt_json_get_int(body, "", "n", 1, limits->max_samples, &n, e)) {
+        return false;
+    }
+    if (n * r->n_prompts > limits->max_jobs) {
+        return tt_json_refuse(e, "", n > 1 ? "n" : "prompt", NULL,
+                              "makes %lld answers of %d prompts; at most %d of one request",
+                              (long long)n * r->n_prompts, (int)r->n_prompts,
+                              (int)limits->max_jobs);
+    }
+    r->n_samples = (int32_t)n;
+    return true;
+}
+
 static bool parse_sampling(const json_t *body, tt_request *r, tt_http_error *e)
 {
     double temperature = 1, top_p = 1, min_p = 0, presence = 0, frequency = 0, repetition = 1;
@@ -336,8 +354,9 @@ bool tt_request_parse(const char *text, size_t n, tt_api api, const tt_request_l
                              : parse_completion(body, limits, ret, arena, e))) {
         return false;
     }
-    if (!parse_stream(body, ret, e) || !parse_lengths(body, ret, e) ||
-        !parse_sampling(body, ret, e) || !parse_logit_bias(body, limits->n_vocab, ret, arena, e) ||
+    if (!parse_samples(body, limits, ret, e) || !parse_stream(body, ret, e) ||
+        !parse_lengths(body, ret, e) || !parse_sampling(body, ret, e) ||
+        !parse_logit_bias(body, limits->n_vocab, ret, arena, e) ||
         !parse_stop(body, ret, arena, e)) {
         return false;
     }

@@ -15,7 +15,8 @@
 typedef struct tt_request_limits {
     size_t json_memory;
     bool strict;
-    int32_t max_prompts;
+    int32_t max_prompts, max_samples;
+    int32_t max_jobs; /* prompts times samples: the places in the engine's queue */
     int32_t n_vocab, n_layers;
     tt_qttt_caps caps;
     const char *model_name, *alias_name; /* alias_name NULL: none */
@@ -37,6 +38,7 @@ typedef struct tt_request {
     bool add_generation_prompt, add_special_tokens;
     tt_prompt_source *prompts; /* completions: [n_prompts] */
     int32_t n_prompts;         /* chat: 1 */
+    int32_t n_samples;         /* "n": choices of each prompt */
     const char *model;         /* the name to answer with: static or borrowed from the limits */
     bool stream, include_usage, include_progress, echo, want_logprobs, have_max_tokens;
     bool have_seed;    /* else the server draws one */

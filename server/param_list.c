@@ -40,6 +40,7 @@ static const struct param params[] = {
     {"frequency_penalty", BOTH(USED), 0},
     {"repetition_penalty", BOTH(USED), 0},
     {"seed", BOTH(USED), 0},
+    {"n", BOTH(USED), 0},
     {"stop", BOTH(USED), 0},
     {"stop_token_ids", BOTH(USED), 0},
     {"logit_bias", BOTH(USED), 0},
@@ -67,7 +68,6 @@ static const struct param params[] = {
     {"priority", BOTH(INERT), 0},
     {"spaces_between_special_tokens", BOTH(INERT), 0},
 
-    {"n", BOTH(REFUSED), ONE},
     {"best_of", BOTH(REFUSED), ONE},
     {"store", BOTH(REFUSED), FALSE},
     {"session", BOTH(REFUSED), ONLY_NULL},

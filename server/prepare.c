@@ -13,6 +13,8 @@ tt_request_limits tt_limits_of(const tt_settings *settings, const tt_served *ser
     return (tt_request_limits){.json_memory = (size_t)settings->json_memory,
                                .strict = settings->strict,
                                .max_prompts = (int32_t)settings->max_prompts,
+                               .max_samples = (int32_t)settings->max_samples,
+                               .max_jobs = (int32_t)settings->max_requests,
                                .n_vocab = served->model->n_vocab,
                                .n_layers = served->model->n_layers,
                                .caps = {.max_steps = (int32_t)settings->qttt_max_steps,

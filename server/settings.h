@@ -22,7 +22,7 @@ typedef struct tt_settings {
     int64_t threads, max_context, kv_type, kv_size, prefill_chunk;
 
     char *host, *unix_socket, *port_file;
-    int64_t port, max_connections, max_body, max_bodies, workers;
+    int64_t port, max_connections, max_body, max_bodies, workers, max_samples;
     bool allow_public, strict, parse_special;
     tt_string_list api_keys, cors_origins;
     double idle_seconds;

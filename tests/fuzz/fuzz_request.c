@@ -10,7 +10,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { N_VOCAB = 1000, N_LAYERS = 30, MAX_PROMPTS = 8 };
+enum { N_VOCAB = 1000, N_LAYERS = 30, MAX_PROMPTS = 8, MAX_SAMPLES = 4 };
 
 static void check_ids(const int32_t *ids, int32_t n)
 {
@@ -45,6 +45,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     tt_request_limits limits = {.json_memory = 1 << 20,
                                 .max_prompts = MAX_PROMPTS,
+                                .max_samples = MAX_SAMPLES,
+                                .max_jobs = MAX_PROMPTS * 2,
                                 .n_vocab = N_VOCAB,
                                 .n_layers = N_LAYERS,
                                 .caps = {256, 1024, 64, 1e-3, 0.05},

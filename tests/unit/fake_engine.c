@@ -1,5 +1,5 @@
-/* fake_engine.c - see fake_engine.h. One thread; a cancelled job is noticed within 2 ms, queued or
- * running. */
+/* fake_engine.c - see fake_engine.h. One thread that gives each running job one step in turn; a
+ * cancelled job is noticed within 2 ms, queued or running. */
 #include "fake_engine.h"
 
 #include <math.h>
@@ -11,9 +11,18 @@
 
 enum { N_BYTES = 256, N_VOCAB = 259, IM_START = 256, IM_END, END_OF_TEXT, CONTEXT = 100000 };
 
+/* A job, queued or running. */
 typedef struct place {
     struct place *next;
     tt_job *job;
+    double deadline;
+    int ordinal; /* of starting, from 1 */
+    bool trained;
+    int step;             /* 0 nothing done; 1..4 parts of the prefill; then tokens */
+    double started, due;  /* when its next step may be taken */
+    int n_tokens, number; /* tokens pushed; the word that comes */
+    char word[32];
+    int n_word, at;
 } place;
 
 struct tt_engine {
@@ -23,8 +32,9 @@ struct tt_engine {
     pthread_cond_t cond;
     bool stopping;
     tt_engine_state state;
-    place *first;
-    int queued, running;
+    place *first;  /* queued, under the mutex */
+    place *active; /* running: the engine's thread only */
+    int queued, running, n_started;
     tt_model model;
     tt_str tokens[N_VOCAB];
     uint8_t types[N_VOCAB];
@@ -118,38 +128,24 @@ static bool stopping(tt_engine *e)
     return s;
 }
 
-/* Sleeps; false as soon as the job is cancelled or the engine ends. */
-static bool wait_us(tt_engine *e, tt_job *job, int us)
+/* "word0 word1 ...", behind "SEED:" if the script says so. */
+static void push_token(place *at)
 {
-    for (; us > 0; us -= 2000) {
-        if (tt_job_cancelled(job) || stopping(e)) {
-            return false;
-        }
-        nap_us(us < 2000 ? us : 2000);
-    }
-    return !tt_job_cancelled(job) && !stopping(e);
-}
-
-static void push_token(tt_engine *e, tt_job *job, int i)
-{
-    const tt_job_params *p = tt_job_get_params(job);
-    static const char pattern[] = "word%d ";
-    static char word[32];
-    static int n_word, at, number;
-    if (i == 0) {
-        n_word = at = number = 0;
-    }
-    if (at == n_word) {
-        n_word = snprintf(word, sizeof word, pattern, number++);
-        at = 0;
+    const tt_job_params *p = tt_job_get_params(at->job);
+    if (at->at == at->n_word) {
+        bool tell = fake_engine_script.tell_seed && at->n_tokens == 0;
+        at->n_word = tell ? snprintf(at->word, sizeof at->word,
+                                     "%llu:", (unsigned long long)p->sampling.seed)
+                          : snprintf(at->word, sizeof at->word, "word%d ", at->number++);
+        at->at = 0;
     }
     tt_event ev = {.type = TT_EV_TOKEN};
     ev.owned = malloc(1);
     if (ev.owned == NULL) {
         abort();
     }
-    memcpy(ev.owned, word + at, 1);
-    ev.u.token.id = (unsigned char)word[at++];
+    memcpy(ev.owned, at->word + at->at, 1);
+    ev.u.token.id = (unsigned char)at->word[at->at++];
     ev.u.token.text = ev.u.token.piece = ev.owned;
     ev.u.token.n_text = ev.u.token.n_piece = 1;
     if (p->n_logprobs >= 0) {
@@ -160,7 +156,8 @@ static void push_token(tt_engine *e, tt_job *job, int i)
             ev.u.token.top[k] = (tt_logprob){k == 0 ? ev.u.token.id : k, -0.5f - (float)k};
         }
     }
-    push(job, ev);
+    push(at->job, ev);
+    at->n_tokens++;
 }
 
 static void push_prompt_logprobs(tt_job *job)
@@ -189,62 +186,111 @@ static void push_prompt_logprobs(tt_job *job)
     push(job, ev);
 }
 
-static void push_adapted(tt_job *job)
+static bool same_prompt(const tt_job *a, const tt_job *b)
 {
+    const tt_job_params *p = tt_job_get_params(a), *q = tt_job_get_params(b);
+    return p->n_prompt == q->n_prompt &&
+           memcmp(p->prompt, q->prompt, (size_t)p->n_prompt * sizeof *p->prompt) == 0;
+}
+
+/* The first of the running jobs with one prompt trains, the others use its adapter. */
+static void adapt(tt_engine *e, place *at)
+{
+    const place *teacher = e->active;
+    while (teacher != NULL && !(teacher->trained && same_prompt(teacher->job, at->job))) {
+        teacher = teacher->next;
+    }
+    if (teacher == NULL) {
+        push(at->job, (tt_event){.type = TT_EV_ADAPT, .u.adapt = {1, 2, 0, 16, 1.5, 1, 1e-5, 0.1}});
+    }
     tt_event ev = {.type = TT_EV_ADAPTED};
     ev.u.adapted = (tt_qttt_result){.status = "succeeded",
                                     .stop_reason = "steps",
                                     .kept = true,
+                                    .cached = teacher != NULL,
                                     .adapter_id = 1,
                                     .generation = 1,
                                     .steps_done = 2,
-                                    .params = tt_job_get_params(job)->qttt,
+                                    .params = tt_job_get_params(at->job)->qttt,
                                     .span_loss_before = NAN,
                                     .span_loss_after = 0.5};
-    push(job, ev);
+    push(at->job, ev);
+    at->trained = teacher == NULL;
 }
 
-static void run_job(tt_engine *e, tt_job *job)
+static void prefill(tt_engine *e, place *at)
 {
-    const tt_job_params *p = tt_job_get_params(job);
-    fake_script s = fake_engine_script;
-    bool ok = true;
-    double start = now();
-    push(job, (tt_event){.type = TT_EV_STARTED});
-    for (int i = 1; ok && i <= 4; i++) {
-        ok = wait_us(e, job, s.prefill_ms * 250);
-        push(job, (tt_event){.type = TT_EV_PREFILL,
-                             .u.prefill = {p->n_prompt * i / 4, p->n_prompt, 0, now() - start}});
-    }
-    push_prompt_logprobs(job);
-    if (ok && p->qttt.mode == TT_QTTT_ON) {
-        push(job, (tt_event){.type = TT_EV_ADAPT, .u.adapt = {1, 2, 0, 16, 1.5, 1, 1e-5, 0.1}});
-        push_adapted(job);
-    }
-    int n = p->max_tokens >= 0 ? p->max_tokens : s.n_tokens, i = 0;
-    for (; ok && i < n && !(s.failure != TT_OK && i == s.fail_after); i++) {
-        ok = s.token_us == 0 ? !tt_job_cancelled(job) && !stopping(e) : wait_us(e, job, s.token_us);
-        if (ok) {
-            push_token(e, job, i);
+    const tt_job_params *p = tt_job_get_params(at->job);
+    push(at->job, (tt_event){.type = TT_EV_PREFILL,
+                             .u.prefill = {p->n_prompt * at->step / 4, p->n_prompt, 0,
+                                           now() - at->started}});
+    if (at->step == 4) {
+        push_prompt_logprobs(at->job);
+        if (p->qttt.mode == TT_QTTT_ON) {
+            adapt(e, at);
         }
     }
+}
+
+/* The last event. */
+static void end(place *at, tt_code code, const char *text)
+{
+    const tt_job_params *p = tt_job_get_params(at->job);
     pthread_mutex_lock(&counts_mutex);
-    counts.done += ok;
-    counts.cancelled += !ok;
-    counts.last_cancel_seconds = ok ? counts.last_cancel_seconds : now();
+    counts.done += code != TT_E_CANCELLED;
+    counts.cancelled += code == TT_E_CANCELLED;
+    counts.last_cancel_seconds = code == TT_E_CANCELLED ? now() : counts.last_cancel_seconds;
     pthread_mutex_unlock(&counts_mutex);
-    if (!ok) {
-        push_error(job, TT_E_CANCELLED, "the request was cancelled");
-    } else if (s.failure != TT_OK) {
-        push_error(job, s.failure, "as scripted");
-    } else {
-        push(job,
-             (tt_event){.type = TT_EV_DONE,
-                        .u.done = {.reason = p->max_tokens >= 0 ? TT_FINISH_LENGTH : TT_FINISH_STOP,
-                                   .prompt_tokens = p->n_prompt,
-                                   .completion_tokens = i,
-                                   .decode_seconds = now() - start}});
+    if (code != TT_OK) {
+        push_error(at->job, code, text);
+        return;
     }
+    push(at->job,
+         (tt_event){.type = TT_EV_DONE,
+                    .u.done = {.reason = p->max_tokens >= 0 ? TT_FINISH_LENGTH : TT_FINISH_STOP,
+                               .prompt_tokens = p->n_prompt,
+                               .cached_tokens = at->ordinal - 1, /* the tests can tell jobs apart */
+                               .completion_tokens = at->n_tokens,
+                               .decode_seconds = now() - at->started}});
+}
+
+/* Why it must end now, or TT_OK. */
+static tt_code must_end(tt_engine *e, const place *at)
+{
+    return tt_job_cancelled(at->job) || stopping(e) ? TT_E_CANCELLED
+           : now() > at->deadline                   ? TT_E_TIMEOUT
+                                                    : TT_OK;
+}
+
+/* One step of a running job; false when that was its last. */
+static bool step(tt_engine *e, place *at)
+{
+    const tt_job_params *p = tt_job_get_params(at->job);
+    fake_script s = fake_engine_script;
+    int n = p->max_tokens >= 0 ? p->max_tokens : s.n_tokens;
+    tt_code code = must_end(e, at);
+    if (code != TT_OK) {
+        end(at, code, code == TT_E_TIMEOUT ? "out of time" : "the request was cancelled");
+        return false;
+    }
+    if (now() < at->due) {
+        return true;
+    }
+    if (at->step < 4) {
+        at->step++;
+        prefill(e, at);
+    } else if (s.failure != TT_OK && at->n_tokens == s.fail_after &&
+               (s.failing == 0 || s.failing == at->ordinal)) {
+        end(at, s.failure, "as scripted");
+        return false;
+    } else if (at->n_tokens < n) {
+        push_token(at);
+    } else {
+        end(at, TT_OK, NULL);
+        return false;
+    }
+    at->due = now() + (at->step < 4 ? s.prefill_ms * 2.5e-4 : s.token_us * 1e-6);
+    return true;
 }
 
 static void set_state(tt_engine *e, tt_engine_state state, const tt_err *err)
@@ -257,25 +303,80 @@ static void set_state(tt_engine *e, tt_engine_state state, const tt_err *err)
     }
 }
 
-/* The next job; cancelled ones that still wait end here. NULL: stop. Every submitted job gets its
- * last event. */
-static tt_job *next_job(tt_engine *e)
+static void drop(place *at)
 {
+    tt_job_unref(&at->job);
+    free(at);
+}
+
+/* Takes what waits and is over, and what may start, from the queue; waits for something to do.
+ * False: the engine ends and nothing is left. */
+static bool admit(tt_engine *e)
+{
+    int most = fake_engine_script.parallel > 0 ? fake_engine_script.parallel : 1;
     pthread_mutex_lock(&e->mutex);
-    while (e->first == NULL && !e->stopping) {
+    while (e->first == NULL && e->active == NULL && !e->stopping) {
         pthread_cond_wait(&e->cond, &e->mutex);
     }
-    tt_job *job = NULL;
-    if (e->first != NULL) {
-        place *p = e->first;
-        e->first = p->next;
-        job = p->job;
-        free(p);
+    place *over = NULL;
+    for (place **at = &e->first; *at != NULL;) {
+        place *p = *at;
+        bool ends = tt_job_cancelled(p->job) || e->stopping || now() > p->deadline;
+        if (!ends && e->running >= most) {
+            at = &p->next;
+            continue;
+        }
+        *at = p->next;
         e->queued--;
-        e->running = 1;
+        place **to = ends ? &over : &e->active; /* at the end: turns are in order of arrival */
+        while (*to != NULL) {
+            to = &(*to)->next;
+        }
+        *to = p;
+        p->next = NULL;
+        if (!ends) {
+            e->running++;
+            p->ordinal = ++e->n_started;
+            p->started = now();
+            p->due = p->started + fake_engine_script.prefill_ms * 2.5e-4;
+            pthread_mutex_lock(&counts_mutex);
+            counts.started++;
+            pthread_mutex_unlock(&counts_mutex);
+            push(p->job, (tt_event){.type = TT_EV_STARTED});
+        }
     }
+    bool more = e->active != NULL || !e->stopping;
     pthread_mutex_unlock(&e->mutex);
-    return job;
+    while (over != NULL) {
+        place *p = over;
+        over = p->next;
+        step(e, p);
+        drop(p);
+    }
+    return more;
+}
+
+/* One step of every running job; sleeps when none was due. */
+static void round_of_steps(tt_engine *e)
+{
+    double first_due = now() + 0.002;
+    for (place **at = &e->active; *at != NULL;) {
+        place *p = *at;
+        if (step(e, p)) {
+            first_due = p->due < first_due ? p->due : first_due;
+            at = &p->next;
+            continue;
+        }
+        *at = p->next;
+        drop(p);
+        pthread_mutex_lock(&e->mutex);
+        e->running--;
+        pthread_mutex_unlock(&e->mutex);
+    }
+    double wait = first_due - now();
+    if (e->active != NULL && wait > 0) {
+        nap_us((int)(wait * 1e6));
+    }
 }
 
 static void *main_of_thread(void *arg)
@@ -296,16 +397,8 @@ static void *main_of_thread(void *arg)
         return NULL;
     }
     set_state(e, TT_ENGINE_READY, NULL);
-    tt_job *job;
-    while ((job = next_job(e)) != NULL) {
-        pthread_mutex_lock(&counts_mutex);
-        counts.started++;
-        pthread_mutex_unlock(&counts_mutex);
-        run_job(e, job);
-        tt_job_unref(&job);
-        pthread_mutex_lock(&e->mutex);
-        e->running = 0;
-        pthread_mutex_unlock(&e->mutex);
+    while (admit(e)) {
+        round_of_steps(e);
     }
     return NULL;
 }
@@ -378,32 +471,39 @@ int tt_engine_threads(const tt_engine *e)
     return 1;
 }
 
+static void enqueue(tt_engine *e, place *p, tt_job *job)
+{
+    double timeout = tt_job_get_params(job)->timeout_seconds;
+    place **at = &e->first;
+    while (*at != NULL) {
+        at = &(*at)->next;
+    }
+    *p = (place){.job = job, .deadline = timeout > 0 ? now() + timeout : INFINITY};
+    *at = p;
+    tt_job_ref(job);
+    e->queued++;
+}
+
+tt_code tt_engine_submit_all(tt_engine *e, tt_job *const *jobs, int32_t n, tt_err *reterr)
+{
+    pthread_mutex_lock(&e->mutex);
+    bool full = e->queued + n > e->opt.max_queue;
+    for (int32_t i = 0; !full && i < n; i++) {
+        place *p = malloc(sizeof *p);
+        if (p == NULL) {
+            abort();
+        }
+        enqueue(e, p, jobs[i]);
+    }
+    pthread_cond_signal(&e->cond);
+    pthread_mutex_unlock(&e->mutex);
+    return full ? tt_fail(reterr, TT_E_BUSY, "%d requests wait already", (int)e->opt.max_queue)
+                : TT_OK;
+}
+
 tt_code tt_engine_submit(tt_engine *e, tt_job *job, tt_err *reterr)
 {
-    place *p = calloc(1, sizeof *p);
-    if (p == NULL) {
-        return tt_fail(reterr, TT_E_NOMEM, "out of memory");
-    }
-    tt_job_ref(job);
-    p->job = job;
-    pthread_mutex_lock(&e->mutex);
-    bool full = e->queued >= e->opt.max_queue;
-    if (!full) {
-        place **at = &e->first;
-        while (*at != NULL) {
-            at = &(*at)->next;
-        }
-        *at = p;
-        e->queued++;
-        pthread_cond_signal(&e->cond);
-    }
-    pthread_mutex_unlock(&e->mutex);
-    if (full) {
-        tt_job_unref(&p->job);
-        free(p);
-        return tt_fail(reterr, TT_E_BUSY, "%d requests wait already", (int)e->opt.max_queue);
-    }
-    return TT_OK;
+    return tt_engine_submit_all(e, &job, 1, reterr);
 }
 
 void tt_engine_get_stats(const tt_engine *engine, tt_engine_stats *ret_stats)
@@ -416,15 +516,6 @@ void tt_engine_get_stats(const tt_engine *engine, tt_engine_stats *ret_stats)
     pthread_mutex_unlock(&e->mutex);
 }
 
-tt_code tt_engine_submit_all(tt_engine *e, tt_job *const *jobs, int32_t n, tt_err *reterr)
-{
-    tt_code rc = TT_OK;
-    for (int32_t i = 0; rc == TT_OK && i < n; i++) {
-        rc = tt_engine_submit(e, jobs[i], reterr);
-    }
-    return rc;
-}
-
 void tt_engine_kick(tt_engine *e)
 {
     (void)e;
@@ -433,7 +524,7 @@ void tt_engine_kick(tt_engine *e)
 int32_t tt_engine_retry_after(const tt_engine *e)
 {
     (void)e;
-    return 1;
+    return FAKE_RETRY_AFTER;
 }
 
 void tt_engine_pin(tt_engine *e, uint64_t adapter_id)

@@ -14,6 +14,8 @@
 
 static tt_request_limits limits = {.json_memory = 1 << 20,
                                    .max_prompts = 3,
+                                   .max_samples = 4,
+                                   .max_jobs = 9,
                                    .n_vocab = 100,
                                    .n_layers = 4,
                                    .caps = {256, 1024, 64, 1e-3, 0.05},
@@ -166,7 +168,7 @@ static void ranges(void **state)
 static void unsupported_by_name(void **state)
 {
     static const char *const bad[][2] = {
-        {"\"n\":2", "n"},
+        {"\"best_of\":2", "best_of"},
         {"\"tools\":[{}]", "tools"},
         {"\"session\":\"ses_x\"", "session"},
         {"\"append\":true", "append"},
@@ -186,6 +188,21 @@ static void unsupported_by_name(void **state)
         "\"response_format\":{\"type\":\"text\"},\"echo\":false,\"suffix\":\"\",\"best_of\":1"));
     assert_true(chat("\"tools\":[{}],\"tool_choice\":\"none\""));
     assert_int_equal(r.ignored.n, 0);
+}
+
+static void number_of_samples(void **state)
+{
+    assert_true(chat("") && r.n_samples == 1);
+    assert_true(chat("\"n\":null") && r.n_samples == 1);
+    assert_true(chat("\"n\":4") && r.n_samples == 4);
+    refused(chat("\"n\":5"), "n", ""); /* max_samples */
+    refused(chat("\"n\":0"), "n", "");
+    refused(chat("\"n\":1.5"), "n", "");
+    assert_true(completion("[\"a\",\"b\",\"c\"]", "\"n\":3") && r.n_samples == 3);
+    refused(completion("[\"a\",\"b\",\"c\"]", "\"n\":4"), "n", ""); /* 12 answers, 9 places */
+    limits.max_jobs = 2;
+    refused(completion("[\"a\",\"b\",\"c\"]", ""), "prompt", "");
+    limits.max_jobs = 9;
 }
 
 static void unknown_names(void **state)
@@ -359,6 +376,7 @@ int main(void)
                                        cmocka_unit_test(null_is_absent),
                                        cmocka_unit_test(ranges),
                                        cmocka_unit_test(unsupported_by_name),
+                                       cmocka_unit_test(number_of_samples),
                                        cmocka_unit_test(unknown_names),
                                        cmocka_unit_test(models),
                                        cmocka_unit_test(messages),

@@ -493,23 +493,17 @@ static void watchdog(void **state)
     stop();
 }
 
-/* Several prompts are one request: once admitted it waits for its further places, however full the
- * queue is. */
+/* Several prompts are one request: each has its own text, log-probabilities and place in the list,
+ * and its tokens count. */
 static void several_prompts(void **state)
 {
     configure();
-    settings.max_requests = 1;
-    fake_engine_script.prefill_ms = 60;
+    fake_engine_script.parallel = 2;
     begin();
-    client a = dial(), b[4];
+    client a = dial();
     char text[8192];
     post(&a, "/v1/completions",
          "{\"prompt\":[\"x\",\"yy\",[65,66,67]],\"max_tokens\":2,\"echo\":true,\"logprobs\":1}");
-    nap_ms(30);
-    for (int i = 0; i < 4; i++) {
-        b[i] = dial();
-        post(&b[i], CHAT, "{" HI ",\"max_tokens\":1}");
-    }
     assert_int_equal(answer(&a, text, sizeof text), 200);
     assert_non_null(strstr(text, "{\"index\":0,\"text\":\"xwo\""));
     assert_non_null(strstr(text, "{\"index\":1,\"text\":\"yywo\""));
@@ -519,11 +513,166 @@ static void several_prompts(void **state)
               "[null,-0.25,-0.25,-0.5,-0.5],\"top_logprobs\":[null,{\"B\":-0.25},{\"C\":-0.25},"
               "{\"w\":-0.5},{\"o\":-0.5}],\"text_offset\":[0,1,2,3,4]}"));
     assert_non_null(strstr(text, "\"prompt_tokens\":6,\"completion_tokens\":6,"));
-    for (int i = 0; i < 4; i++) {
-        answer(&b[i], NULL, 0);
-        hang_up(&b[i]);
-    }
     hang_up(&a);
+    stop();
+}
+
+/* n = 3 of two prompts: index = prompt * n + sample, sample i under seed + i, every choice's text
+ * its own; a prompt counts once, with what its first sample found cached. */
+static void samples(void **state)
+{
+    configure();
+    fake_engine_script.parallel = 4;
+    fake_engine_script.tell_seed = true;
+    begin();
+    client c = dial();
+    char text[8192];
+    post(&c, "/v1/completions",
+         "{\"prompt\":[\"x\",\"yy\"],\"n\":3,\"seed\":41,\"max_tokens\":5,\"echo\":true}");
+    assert_int_equal(answer(&c, text, sizeof text), 200);
+    for (int i = 0; i < 6; i++) {
+        char want[128];
+        snprintf(want, sizeof want, "{\"index\":%d,\"text\":\"%s%d:wo\",\"logprobs\":null,", i,
+                 i < 3 ? "x" : "yy", 41 + i % 3);
+        assert_non_null(strstr(text, want));
+    }
+    /* jobs 0 and 3 started after none and after three others */
+    assert_non_null(strstr(text, "\"prompt_tokens\":3,\"completion_tokens\":30,\"total_tokens\":33,"
+                                 "\"prompt_tokens_details\":{\"cached_tokens\":3}"));
+    post(&c, CHAT, "{" HI ",\"n\":2,\"max_tokens\":30}"); /* no seed: two random ones */
+    assert_int_equal(answer(&c, text, sizeof text), 200);
+    const char *a = strstr(text, "\"content\":\""), *b = strstr(a + 1, "\"content\":\"");
+    assert_non_null(b);
+    assert_true(strtoull(a + 11, NULL, 10) != strtoull(b + 11, NULL, 10));
+    hang_up(&c);
+    stop();
+}
+
+/* Two choices of a stream: each has its role, its text in order and its end; they come in turns. */
+static void interleaved_stream(void **state)
+{
+    enum { N = 30 };
+    configure();
+    fake_engine_script.parallel = 2;
+    fake_engine_script.tell_seed = true;
+    fake_engine_script.token_us = 1000;
+    begin();
+    client c = dial();
+    post(&c, CHAT,
+         "{" HI ",\"stream\":true,\"n\":2,\"seed\":5,\"max_tokens\":30,"
+         "\"stream_options\":{\"include_usage\":true}}");
+    expect(&c, "\r\n0\r\n\r\n");
+    char *text = malloc(c.n + 1), got[2][N + 1] = {{0}};
+    assert_non_null(text);
+    dechunk(&c, text);
+    int n[2] = {0}, roles[2] = {0}, ends[2] = {0}, last = -1, turns = 0;
+    for (char *p = text; (p = strstr(p, "\"choices\":[{\"index\":")) != NULL;) {
+        int i = atoi(p += 20);
+        assert_in_range(i, 0, 1);
+        assert_int_equal(ends[i], 0);
+        p = strstr(p, "\"delta\":") + 8;
+        if (strncmp(p, "{\"role\"", 7) == 0) {
+            assert_int_equal(n[i], 0);
+            roles[i]++;
+        } else if (strncmp(p, "{}", 2) == 0) {
+            ends[i]++;
+        } else {
+            size_t k = strcspn(p + 12, "\"");
+            assert_true((size_t)n[i] + k <= N);
+            memcpy(got[i] + n[i], p + 12, k);
+            n[i] += (int)k;
+            turns += i != last;
+            last = i;
+        }
+    }
+    assert_string_equal(got[0], "5:word0 word1 word2 word3 word");
+    assert_string_equal(got[1], "6:word0 word1 word2 word3 word");
+    assert_true(roles[0] == 1 && roles[1] == 1 && ends[0] == 1 && ends[1] == 1);
+    assert_true(turns >= N / 2); /* a token each in turn, unless the loop was held up */
+    assert_int_equal(count(text, "\"usage\":{"), 1);
+    assert_non_null(strstr(text, "\"completion_tokens\":60,"));
+    assert_int_equal(count(text, "data: [DONE]"), 1);
+    free(text);
+    hang_up(&c);
+    stop();
+}
+
+/* A request gets all its places or none, and one that could never have them is told so. */
+static void all_places_or_none(void **state)
+{
+    configure();
+    settings.max_requests = 4;
+    fake_engine_script.prefill_ms = 300;
+    begin();
+    client a = dial(), b = dial();
+    char text[4096];
+    post(&a, CHAT, "{" HI ",\"n\":3,\"max_tokens\":1}");
+    nap_ms(100); /* one runs, two wait */
+    fake_counts before = fake_engine_counts();
+    post(&b, CHAT, "{" HI ",\"n\":3,\"max_tokens\":1}");
+    assert_int_equal(answer(&b, text, sizeof text), 429);
+    char header[32];
+    snprintf(header, sizeof header, "Retry-After: %d\r\n", FAKE_RETRY_AFTER);
+    assert_non_null(strstr(text, header));
+    post(&b, CHAT, "{" HI ",\"n\":2,\"max_tokens\":1}");
+    assert_int_equal(answer(&b, NULL, 0), 200);
+    assert_int_equal(answer(&a, NULL, 0), 200);
+    assert_int_equal(fake_engine_counts().started - before.started, 4);
+    post(&b, CHAT, "{" HI ",\"n\":5}");
+    assert_int_equal(answer(&b, text, sizeof text), 400);
+    assert_non_null(strstr(text, "\"param\":\"n\""));
+    post(&b, "/v1/completions", "{\"prompt\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}");
+    assert_int_equal(answer(&b, text, sizeof text), 400);
+    assert_non_null(strstr(text, "\"param\":\"prompt\""));
+    hang_up(&a);
+    hang_up(&b);
+    stop();
+}
+
+/* One job's error is the answer's, and the other jobs stop at once, running and queued. */
+static void one_failure_ends_all(void **state)
+{
+    for (int streamed = 0; streamed < 2; streamed++) {
+        configure();
+        fake_engine_script.parallel = 3;
+        fake_engine_script.token_us = 2000;
+        fake_engine_script.failure = TT_E_DEVICE;
+        fake_engine_script.fail_after = 5;
+        fake_engine_script.failing = 2;
+        begin();
+        fake_counts before = fake_engine_counts();
+        client c = dial();
+        char text[8192];
+        double t = now();
+        post(&c, CHAT,
+             streamed ? "{" HI ",\"n\":4,\"max_tokens\":90000,\"stream\":true}"
+                      : "{" HI ",\"n\":4,\"max_tokens\":90000}");
+        assert_int_equal(answer(&c, text, sizeof text), streamed ? 200 : 500);
+        assert_non_null(strstr(text, "{\"error\":{\"message\":\"as scripted\""));
+        assert_null(strstr(text, "[DONE]"));
+        wait_cancelled(before.cancelled + 3, t);
+        hang_up(&c);
+        stop();
+    }
+}
+
+static void leaving_cancels_every_sample(void **state)
+{
+    configure();
+    fake_engine_script.parallel = 2;
+    fake_engine_script.prefill_ms = 600000;
+    begin();
+    for (int streamed = 0; streamed < 2; streamed++) {
+        fake_counts before = fake_engine_counts();
+        client c = dial();
+        post(&c, CHAT, streamed ? "{" HI ",\"n\":4,\"stream\":true}" : "{" HI ",\"n\":4}");
+        while (fake_engine_counts().started < before.started + 2) {
+            nap_ms(2);
+        }
+        double t = now();
+        leave(&c, CLOSE);
+        wait_cancelled(before.cancelled + 4, t);
+    }
     stop();
 }
 
@@ -547,6 +696,23 @@ static void adapted_answer(void **state)
     assert_int_equal(count(text, "\"phase\":\"prefill\""), 4);
     assert_int_equal(count(text, "\"phase\":\"adapt\""), 1);
     assert_int_equal(count(text, "\"phase\":\"queued\""), 1);
+    /* samples share the adaptation: told once, by the one that trained, and counted once */
+    fake_engine_script.parallel = 3;
+    post(&c, CHAT,
+         "{" HI ",\"model\":\"fake-qttt\",\"max_tokens\":1,\"n\":3,\"stream\":true,"
+         "\"stream_options\":{\"include_usage\":true,\"include_progress\":true}}");
+    assert_int_equal(answer(&c, text, sizeof text), 200);
+    assert_int_equal(count(text, "\"qttt\":{"), 1);
+    assert_int_equal(count(text, "\"cached\":false"), 1);
+    assert_int_equal(count(text, "\"phase\":\"prefill\""), 4);
+    assert_int_equal(count(text, "\"phase\":\"adapt\""), 1);
+    assert_int_equal(count(text, "\"finish_reason\":\"length\""), 3);
+    get(&c, "/metrics");
+    char *page = malloc(1 << 16);
+    assert_non_null(page);
+    assert_int_equal(answer(&c, page, 1 << 16), 200);
+    assert_non_null(strstr(page, "\nqttt_jobs_total{outcome=\"succeeded\"} 3\n"));
+    free(page);
     hang_up(&c);
     stop();
 }
@@ -760,6 +926,11 @@ int main(void)
         cmocka_unit_test(failures),
         cmocka_unit_test(full_queue),
         cmocka_unit_test(several_prompts),
+        cmocka_unit_test(samples),
+        cmocka_unit_test(interleaved_stream),
+        cmocka_unit_test(all_places_or_none),
+        cmocka_unit_test(one_failure_ends_all),
+        cmocka_unit_test(leaving_cancels_every_sample),
         cmocka_unit_test(adapted_answer),
         cmocka_unit_test(draining),
         cmocka_unit_test(drain_bound),
