@@ -58,6 +58,11 @@ static void test_spellings(void **state)
     assert_int_equal(tt_token_map_find(&m, "aaaaaaaa", 8), -1); /* longer than any */
     tt_token_map_finish(&m);
     tt_token_map_finish(&m);
+    static const tt_str longest_first[] = {{"abc", 3}, {"b", 1}};
+    assert_int_equal(tt_token_map_init(&m, longest_first, 2, &err), TT_OK);
+    assert_int_equal(tt_token_map_find(&m, "abc", 3), 0);
+    assert_int_equal(tt_token_map_find(&m, "b", 1), 1);
+    tt_token_map_finish(&m);
     assert_int_equal(tt_token_map_init(&m, keys, 0, &err), TT_OK);
     assert_int_equal(tt_token_map_find(&m, "a", 1), -1);
     assert_int_equal(tt_token_map_find(&m, "", 0), -1);
