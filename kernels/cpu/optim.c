@@ -202,9 +202,10 @@ static double lora_squares(tt_lane *lane, const tt_adapter_layer *l, const tt_we
     return sum < 0 ? 0 : sum * l->scale * l->scale;
 }
 
-/* Squares of one row in the file's format. */
-static double row_squares(tt_dtype type, const char *src, int64_t n)
+/* Squares of row `row` of a matrix [rows, n] in the file's format. */
+static double row_squares(tt_dtype type, tt_dev matrix, int64_t row, int64_t n)
 {
+    const char *src = (const char *)tt_ptr(matrix) + row * tt_row_bytes(type, n);
     float piece[PIECE];
     double sum = 0;
     for (int64_t i = 0; i < n; i += PIECE) {
@@ -226,10 +227,8 @@ void TT_FN(tt_delta_norm)(tt_lane *lane, const tt_delta_norm_args *a)
     }
 #pragma omp parallel for num_threads(lane->n_threads) schedule(static)
     for (int64_t r = 0; r < w->rows; r++) {
-        const char *d = (const char *)tt_ptr(l->d) + r * tt_row_bytes(l->type, w->cols);
-        sq[2 * r] = full ? row_squares(l->type, d, w->cols) : 0;
-        sq[2 * r + 1] = row_squares(
-            w->type, (const char *)tt_ptr(w->data) + r * tt_row_bytes(w->type, w->cols), w->cols);
+        sq[2 * r] = full ? row_squares(l->type, l->d, r, w->cols) : 0;
+        sq[2 * r + 1] = row_squares(w->type, w->data, r, w->cols);
     }
     double sum[2] = {0, 0};
     for (int64_t r = 0; r < w->rows; r++) {
