@@ -1,6 +1,6 @@
 """Fixtures: one server for most tests, the openai client on it, and a check after each test that it is idle and alive."""
 import contextlib
-import os
+import pathlib
 
 import httpx
 import openai
@@ -13,12 +13,16 @@ import spec
 SETTINGS = {"stream": {"heartbeat_seconds": 1}, "limits": {"max_requests": 8}}
 
 
-def pytest_collection_modifyitems(config, items):
-    """QTTT_API_FILES: only these files (the slow sanitizer runs take those that its sanitizer can judge)."""
-    names = os.environ.get("QTTT_API_FILES", "").split()
-    if names:
-        config.hook.pytest_deselected(items=[i for i in items if i.path.name not in names])
-        items[:] = [i for i in items if i.path.name in names]
+def pytest_configure(config):
+    config.addinivalue_line("markers", "real_model: looks at what a trained model answers")
+
+
+def pytest_collection_modifyitems(items):
+    if harness.MODEL != harness.REAL_MODEL:
+        skip = pytest.mark.skip(reason=f"{pathlib.Path(harness.MODEL).name} is not the model whose answers are known")
+        for item in items:
+            if item.get_closest_marker("real_model"):
+                item.add_marker(skip)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ import spec
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("QTTT_BINARY", str(ROOT / "build/server/qttt"))
-MODEL = os.environ.get("QTTT_MODEL", str(ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf"))
+REAL_MODEL = str(ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
+MODEL = os.environ.get("QTTT_MODEL", REAL_MODEL)  # another one: tests marked real_model are skipped
 # Sanitizer builds are slower; limits on time are multiplied by this.
 TIME_FACTOR = float(os.environ.get("QTTT_TIME_FACTOR", "1"))
 LONG = 120 * TIME_FACTOR  # seconds after which a test gives up

@@ -41,13 +41,21 @@ def wait_for_stage(server, stage, before):
         server.wait_load(lambda *_: steps(server) > before, harness.LONG)
 
 
+def capital(server):
+    r = server.post(PATH, chat("What is the capital of France?", max_tokens=20, temperature=0))
+    return r.json()["choices"][0]["message"]["content"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server):
+    return capital(server)
+
+
 @pytest.mark.parametrize("how", ["close", "reset", "half-close"])
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("stage", BODIES)
-def test_leaving_while_running(server, stage, streamed, how):
+def test_leaving_while_running(server, undisturbed, stage, streamed, how):
     rounds = 4 if how == "close" else 3  # ten rounds a stage and mode, over the three ways to leave
-    if harness.TIME_FACTOR > 4:
-        rounds = 1  # a sanitizer build: what it can find, it finds in the first
     for i in range(rounds):
         before = steps(server)
         with server.connect() as c:
@@ -61,8 +69,7 @@ def test_leaving_while_running(server, stage, streamed, how):
             took = server.wait_idle(LIMIT)
         assert took < LIMIT
     # The server still answers, and from a clean state.
-    assert "Paris" in server.post(PATH, chat("What is the capital of France?", max_tokens=20, temperature=0)) \
-        .json()["choices"][0]["message"]["content"]
+    assert capital(server) == undisturbed
 
 
 @pytest.mark.parametrize("streamed", [True, False])

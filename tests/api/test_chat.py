@@ -11,6 +11,7 @@ def ask(client, name, text, **kw):
     return client.chat.completions.create(model=name, messages=[{"role": "user", "content": text}], **kw)
 
 
+@pytest.mark.real_model
 def test_an_answer(client, name):
     r = ask(client, name, "What is the capital of France?", max_tokens=24, temperature=0)
     assert "Paris" in r.choices[0].message.content
@@ -21,10 +22,13 @@ def test_an_answer(client, name):
 
 
 def test_streaming_client(client, name):
-    chunks = list(ask(client, name, "What is the capital of France?", max_tokens=24, temperature=0, stream=True,
+    question = "What is the capital of France?"
+    plain = ask(client, name, question, max_tokens=24, temperature=0)
+    chunks = list(ask(client, name, question, max_tokens=24, temperature=0, stream=True,
                       stream_options={"include_usage": True}))
-    assert "Paris" in "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
-    assert chunks[-1].usage.completion_tokens > 0
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text and text == plain.choices[0].message.content
+    assert chunks[-1].usage.completion_tokens == plain.usage.completion_tokens > 0
 
 
 def test_models(client, name):
@@ -42,11 +46,12 @@ def test_unknown_model(client):
 
 
 def test_roles_and_content_parts(client, name):
+    """Text parts are joined by line feeds; developer is another name for system."""
     parts = client.chat.completions.create(model=name, max_tokens=8, temperature=0, messages=[
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "2+2?"}]}])
     whole = client.chat.completions.create(model=name, max_tokens=8, temperature=0, messages=[
-        {"role": "developer", "content": "Be brief."}, {"role": "user", "content": "What is 2+2?"}])
+        {"role": "developer", "content": "Be brief."}, {"role": "user", "content": "What is \n2+2?"}])
     assert parts.usage.prompt_tokens == whole.usage.prompt_tokens
     assert parts.choices[0].message.content == whole.choices[0].message.content
     turns = client.chat.completions.create(model=name, max_tokens=4, messages=[

@@ -107,7 +107,7 @@ def test_headers_and_heartbeats_while_queued(server):
     """The second request waits behind a long one: its headers come at once, comments follow every second."""
     with server.connect() as first, server.connect() as second:
         first.send(harness.encode("POST", "/v1/chat/completions",
-                                  chat(words(4000, seed=13), max_tokens=400, ignore_eos=True, stream=True)))
+                                  chat(words(2500, seed=13), max_tokens=4000, ignore_eos=True, stream=True)))
         assert first.head()[0] == 200
         start = time.monotonic()
         second.send(harness.encode("POST", "/v1/chat/completions", chat("Hi", max_tokens=2, stream=True)))
@@ -138,6 +138,7 @@ def test_bytes_that_are_no_utf8_become_replacement_characters(server, name):
     assert text_of(r.events()) == plain
 
 
+@pytest.mark.real_model
 def test_whole_code_points_only(server):
     """Emoji take several tokens each: no event may end inside one. Forced by letting the model repeat what it read."""
     r = stream(server, "/v1/completions", {"prompt": "\U0001f999 \U0001f999 \U0001f999 \U0001f999 \U0001f999 \U0001f999", "max_tokens": 12,

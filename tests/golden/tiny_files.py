@@ -81,7 +81,7 @@ def write_safetensors(path, tensors, dtype):
 
 
 GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY = 4, 5, 6, 7, 8, 9
-GGML_TYPE = {"F32": 0, "F16": 1, "Q8_0": 8, "BF16": 30}
+GGML_TYPE = {"F32": 0, "F16": 1, "Q4_1": 3, "Q8_0": 8, "BF16": 30}
 
 
 def gguf_string(s):

@@ -24,10 +24,11 @@ class GGUF:
             magic, version, _, n_fields = self.unpack("4sIQQ")
             if magic != b"GGUF" or version not in (2, 3):
                 sys.exit(f"{path}: not a GGUF file")
-            self.fields = {}
+            self.fields, self.kinds = {}, {}  # of an array: the kind of its elements
             for _ in range(n_fields):
                 name = self.string()
-                self.fields[name] = self.value(self.unpack("I")[0])
+                self.kinds[name] = self.unpack("I")[0]
+                self.fields[name] = self.value(self.kinds[name], name)
             self.data = None
 
     def unpack(self, form):
@@ -40,12 +41,13 @@ class GGUF:
         self.at += n
         return self.data[self.at - n:self.at].decode("utf-8")
 
-    def value(self, kind):
+    def value(self, kind, name):
         if kind == self.STRING:
             return self.string()
         if kind != self.ARRAY:
             return self.unpack(self.SCALARS[kind])[0]
         kind, n = self.unpack("IQ")
+        self.kinds[name] = kind
         if kind == self.STRING:
             return [self.string() for _ in range(n)]
         return list(self.unpack(f"{n}{self.SCALARS[kind]}"))
