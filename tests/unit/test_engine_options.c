@@ -1,0 +1,95 @@
+/* test_engine_options.c - every setting of the engine arrives there. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <string.h>
+
+#include "server/engine_options.h"
+
+static tt_settings settings;
+
+static int set_up(void **state)
+{
+    tt_err err;
+    return tt_settings_init(&settings, &err);
+}
+
+static int tear_down(void **state)
+{
+    tt_settings_finish(&settings);
+    return 0;
+}
+
+static void set(const char *key, const char *value)
+{
+    tt_err err;
+    for (int i = 0; i < tt_n_settings; i++) {
+        if (strcmp(tt_setting_table[i].key, key) == 0) {
+            assert_int_equal(tt_settings_set(&settings, &tt_setting_table[i], value, "test", &err),
+                             TT_OK);
+            return;
+        }
+    }
+    fail_msg("no setting %s", key);
+}
+
+static void test_refusals(void **state)
+{
+    tt_engine_options o;
+    tt_err err = {0};
+    assert_int_equal(tt_engine_options_from(&settings, &o, &err), TT_E_INVALID);
+    assert_non_null(strstr(err.msg, "--model"));
+    set("model.path", "m.gguf");
+    set("model.isa", "sse9");
+    assert_int_equal(tt_engine_options_from(&settings, &o, &err), TT_E_INVALID);
+    assert_non_null(strstr(err.msg, "sse9"));
+    assert_non_null(strstr(err.msg, "avx512bf16")); /* and what it may be */
+}
+
+static void test_values(void **state)
+{
+    tt_engine_options o;
+    tt_err err;
+    set("model.path", "m.gguf");
+    set("model.isa", "auto");
+    assert_int_equal(tt_engine_options_from(&settings, &o, &err), TT_OK);
+    assert_int_equal(o.isa_mask, TT_ISA_ALL);
+    assert_int_equal(o.kv_type, TT_BF16);
+    assert_true(o.n_threads == 0 && o.max_context == 0 && o.kv_bytes == 0); /* the engine decides */
+    set("model.isa", "ref");
+    set("model.threads", "3");
+    set("model.max_context", "4096");
+    set("model.kv_type", "f32");
+    set("model.kv_size", "5GiB");
+    set("model.prefill_chunk", "128");
+    set("limits.max_requests", "9");
+    set("qttt.adapter_cache", "3GiB");
+    set("qttt.max_steps", "17");
+    set("qttt.max_span_tokens", "200");
+    set("qttt.max_rank", "6");
+    set("qttt.max_learning_rate", "0.0002");
+    set("qttt.max_delta_norm", "0.25");
+    assert_int_equal(tt_engine_options_from(&settings, &o, &err), TT_OK);
+    assert_string_equal(o.model_path, "m.gguf");
+    assert_int_equal(o.isa_mask, 0);
+    assert_true(o.n_threads == 3 && o.max_context == 4096 && o.prefill_chunk == 128);
+    assert_int_equal(o.kv_type, TT_F32);
+    assert_true(o.kv_bytes == (size_t)5 << 30 && o.adapter_cache_bytes == (size_t)3 << 30);
+    assert_int_equal(o.max_queue, 9);
+    assert_true(o.caps.max_steps == 17 && o.caps.max_span_tokens == 200 && o.caps.max_rank == 6);
+    assert_true(o.caps.max_learning_rate == 2e-4 && o.caps.max_delta_norm == 0.25);
+    assert_null(o.on_state);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_values),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
