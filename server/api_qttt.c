@@ -262,10 +262,9 @@ static void put_layers(tt_buf *b, const tt_qttt_params *p)
     tt_buf_putc(b, ']');
 }
 
-static void put_hyperparameters(tt_buf *b, const tt_qttt_params *p)
+void tt_qttt_write_params(tt_buf *b, const tt_qttt_params *p)
 {
-    tt_buf_printf(b, ",\"hyperparameters\":{\"steps\":%d,\"span_tokens\":%d", (int)p->steps,
-                  (int)p->span_tokens);
+    tt_buf_printf(b, "{\"steps\":%d,\"span_tokens\":%d", (int)p->steps, (int)p->span_tokens);
     put_number(b, "learning_rate", p->learning_rate);
     put_text(b, "adapter", p->lora ? "lora" : "full");
     if (p->lora) {
@@ -280,9 +279,16 @@ static void put_hyperparameters(tt_buf *b, const tt_qttt_params *p)
     tt_buf_put_float(b, p->weight_decay);
     tt_buf_puts(b, ",\"grad_clip\":");
     tt_buf_put_float(b, p->grad_clip);
-    tt_buf_printf(b, ",\"seed\":%llu,\"guard\":%s,\"start_from\":\"base\"",
-                  (unsigned long long)p->seed, p->guard ? "true" : "false");
-    tt_buf_puts(b, ",\"budget\":{\"max_seconds\":");
+    tt_buf_printf(b, ",\"seed\":%llu,\"guard\":%s,\"start_from\":\"%s\",\"budget\":",
+                  (unsigned long long)p->seed, p->guard ? "true" : "false",
+                  p->start_adapter != 0 ? "latest" : "base");
+    tt_qttt_write_budget(b, p);
+    tt_buf_printf(b, ",\"context_tokens\":%d}", (int)p->context_tokens);
+}
+
+void tt_qttt_write_budget(tt_buf *b, const tt_qttt_params *p)
+{
+    tt_buf_puts(b, "{\"max_seconds\":");
     tt_buf_put_double(b, p->max_seconds > 0 ? p->max_seconds : NAN);
     tt_buf_puts(b, ",\"max_span_tokens\":");
     if (p->max_span_tokens > 0) {
@@ -290,7 +296,20 @@ static void put_hyperparameters(tt_buf *b, const tt_qttt_params *p)
     } else {
         tt_buf_puts(b, "null");
     }
-    tt_buf_printf(b, "},\"context_tokens\":%d}", (int)p->context_tokens);
+    tt_buf_putc(b, '}');
+}
+
+void tt_qttt_write_recall(tt_buf *b, const tt_qttt_result *r)
+{
+    if (!r->have_recall) {
+        tt_buf_puts(b, "null");
+        return;
+    }
+    tt_buf_puts(b, "{\"before\":");
+    tt_buf_put_double(b, r->recall_before);
+    put_number(b, "after", r->recall_after);
+    put_number(b, "standard_error", r->recall_se);
+    tt_buf_printf(b, ",\"segments\":%d}", (int)r->recall_segments);
 }
 
 void tt_qttt_write(tt_buf *b, const tt_qttt_result *r, const char *job_id, double prefill_seconds)
@@ -310,16 +329,10 @@ void tt_qttt_write(tt_buf *b, const tt_qttt_result *r, const char *job_id, doubl
     } else {
         tt_buf_puts(b, ",\"adapter_id\":null");
     }
-    put_hyperparameters(b, &r->params);
-    if (r->have_recall) {
-        tt_buf_puts(b, ",\"recall\":{\"before\":");
-        tt_buf_put_double(b, r->recall_before);
-        put_number(b, "after", r->recall_after);
-        put_number(b, "standard_error", r->recall_se);
-        tt_buf_printf(b, ",\"segments\":%d}", (int)r->recall_segments);
-    } else {
-        tt_buf_puts(b, ",\"recall\":null");
-    }
+    tt_buf_puts(b, ",\"hyperparameters\":");
+    tt_qttt_write_params(b, &r->params);
+    tt_buf_puts(b, ",\"recall\":");
+    tt_qttt_write_recall(b, r);
     put_number(b, "span_loss_before", r->span_loss_before);
     put_number(b, "span_loss_after", r->span_loss_after);
     put_number(b, "loss_first", r->loss_first);

@@ -28,6 +28,12 @@ bool tt_qttt_parse(const json_t *v, bool on, const tt_qttt_caps *caps, int32_t n
 /* The answer's object. job_id: "qttt_...". prefill_seconds from the job's last event. */
 void tt_qttt_write(tt_buf *b, const tt_qttt_result *r, const char *job_id, double prefill_seconds);
 
+/* Parts of it, and of a job's object: "hyperparameters", "budget", "recall" (null when there is
+ * none). */
+void tt_qttt_write_params(tt_buf *b, const tt_qttt_params *p);
+void tt_qttt_write_budget(tt_buf *b, const tt_qttt_params *p);
+void tt_qttt_write_recall(tt_buf *b, const tt_qttt_result *r);
+
 /* Appends `name` to a comma-separated header value; bytes that a header cannot hold become '?'.
  * Bounded. */
 void tt_ignored_add(tt_buf *ignored, const char *prefix, const char *name);

@@ -1,0 +1,311 @@
+/* job_record.c - see job_record.h. */
+#include "server/job_record.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/job_table.h"
+
+const char *tt_job_status_text(tt_job_status status)
+{
+    static const char *const texts[] = {
+        [TT_JOB_QUEUED] = "queued", [TT_JOB_RUNNING] = "running",
+        [TT_JOB_PAUSED] = "paused", [TT_JOB_SUCCEEDED] = "succeeded",
+        [TT_JOB_FAILED] = "failed", [TT_JOB_CANCELLED] = "cancelled"};
+    return texts[status];
+}
+
+bool tt_job_record_ended(const tt_job_record *r)
+{
+    return r->status >= TT_JOB_SUCCEEDED;
+}
+
+/* ---- references and followers ---- */
+
+void tt_job_record_ref(tt_job_record *r)
+{
+    r->refs++;
+}
+
+void tt_job_record_unref(tt_job_record **record)
+{
+    tt_job_record *r = *record;
+    *record = NULL;
+    if (r == NULL || --r->refs > 0) {
+        return;
+    }
+    assert(r->followers == NULL && r->table == NULL);
+    tt_job_unref(&r->job);
+    tt_job_log_finish(&r->log);
+    free(r->model);
+    free(r->metadata);
+    free(r);
+}
+
+void tt_job_record_follow(tt_job_record *r, tt_job_follower *f)
+{
+    tt_job_record_ref(r);
+    f->record = r;
+    f->next = r->followers;
+    r->followers = f;
+}
+
+void tt_job_record_unfollow(tt_job_follower *f)
+{
+    if (f->record == NULL) {
+        return;
+    }
+    tt_job_follower **at = &f->record->followers;
+    while (*at != f) {
+        at = &(*at)->next;
+    }
+    *at = f->next;
+    tt_job_record_unref(&f->record);
+}
+
+/* A follower may unfollow itself, and nobody else, while it is called. */
+static void notify(tt_job_record *r)
+{
+    for (tt_job_follower *f = r->followers, *next; f != NULL; f = next) {
+        next = f->next;
+        f->on_change(f);
+    }
+}
+
+/* ---- state ---- */
+
+static void add_event(tt_job_record *r, tt_job_event *ev, double now)
+{
+    ev->created_at = (int64_t)now;
+    tt_job_log_add(&r->log, ev);
+}
+
+static void set_status(tt_job_record *r, tt_job_status status, const char *reason, double now)
+{
+    tt_job_event ev = {.type = TT_JOB_EVENT_STATUS,
+                       .level = status == TT_JOB_FAILED ? TT_JOB_ERROR : TT_JOB_INFO};
+    r->status = status;
+    r->last_step_at = 0;
+    if (status == TT_JOB_RUNNING && r->started_at == 0) {
+        r->started_at = now;
+    }
+    ev.u.status.status = tt_job_status_text(status);
+    snprintf(ev.u.status.reason, sizeof ev.u.status.reason, "%s", reason != NULL ? reason : "");
+    add_event(r, &ev, now);
+}
+
+static void end(tt_job_record *r, tt_job_status status, const char *reason, double now)
+{
+    set_status(r, status, reason, now);
+    r->finished_at = now;
+    tt_job_log_close(&r->log);
+    if (r->table != NULL) {
+        tt_job_table_ended(r->table, r);
+    }
+}
+
+static void fail(tt_job_record *r, const char *code, const char *message, double now)
+{
+    snprintf(r->error_code, sizeof r->error_code, "%s", code);
+    snprintf(r->error_message, sizeof r->error_message, "%s", message);
+    end(r, TT_JOB_FAILED, code, now);
+}
+
+/* ---- the engine's events ---- */
+
+static void on_step(tt_job_record *r, const tt_event *ev, double now)
+{
+    double took = ev->u.adapt.seconds;
+    tt_job_event step = {.type = TT_JOB_EVENT_STEP};
+    step.u.step.step = ev->u.adapt.step;
+    step.u.step.span_start = ev->u.adapt.span_start;
+    step.u.step.span_tokens = ev->u.adapt.span_tokens;
+    step.u.step.loss = ev->u.adapt.loss;
+    step.u.step.grad_norm = ev->u.adapt.grad_norm;
+    step.u.step.learning_rate = ev->u.adapt.learning_rate;
+    step.u.step.seconds = took;
+    step.level =
+        isfinite(ev->u.adapt.loss) && isfinite(ev->u.adapt.grad_norm) ? TT_JOB_INFO : TT_JOB_WARN;
+    add_event(r, &step, now);
+    r->steps_done = ev->u.adapt.step;
+    r->trained_tokens += ev->u.adapt.span_tokens;
+    r->busy_seconds += took;
+    double gap = r->last_step_at > 0 && now > r->last_step_at ? now - r->last_step_at : took;
+    r->step_seconds = r->step_seconds > 0 ? 0.7 * r->step_seconds + 0.3 * gap : gap;
+    r->last_step_at = now;
+}
+
+static void on_probe(tt_job_record *r, const tt_event *ev, double now)
+{
+    tt_job_event probe = {.type = TT_JOB_EVENT_PROBE};
+    probe.u.probe.after = ev->u.probe.after;
+    probe.u.probe.recall = ev->u.probe.recall;
+    probe.u.probe.span = ev->u.probe.span;
+    add_event(r, &probe, now);
+}
+
+static void on_status(tt_job_record *r, const char *text, double now)
+{
+    if (strcmp(text, "paused") == 0 && r->status != TT_JOB_PAUSED) {
+        set_status(r, TT_JOB_PAUSED, NULL, now);
+    } else if (strcmp(text, "running") == 0 && r->status != TT_JOB_RUNNING) {
+        set_status(r, TT_JOB_RUNNING, NULL, now);
+    } else if (strcmp(text, "queued") == 0 && r->status != TT_JOB_QUEUED) {
+        set_status(r, TT_JOB_QUEUED, "preempted", now);
+    }
+}
+
+/* Why training was skipped or failed, as a sentence. */
+static const char *explain(const char *reason)
+{
+    static const struct {
+        const char *reason, *text;
+    } rows[] = {
+        {"guard_unavailable", "the context is too short for the recall probe that the guard needs"},
+        {"context_too_short", "the context is too short to train on"},
+        {"diverged", "training diverged: the loss or the weights' change passed their bounds"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (strcmp(rows[i].reason, reason) == 0) {
+            return rows[i].text;
+        }
+    }
+    return "the adapter could not be trained";
+}
+
+static void on_adapted(tt_job_record *r, const tt_qttt_result *result, double now)
+{
+    const char *reason = result->reason != NULL ? result->reason : "internal";
+    r->have_result = true;
+    r->result = *result;
+    r->params = result->params;
+    r->steps_done = result->steps_done;
+    r->generation_after = r->generation_before;
+    if (strcmp(result->status, "succeeded") == 0) {
+        if (result->kept && r->publish != NULL) {
+            r->publish(r, r->arg);
+        } else if (result->kept) {
+            r->generation_after = r->generation_before + 1;
+        }
+        end(r, TT_JOB_SUCCEEDED, result->kept ? result->stop_reason : result->reason, now);
+    } else if (strcmp(result->status, "cancelled") == 0) {
+        end(r, TT_JOB_CANCELLED, NULL, now);
+    } else {
+        fail(r, reason, explain(reason), now);
+    }
+}
+
+static void on_error(tt_job_record *r, const tt_err *err, double now)
+{
+    if (err->code == TT_E_CANCELLED) {
+        end(r, TT_JOB_CANCELLED, NULL, now);
+        return;
+    }
+    const char *code = err->code == TT_E_CAPACITY || err->code == TT_E_NOMEM ? "capacity"
+                       : err->code == TT_E_DEVICE                            ? "device_failure"
+                       : err->code == TT_E_TIMEOUT                           ? "timeout"
+                       : err->code == TT_E_DIVERGED                          ? "diverged"
+                       : err->code == TT_E_INVALID                           ? "invalid"
+                                                                             : "internal";
+    fail(r, code, err->msg[0] != '\0' ? err->msg : tt_code_text(err->code), now);
+}
+
+void tt_job_record_feed(tt_job_record *r, const tt_event *ev, double now)
+{
+    if (tt_job_record_ended(r)) {
+        return;
+    }
+    int64_t before = r->log.last;
+    tt_job_record_ref(r); /* the table may let go of it when it ends */
+    switch (ev->type) {
+    case TT_EV_STARTED:
+        if (r->status == TT_JOB_QUEUED) {
+            set_status(r, TT_JOB_RUNNING, NULL, now);
+        }
+        break;
+    case TT_EV_ADAPT:
+        if (ev->u.adapt.step > 0) { /* 0 announces the run */
+            on_step(r, ev, now);
+        }
+        break;
+    case TT_EV_PROBE:
+        on_probe(r, ev, now);
+        break;
+    case TT_EV_STATUS:
+        on_status(r, ev->u.status.status, now);
+        break;
+    case TT_EV_ADAPTED:
+        on_adapted(r, &ev->u.adapted, now);
+        break;
+    case TT_EV_DONE: /* without a result nothing was asked for */
+        fail(r, "internal", "the job ended without a result", now);
+        break;
+    case TT_EV_ERROR:
+        on_error(r, &ev->u.error, now);
+        break;
+    case TT_EV_PREFILL:
+    case TT_EV_PROMPT_LOGPROBS:
+    case TT_EV_TOKEN:
+        break;
+    }
+    if (r->log.last != before) {
+        notify(r);
+    }
+    if (r->in_request && tt_job_record_ended(r)) {
+        tt_job_unref(&r->job);
+    }
+    tt_job_record_unref(&r);
+}
+
+void tt_job_record_close(tt_job_record *r, double now)
+{
+    tt_job_record_ref(r);
+    if (!tt_job_record_ended(r)) {
+        end(r, TT_JOB_CANCELLED, NULL, now);
+        notify(r);
+    }
+    tt_job_unref(&r->job);
+    tt_job_record_unref(&r);
+}
+
+void tt_job_record_cancel(tt_job_record *r)
+{
+    if (r->job != NULL && !tt_job_record_ended(r)) {
+        tt_job_cancel(r->job, r->in_request);
+    }
+}
+
+void tt_job_record_pause(tt_job_record *r, bool paused)
+{
+    if (r->job != NULL && !tt_job_record_ended(r)) {
+        tt_job_pause(r->job, paused);
+    }
+}
+
+/* ---- what it looks like ---- */
+
+double tt_job_record_estimate(const tt_job_record *r, double now)
+{
+    if (r->status != TT_JOB_RUNNING || r->step_seconds <= 0) {
+        return 0;
+    }
+    double steps = r->params.steps - r->steps_done;
+    if (r->params.max_span_tokens > 0 && r->trained_tokens > 0) {
+        double each = (double)r->trained_tokens / r->steps_done;
+        steps = fmin(steps, ceil((double)(r->params.max_span_tokens - r->trained_tokens) / each));
+    }
+    double left = fmax(steps, 0) * r->step_seconds;
+    if (r->params.max_seconds > 0) {
+        left = fmin(left, fmax(r->params.max_seconds - r->busy_seconds, 0));
+    }
+    return now + left;
+}
+
+int32_t tt_job_record_position(const tt_job_record *r, const char **ret_reason)
+{
+    *ret_reason = "";
+    return r->status == TT_JOB_QUEUED && r->job != NULL ? tt_job_position(r->job, ret_reason) : -1;
+}

@@ -1,0 +1,100 @@
+/* job_record.h - what clients see of one qTTT job: its state, result and events, fed by the events
+ * of the engine's job (core/job.h). Jobs of POST .../qttt/jobs and trainings inside of a chat or
+ * completions request are the same kind of record. Thread: the loop thread.
+ *
+ * A record is reference-counted: job_table.h's table holds one reference while the record can be
+ * found, whoever opened it one, every follower one. */
+#ifndef TT_JOB_RECORD_H
+#define TT_JOB_RECORD_H
+
+#include "core/job.h"
+#include "server/job_log.h"
+
+enum { TT_JOB_ID_BYTES = 96, TT_SCOPE_BYTES = 40 };
+
+typedef enum tt_job_status {
+    TT_JOB_QUEUED,
+    TT_JOB_RUNNING,
+    TT_JOB_PAUSED,
+    TT_JOB_SUCCEEDED, /* this and what follows is final */
+    TT_JOB_FAILED,
+    TT_JOB_CANCELLED
+} tt_job_status;
+
+typedef struct tt_job_record tt_job_record;
+typedef struct tt_job_table tt_job_table;
+
+/* Called when events were added or the record has ended; it may unfollow itself. */
+typedef struct tt_job_follower {
+    void (*on_change)(struct tt_job_follower *f);
+    tt_job_record *record; /* a reference; NULL = follows nothing */
+    struct tt_job_follower *next;
+} tt_job_follower;
+
+struct tt_job_record {
+    /* ---- constant ---- */
+    char id[TT_JOB_ID_BYTES];         /* qttt_<key>_<n> */
+    char scope[TT_SCOPE_BYTES];       /* tenant */
+    char key[TT_JOB_ID_BYTES];        /* the session's, or of a request of its own */
+    char session_id[TT_JOB_ID_BYTES]; /* "" = none */
+    int32_t n;
+    bool in_request; /* trained inside of a request, which goes on when the training is cancelled */
+    char *model, *metadata; /* owned; metadata is the text of a JSON object */
+    int32_t n_context;      /* tokens */
+    /* ---- readable ---- */
+    tt_job_status status;
+    tt_qttt_params params;                      /* resolved */
+    double created_at, started_at, finished_at; /* Unix seconds; 0 = not yet */
+    bool have_result;
+    tt_qttt_result result;
+    int32_t generation_before, generation_after; /* set by `publish` for a session */
+    char error_code[48], error_message[256];     /* of FAILED */
+    int32_t steps_done;
+    tt_job_log log;
+    /* ---- private ---- */
+    tt_job *job; /* a reference while it can be cancelled */
+    int refs;
+    tt_job_table *table;        /* NULL: it cannot be found any more */
+    tt_job_record *prev, *next; /* of the table, newest first */
+    tt_job_record *live_next;
+    tt_job_follower *followers;
+    int64_t trained_tokens;
+    double step_seconds; /* from the end of one step to that of the next, smoothed; 0 = not known */
+    double last_step_at; /* 0: what comes next is no such time */
+    double busy_seconds; /* of all steps, as the engine measured them */
+    bool live;           /* in the table's list of jobs to read */
+    void (*publish)(tt_job_record *r, void *arg);
+    void *arg;
+};
+
+/* ---- reading ---- */
+
+const char *tt_job_status_text(tt_job_status status);
+bool tt_job_record_ended(const tt_job_record *r);
+/* Unix seconds at which it will have ended, from the measured time of its steps and its budget; 0 =
+ * not known (queued, paused, no step measured). */
+double tt_job_record_estimate(const tt_job_record *r, double now);
+/* Tasks before it (0 = next) and why it waits; -1 when it does not. */
+int32_t tt_job_record_position(const tt_job_record *r, const char **ret_reason);
+
+/* ---- changing ---- */
+
+/* One event of the engine's job; those that tell nothing about training are ignored, and all after
+ * the end. Followers are called. now: Unix seconds. */
+void tt_job_record_feed(tt_job_record *r, const tt_event *ev, double now);
+/* The engine's job will tell nothing more: a record that has not ended is cancelled. */
+void tt_job_record_close(tt_job_record *r, double now);
+/* Asks the engine; what comes of it comes as events. Idempotent; without effect after the end. The
+ * caller calls tt_engine_kick(). */
+void tt_job_record_cancel(tt_job_record *r);
+void tt_job_record_pause(tt_job_record *r, bool paused);
+
+void tt_job_record_ref(tt_job_record *r);
+/* *r may be NULL and becomes it. */
+void tt_job_record_unref(tt_job_record **r);
+
+void tt_job_record_follow(tt_job_record *r, tt_job_follower *f);
+/* Legal when f follows nothing. */
+void tt_job_record_unfollow(tt_job_follower *f);
+
+#endif

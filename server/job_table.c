@@ -1,0 +1,279 @@
+/* job_table.c - see job_table.h. One list, newest first: a tenant has hundreds of jobs at most, and
+ * nobody asks for them a thousand times a second. */
+#include "server/job_table.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "core/engine.h"
+
+struct tt_job_table {
+    tt_job_table_options opt;
+    tt_job_record *first, *last; /* newest, oldest */
+    tt_job_record *live;         /* whose engine's jobs this table reads; each with a reference */
+};
+
+tt_code tt_job_table_create(const tt_job_table_options *opt, tt_job_table **ret_table,
+                            tt_err *reterr)
+{
+    assert(opt->now != NULL);
+    tt_job_table *t = calloc(1, sizeof *t);
+    if (t == NULL) {
+        return tt_fail(reterr, TT_E_NOMEM, "out of memory");
+    }
+    t->opt = *opt;
+    t->opt.max_events = opt->max_events > 0 ? opt->max_events : 512;
+    t->opt.retention_seconds = opt->retention_seconds > 0 ? opt->retention_seconds : 86400;
+    t->opt.max_finished = opt->max_finished > 0 ? opt->max_finished : 500;
+    *ret_table = t;
+    return TT_OK;
+}
+
+/* Takes a record out of the list; its reference goes with it. */
+static void forget(tt_job_table *t, tt_job_record *r)
+{
+    *(r->prev != NULL ? &r->prev->next : &t->first) = r->next;
+    *(r->next != NULL ? &r->next->prev : &t->last) = r->prev;
+    r->prev = r->next = NULL;
+    r->table = NULL;
+    tt_job_record_unref(&r);
+}
+
+void tt_job_table_destroy(tt_job_table **table)
+{
+    tt_job_table *t = *table;
+    if (t == NULL) {
+        return;
+    }
+    while (t->live != NULL) {
+        tt_job_record *r = t->live;
+        t->live = r->live_next;
+        r->live = false;
+        tt_job_record_unref(&r);
+    }
+    while (t->first != NULL) {
+        forget(t, t->first);
+    }
+    free(t);
+    *table = NULL;
+}
+
+/* What has been over for too long. */
+static void expire(tt_job_table *t)
+{
+    double limit = t->opt.now() - t->opt.retention_seconds;
+    for (tt_job_record *r = t->last, *prev; r != NULL; r = prev) {
+        prev = r->prev;
+        if (tt_job_record_ended(r) && r->finished_at <= limit) {
+            forget(t, r);
+        }
+    }
+}
+
+void tt_job_table_ended(tt_job_table *t, const tt_job_record *ended)
+{
+    int32_t n = 0;
+    tt_job_record *oldest = NULL;
+    for (tt_job_record *r = t->first; r != NULL; r = r->next) {
+        if (tt_job_record_ended(r) && strcmp(r->scope, ended->scope) == 0) {
+            n++;
+            oldest = oldest == NULL || r->finished_at <= oldest->finished_at ? r : oldest;
+        }
+    }
+    if (n > t->opt.max_finished) { /* one ends at a time, so one too many at most */
+        forget(t, oldest);
+    }
+}
+
+/* ---- opening ---- */
+
+static void random_key(char *out, size_t n_bytes)
+{
+    unsigned char r[16] = {0};
+    assert(n_bytes <= sizeof r);
+    for (size_t got = 0; got < n_bytes;) {
+        ssize_t n = getrandom(r + got, n_bytes - got, 0);
+        got += n > 0 ? (size_t)n : 0;
+    }
+    for (size_t i = 0; i < n_bytes; i++) {
+        snprintf(out + 2 * i, 3, "%02x", r[i]);
+    }
+}
+
+static void name(const tt_job_table *t, const tt_job_open *o, tt_job_record *r)
+{
+    if (o->key != NULL) {
+        snprintf(r->key, sizeof r->key, "%s", o->key);
+    } else {
+        random_key(r->key, 12);
+    }
+    r->n = o->after_n;
+    for (const tt_job_record *other = t->first; other != NULL; other = other->next) {
+        if (other->n > r->n && strcmp(other->scope, r->scope) == 0 &&
+            strcmp(other->key, r->key) == 0) {
+            r->n = other->n;
+        }
+    }
+    r->n++;
+    snprintf(r->id, sizeof r->id, "qttt_%.70s_%d", r->key, (int)r->n);
+}
+
+static void insert(tt_job_table *t, tt_job_record *r)
+{
+    r->table = t;
+    r->next = t->first;
+    *(t->first != NULL ? &t->first->prev : &t->last) = r;
+    t->first = r;
+    tt_job_record_ref(r);
+    if (!r->in_request) {
+        r->live = true;
+        r->live_next = t->live;
+        t->live = r;
+        tt_job_record_ref(r);
+    }
+}
+
+tt_code tt_job_table_open(tt_job_table *t, const tt_job_open *o, tt_job_record **ret_record,
+                          tt_err *reterr)
+{
+    tt_job_record *r = calloc(1, sizeof *r);
+    if (r == NULL) {
+        return tt_fail(reterr, TT_E_NOMEM, "no memory for a job");
+    }
+    expire(t);
+    r->refs = 1;
+    tt_job_log_init(&r->log, t->opt.max_events);
+    r->model = strdup(o->model);
+    r->metadata = strdup(o->metadata != NULL ? o->metadata : "{}");
+    if (r->model == NULL || r->metadata == NULL) {
+        tt_job_record_unref(&r);
+        return tt_fail(reterr, TT_E_NOMEM, "no memory for a job");
+    }
+    snprintf(r->scope, sizeof r->scope, "%s", o->scope);
+    snprintf(r->session_id, sizeof r->session_id, "%s", o->session_id != NULL ? o->session_id : "");
+    name(t, o, r);
+    r->in_request = o->in_request;
+    r->generation_before = r->generation_after = o->generation;
+    r->publish = o->publish;
+    r->arg = o->arg;
+    r->params = tt_job_get_params(o->job)->qttt;
+    r->n_context = r->params.context_tokens;
+    tt_qttt_resolve(&r->params);
+    r->created_at = t->opt.now();
+    r->job = o->job;
+    tt_job_ref(r->job);
+    insert(t, r);
+    *ret_record = r;
+    return TT_OK;
+}
+
+void tt_job_table_discard(tt_job_table *t, tt_job_record *r)
+{
+    tt_job_record_ref(r);
+    if (r->table != NULL) {
+        forget(t, r);
+    }
+    tt_job_record_close(r, t->opt.now());
+    tt_job_record_unref(&r);
+}
+
+/* ---- finding ---- */
+
+tt_job_record *tt_job_table_find(tt_job_table *t, const char *scope, const char *id)
+{
+    expire(t);
+    tt_job_record *r = t->first;
+    while (r != NULL && (strcmp(r->id, id) != 0 || strcmp(r->scope, scope) != 0)) {
+        r = r->next;
+    }
+    return r;
+}
+
+static bool listed(const tt_job_list *q, const tt_job_record *r)
+{
+    return strcmp(r->scope, q->scope) == 0 &&
+           (q->session_id == NULL || strcmp(r->session_id, q->session_id) == 0);
+}
+
+bool tt_job_table_list(tt_job_table *t, const tt_job_list *q, tt_job_record **v, int32_t *ret_n,
+                       bool *ret_more)
+{
+    expire(t);
+    tt_job_record *r = q->ascending ? t->last : t->first;
+    bool started = q->after[0] == '\0', more = false;
+    int32_t n = 0;
+    for (; r != NULL && !more; r = q->ascending ? r->prev : r->next) {
+        if (!listed(q, r)) {
+            continue;
+        }
+        if (!started) {
+            started = strcmp(r->id, q->after) == 0;
+        } else if (n == q->limit) {
+            more = true;
+        } else {
+            v[n++] = r;
+        }
+    }
+    if (started) {
+        *ret_n = n;
+        *ret_more = more;
+    }
+    return started;
+}
+
+/* ---- jobs that run ---- */
+
+static void read_events(tt_job_table *t, tt_job_record *r)
+{
+    tt_event *ev;
+    bool over = false;
+    while (!over && r->job != NULL && (ev = tt_job_next(r->job)) != NULL) {
+        over = ev->type == TT_EV_DONE || ev->type == TT_EV_ERROR;
+        tt_job_record_feed(r, ev, t->opt.now());
+        tt_event_free(ev);
+    }
+    if (over) {
+        tt_job_unref(&r->job);
+    }
+}
+
+void tt_job_table_poll(tt_job_table *t)
+{
+    for (tt_job_record **at = &t->live; *at != NULL;) {
+        tt_job_record *r = *at;
+        read_events(t, r);
+        if (r->job != NULL) {
+            at = &r->live_next;
+            continue;
+        }
+        /* What a callback has opened meanwhile stands at the head: the place is looked for anew. */
+        for (at = &t->live; *at != r; at = &(*at)->live_next) {
+        }
+        *at = r->live_next;
+        r->live = false;
+        tt_job_record_unref(&r);
+    }
+}
+
+void tt_job_table_cancel_session(tt_job_table *t, const char *scope, const char *session_id)
+{
+    for (tt_job_record *r = t->first; r != NULL; r = r->next) {
+        if (strcmp(r->session_id, session_id) == 0 && strcmp(r->scope, scope) == 0) {
+            tt_job_record_cancel(r);
+        }
+    }
+}
+
+int32_t tt_job_table_live(const tt_job_table *t, const char *scope, const char *session_id)
+{
+    int32_t n = 0;
+    for (const tt_job_record *r = t->first; r != NULL; r = r->next) {
+        n += !tt_job_record_ended(r) &&
+             (session_id == NULL ||
+              (strcmp(r->session_id, session_id) == 0 && strcmp(r->scope, scope) == 0));
+    }
+    return n;
+}
