@@ -25,6 +25,14 @@ bool tt_job_record_ended(const tt_job_record *r)
 
 /* ---- references and followers ---- */
 
+static void drop_jobs(tt_job_record *r)
+{
+    for (int32_t i = 0; i < r->n_jobs; i++) {
+        tt_job_unref(&r->jobs[i]);
+    }
+    r->n_jobs = 0;
+}
+
 void tt_job_record_ref(tt_job_record *r)
 {
     r->refs++;
@@ -38,7 +46,8 @@ void tt_job_record_unref(tt_job_record **record)
         return;
     }
     assert(r->followers == NULL && r->table == NULL);
-    tt_job_unref(&r->job);
+    drop_jobs(r);
+    free(r->jobs);
     tt_job_log_finish(&r->log);
     free(r->model);
     free(r->metadata);
@@ -255,7 +264,7 @@ void tt_job_record_feed(tt_job_record *r, const tt_event *ev, double now)
         notify(r);
     }
     if (r->in_request && tt_job_record_ended(r)) {
-        tt_job_unref(&r->job);
+        drop_jobs(r);
     }
     tt_job_record_unref(&r);
 }
@@ -267,21 +276,21 @@ void tt_job_record_close(tt_job_record *r, double now)
         end(r, TT_JOB_CANCELLED, NULL, now);
         notify(r);
     }
-    tt_job_unref(&r->job);
+    drop_jobs(r);
     tt_job_record_unref(&r);
 }
 
 void tt_job_record_cancel(tt_job_record *r)
 {
-    if (r->job != NULL && !tt_job_record_ended(r)) {
-        tt_job_cancel(r->job, r->in_request);
+    for (int32_t i = 0; i < r->n_jobs && !tt_job_record_ended(r); i++) {
+        tt_job_cancel(r->jobs[i], r->in_request);
     }
 }
 
 void tt_job_record_pause(tt_job_record *r, bool paused)
 {
-    if (r->job != NULL && !tt_job_record_ended(r)) {
-        tt_job_pause(r->job, paused);
+    for (int32_t i = 0; i < r->n_jobs && !tt_job_record_ended(r); i++) {
+        tt_job_pause(r->jobs[i], paused);
     }
 }
 
@@ -307,5 +316,6 @@ double tt_job_record_estimate(const tt_job_record *r, double now)
 int32_t tt_job_record_position(const tt_job_record *r, const char **ret_reason)
 {
     *ret_reason = "";
-    return r->status == TT_JOB_QUEUED && r->job != NULL ? tt_job_position(r->job, ret_reason) : -1;
+    return r->status == TT_JOB_QUEUED && r->n_jobs > 0 ? tt_job_position(r->jobs[0], ret_reason)
+                                                       : -1;
 }

@@ -52,7 +52,9 @@ struct tt_job_record {
     int32_t steps_done;
     tt_job_log log;
     /* ---- private ---- */
-    tt_job *job; /* a reference while it can be cancelled */
+    tt_job **jobs;  /* owned [n_jobs]: references while it can be cancelled; the samples of a
+                       request share one training */
+    int32_t n_jobs; /* 0: it cannot */
     int refs;
     tt_job_table *table;        /* NULL: it cannot be found any more */
     tt_job_record *prev, *next; /* of the table, newest first */

@@ -148,7 +148,8 @@ tt_code tt_job_table_open(tt_job_table *t, const tt_job_open *o, tt_job_record *
     tt_job_log_init(&r->log, t->opt.max_events);
     r->model = strdup(o->model);
     r->metadata = strdup(o->metadata != NULL ? o->metadata : "{}");
-    if (r->model == NULL || r->metadata == NULL) {
+    r->jobs = calloc((size_t)o->n_jobs, sizeof *r->jobs);
+    if (r->model == NULL || r->metadata == NULL || r->jobs == NULL) {
         tt_job_record_unref(&r);
         return tt_fail(reterr, TT_E_NOMEM, "no memory for a job");
     }
@@ -159,12 +160,14 @@ tt_code tt_job_table_open(tt_job_table *t, const tt_job_open *o, tt_job_record *
     r->generation_before = r->generation_after = o->generation;
     r->publish = o->publish;
     r->arg = o->arg;
-    r->params = tt_job_get_params(o->job)->qttt;
+    r->params = tt_job_get_params(o->jobs[0])->qttt;
     r->n_context = r->params.context_tokens;
     tt_qttt_resolve(&r->params);
     r->created_at = t->opt.now();
-    r->job = o->job;
-    tt_job_ref(r->job);
+    for (; r->n_jobs < o->n_jobs; r->n_jobs++) {
+        r->jobs[r->n_jobs] = o->jobs[r->n_jobs];
+        tt_job_ref(r->jobs[r->n_jobs]);
+    }
     insert(t, r);
     *ret_record = r;
     return TT_OK;
@@ -230,13 +233,13 @@ static void read_events(tt_job_table *t, tt_job_record *r)
 {
     tt_event *ev;
     bool over = false;
-    while (!over && r->job != NULL && (ev = tt_job_next(r->job)) != NULL) {
+    while (!over && r->n_jobs > 0 && (ev = tt_job_next(r->jobs[0])) != NULL) {
         over = ev->type == TT_EV_DONE || ev->type == TT_EV_ERROR;
         tt_job_record_feed(r, ev, t->opt.now());
         tt_event_free(ev);
     }
     if (over) {
-        tt_job_unref(&r->job);
+        tt_job_record_close(r, t->opt.now());
     }
 }
 
@@ -245,7 +248,7 @@ void tt_job_table_poll(tt_job_table *t)
     for (tt_job_record **at = &t->live; *at != NULL;) {
         tt_job_record *r = *at;
         read_events(t, r);
-        if (r->job != NULL) {
+        if (r->n_jobs > 0) {
             at = &r->live_next;
             continue;
         }

@@ -26,7 +26,9 @@ typedef struct tt_job_open {
     const char *metadata; /* JSON text of an object; NULL = {} */
     int32_t after_n;      /* jobs that the session has had: the new one's n is larger */
     int32_t generation;   /* of the session, before it */
-    tt_job *job;          /* referenced; its parameters become the record's, resolved */
+    tt_job *const *jobs;  /* [n_jobs] referenced; the first one's parameters become the record's,
+                             resolved */
+    int32_t n_jobs;       /* 1, or those of a request that share the training */
     bool in_request;      /* its events are fed by the opener; else the table reads them */
     /* The training has ended and its adapter is kept: adds it to the session and sets
      * generation_after, before anybody is told. NULL = nothing. */

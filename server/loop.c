@@ -12,6 +12,7 @@
 #include "server/generation.h"
 #include "server/http.h"
 #include "server/idempotency.h"
+#include "server/job_table.h"
 #include "server/listen.h"
 #include "server/log.h"
 #include "server/work.h"
@@ -21,6 +22,13 @@ enum { CLOSE_WAIT_MS = 200 };
 double tt_now(void)
 {
     return (double)uv_hrtime() * 1e-9;
+}
+
+double tt_unix_now(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
 }
 
 static void on_tick(uv_timer_t *t)
@@ -124,6 +132,7 @@ static void on_wake(uv_async_t *a)
     tt_server *s = a->data;
     follow_engine(s);
     tt_generations_poll(s);
+    tt_job_table_poll(s->jobs);
 }
 
 /* ---- draining ---- */
@@ -244,6 +253,7 @@ static void shut_down(tt_server *s)
     }
     tt_engine_destroy(&s->engine); /* jobs' last wakes still find s->wake */
     close_handles(s);
+    tt_job_table_destroy(&s->jobs);
     tt_idem_destroy(&s->idempotency);
     tt_served_destroy(&s->served);
     if (listened && s->settings->unix_socket[0] != '\0') {
@@ -258,10 +268,17 @@ static void shut_down(tt_server *s)
 static tt_code create_tables(tt_server *s, tt_err *reterr)
 {
     const tt_settings *set = s->settings;
-    return tt_idem_create(&(tt_idem_options){.ttl_seconds = set->idempotency_ttl,
-                                             .max_entries = (int32_t)set->idempotency_entries,
-                                             .max_bytes = (size_t)set->idempotency_bytes},
-                          &s->idempotency, reterr);
+    tt_code rc = tt_idem_create(&(tt_idem_options){.ttl_seconds = set->idempotency_ttl,
+                                                   .max_entries = (int32_t)set->idempotency_entries,
+                                                   .max_bytes = (size_t)set->idempotency_bytes},
+                                &s->idempotency, reterr);
+    return rc < 0 ? rc
+                  : tt_job_table_create(
+                        &(tt_job_table_options){.max_events = (int32_t)set->jobs_max_events,
+                                                .retention_seconds = set->jobs_retention,
+                                                .max_finished = (int32_t)set->jobs_max_finished,
+                                                .now = tt_unix_now},
+                        &s->jobs, reterr);
 }
 
 int tt_serve(const tt_settings *settings)

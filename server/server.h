@@ -28,6 +28,7 @@ typedef struct tt_server {
     tt_phase phase;
     struct tt_http *http;
     struct tt_idem *idempotency;       /* what ran under an Idempotency-Key */
+    struct tt_job_table *jobs;         /* qTTT jobs, those of requests too */
     struct tt_generation *generations; /* list of running ones */
     int32_t n_generations;
     struct tt_work *work_first, *work_last; /* waiting for a worker */
@@ -49,5 +50,7 @@ void tt_server_arm_tick(tt_server *s);
 
 /* Monotonic seconds. Any thread. */
 double tt_now(void);
+/* Seconds since 1970. Any thread. */
+double tt_unix_now(void);
 
 #endif

@@ -35,6 +35,9 @@ typedef struct tt_settings {
     int64_t qttt_max_steps, qttt_max_span_tokens, qttt_max_rank, adapter_cache;
     double qttt_max_learning_rate, qttt_max_delta_norm;
 
+    int64_t jobs_max_events, jobs_max_finished;
+    double jobs_retention;
+
     double idempotency_ttl;
     int64_t idempotency_entries, idempotency_bytes;
 

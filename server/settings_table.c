@@ -86,6 +86,13 @@ const tt_setting tt_setting_table[] = {
     {"qttt.adapter_cache", "adapter-cache", TT_SET_SIZE, AT(adapter_cache), 0, 1024 * GIB, "256MiB",
      NULL, "memory for finished adapters"},
 
+    {"jobs.max_events", "jobs-max-events", TT_SET_INT, AT(jobs_max_events), 16, 1000000, "512",
+     NULL, "events kept of one qTTT job"},
+    {"jobs.retention_seconds", "jobs-retention", TT_SET_FLOAT, AT(jobs_retention), 1, 1e8, "86400",
+     NULL, "a finished job can be read this long"},
+    {"jobs.max_finished", "jobs-max-finished", TT_SET_INT, AT(jobs_max_finished), 1, 1000000, "500",
+     NULL, "finished jobs kept for one API key"},
+
     {"idempotency.ttl_seconds", "idempotency-ttl", TT_SET_FLOAT, AT(idempotency_ttl), 1, 1e7,
      "86400", NULL, "an Idempotency-Key is remembered this long"},
     {"idempotency.max_entries", "idempotency-max-entries", TT_SET_INT, AT(idempotency_entries), 1,

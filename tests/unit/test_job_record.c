@@ -54,7 +54,8 @@ static tt_job_record *open_as(tt_job_table *t, tt_job_open o, tt_job **ret_job)
     tt_job_record *r;
     tt_err err;
     tt_job *job = new_job();
-    o.job = job;
+    o.jobs = &job;
+    o.n_jobs = 1;
     o.model = "m";
     o.scope = o.scope != NULL ? o.scope : "a";
     assert_int_equal(tt_job_table_open(t, &o, &r, &err), TT_OK);
@@ -237,7 +238,7 @@ static void success(void **state)
     assert_string_equal(json_string_value(json_object_get(json_object_get(o, "metadata"), "a")),
                         "b");
     assert_int_equal(tt_job_table_live(t, NULL, NULL), 0);
-    assert_null(r->job);
+    assert_int_equal(r->n_jobs, 0);
     tt_job_record_cancel(r); /* after the end: nothing */
     assert_false(tt_job_cancelled(job));
     tt_job_unref(&job);
@@ -473,7 +474,7 @@ static void lists(void **state)
     assert_true(
         tt_job_table_list(t, &(tt_job_list){.scope = "a", .after = "", .limit = 10}, v, &n, &more));
     for (int32_t i = 0; i < n; i++) {
-        assert_int_equal(tt_job_cancelled(v[i]->job), v[i]->n % 2 == 0);
+        assert_int_equal(tt_job_cancelled(v[i]->jobs[0]), v[i]->n % 2 == 0);
     }
     tt_job_table_destroy(&t);
 }
