@@ -15,6 +15,7 @@ typedef struct entry {
     tt_adapter_key key;
     tt_qttt_result result;
     tt_adapter *adapter; /* NULL = the guard discarded it */
+    int32_t pins;
 } entry;
 
 struct tt_adapter_cache {
@@ -66,6 +67,7 @@ void tt_adapter_key_make(tt_adapter_key *k, const int32_t *context, int32_t n_co
     put(k, &p->max_span_tokens, sizeof p->max_span_tokens);
     put(k, &p->seed, sizeof p->seed);
     put(k, p->layers, sizeof p->layers);
+    put(k, &p->start_adapter, sizeof p->start_adapter);
 }
 
 tt_code tt_adapter_cache_create(tt_device *d, size_t max_bytes, tt_adapter_cache **ret_cache,
@@ -125,12 +127,13 @@ bool tt_adapter_cache_find(tt_adapter_cache *c, const tt_adapter_key *key,
     return false;
 }
 
-/* Frees the least recently used entry that holds device memory (any entry when `any`). */
+/* Frees the least recently used entry that holds device memory (any entry when `any`) and is not
+ * pinned. */
 static bool evict_last(tt_adapter_cache *c, bool any)
 {
     entry **last = NULL;
     for (entry **at = &c->head; *at != NULL; at = &(*at)->next) {
-        last = any || (*at)->adapter != NULL ? at : last;
+        last = (*at)->pins == 0 && (any || (*at)->adapter != NULL) ? at : last;
     }
     if (last != NULL) {
         drop(c, last);
@@ -138,26 +141,75 @@ static bool evict_last(tt_adapter_cache *c, bool any)
     return last != NULL;
 }
 
-void tt_adapter_cache_put(tt_adapter_cache *c, const tt_adapter_key *key,
-                          const tt_qttt_result *result, tt_adapter *adapter)
+bool tt_adapter_cache_put(tt_adapter_cache *c, const tt_adapter_key *key,
+                          const tt_qttt_result *result, tt_adapter *adapter, bool pin)
 {
     size_t need = adapter != NULL ? adapter->bytes : 0;
-    entry *e = need <= c->max_bytes ? malloc(sizeof *e) : NULL;
+    size_t pinned = tt_adapter_cache_pinned(c);
+    entry *e = pinned <= c->max_bytes && need <= c->max_bytes - pinned ? malloc(sizeof *e) : NULL;
     if (e == NULL) {
-        return;
+        return false;
     }
     while (c->bytes + need > c->max_bytes && evict_last(c, false)) {
     }
     if (c->n >= MAX_ENTRIES) {
         evict_last(c, true);
     }
-    *e = (entry){.next = c->head, .key = *key, .result = *result, .adapter = adapter};
+    *e = (entry){.next = c->head, .key = *key, .result = *result, .adapter = adapter, .pins = pin};
     if (adapter != NULL) {
         tt_adapter_ref(adapter);
     }
     c->head = e;
     c->bytes += need;
     c->n++;
+    return true;
+}
+
+static entry *by_id(const tt_adapter_cache *c, uint64_t id)
+{
+    entry *e = c->head;
+    while (e != NULL && (e->adapter == NULL || e->adapter->id != id)) {
+        e = e->next;
+    }
+    return e;
+}
+
+tt_adapter *tt_adapter_cache_get(tt_adapter_cache *c, uint64_t id)
+{
+    entry *e = by_id(c, id);
+    if (e == NULL) {
+        return NULL;
+    }
+    for (entry **at = &c->head; *at != NULL; at = &(*at)->next) {
+        if (*at == e) {
+            *at = e->next;
+            break;
+        }
+    }
+    e->next = c->head;
+    c->head = e;
+    tt_adapter_ref(e->adapter);
+    return e->adapter;
+}
+
+bool tt_adapter_cache_pin(tt_adapter_cache *c, uint64_t id, int32_t add)
+{
+    entry *e = by_id(c, id);
+    if (e == NULL) {
+        return false;
+    }
+    assert(e->pins + add >= 0);
+    e->pins += add;
+    return true;
+}
+
+size_t tt_adapter_cache_pinned(const tt_adapter_cache *c)
+{
+    size_t n = 0;
+    for (const entry *e = c->head; e != NULL; e = e->next) {
+        n += e->pins > 0 && e->adapter != NULL ? e->adapter->bytes : 0;
+    }
+    return n;
 }
 
 bool tt_adapter_cache_find_probe(tt_adapter_cache *c, uint64_t hash, int32_t n_context,

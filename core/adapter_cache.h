@@ -1,6 +1,7 @@
 /* adapter_cache.h - adapters of finished adaptations by (context, hyperparameters, seed), and what
- * the guard said of them, so that "make sure that an adapter exists" trains once. Bounded in bytes,
- * least recently used goes first. Thread: engine only. */
+ * the guard said of them, so that "make sure that an adapter exists" trains once; and by id, for
+ * sessions. Bounded in bytes; least recently used goes first, what a session has pinned stays.
+ * Thread: engine only. */
 #ifndef TT_ADAPTER_CACHE_H
 #define TT_ADAPTER_CACHE_H
 
@@ -28,10 +29,17 @@ void tt_adapter_cache_destroy(tt_adapter_cache **cache);
  * False = not known. */
 bool tt_adapter_cache_find(tt_adapter_cache *c, const tt_adapter_key *key,
                            tt_qttt_result *ret_result, tt_adapter **ret_adapter);
-/* Remembers a result (adapter may be NULL; referenced by the cache). An adapter larger than the
- * whole cache, or memory running out, is not remembered: the next request trains again. */
-void tt_adapter_cache_put(tt_adapter_cache *c, const tt_adapter_key *key,
-                          const tt_qttt_result *result, tt_adapter *adapter);
+/* Remembers a result (adapter may be NULL; referenced by the cache), pinned once when `pin`. An
+ * adapter larger than what is not pinned, or memory running out: false, not remembered. */
+bool tt_adapter_cache_put(tt_adapter_cache *c, const tt_adapter_key *key,
+                          const tt_qttt_result *result, tt_adapter *adapter, bool pin);
+
+/* The adapter with this id, referenced for the caller, or NULL. */
+tt_adapter *tt_adapter_cache_get(tt_adapter_cache *c, uint64_t id);
+/* One pin more (add = 1) or less (-1). False: no adapter of this id. */
+bool tt_adapter_cache_pin(tt_adapter_cache *c, uint64_t id, int32_t add);
+/* Bytes of pinned adapters. */
+size_t tt_adapter_cache_pinned(const tt_adapter_cache *c);
 
 /* The probe of a context under the base, the last 32 contexts. */
 bool tt_adapter_cache_find_probe(tt_adapter_cache *c, uint64_t context_hash, int32_t n_context,

@@ -306,10 +306,6 @@ static tt_code measure(bench *b, tt_err *reterr)
     return rc;
 }
 
-static void no_progress(void *arg)
-{
-}
-
 tt_code tt_bench_run(const tt_bench_options *opt, tt_bench_report *r, tt_err *reterr)
 {
     bench b = {.opt = opt,
@@ -323,7 +319,6 @@ tt_code tt_bench_run(const tt_bench_options *opt, tt_bench_report *r, tt_err *re
         return rc;
     }
     figure(&b, "model ready (files cached)", "s", tt_sys_now() - t0, TT_LIMIT_NONE, 0);
-    b.w.progress = no_progress;
     snprintf(r->model, sizeof r->model, "%s", b.w.model->name);
     snprintf(r->isa, sizeof r->isa, "%s", b.w.device.ops.isa);
     tt_seq_init(&b.seq, b.w.kv, "");

@@ -1,193 +1,55 @@
-/* engine.c - the engine's thread and its queue: admission from any thread, one request after the
- * other here. See engine.h. Lock order: e->mutex is never held while a job's mutex is taken or a
- * callback runs. */
+/* engine.c - the engine's boundary: admission, cancellation, counters; see engine.h. Thread: any.
+ * The thread behind it is engine_loop.c. */
 #include "core/engine.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
+#include "core/engine_priv.h"
 #include "core/sysinfo.h"
-#include "core/worker.h"
-
-typedef struct waiting {
-    struct waiting *next;
-    tt_job *job; /* referenced */
-    tt_event *
-        last; /* owned: the final event exists before the job is admitted, so that it cannot fail */
-    double since;
-} waiting;
-
-struct tt_engine {
-    tt_engine_options opt;
-    char *model_path; /* owned */
-    pthread_t thread;
-    pthread_mutex_t mutex; /* guards everything below but `worker` */
-    pthread_cond_t wake;
-    bool stopping;
-    waiting *head, **tail;
-    tt_job *running; /* referenced by the thread */
-    tt_engine_state state;
-    tt_err failure;
-    tt_engine_stats stats;
-    /* Written by the thread before TT_ENGINE_READY, then immutable model and tokenizer; all else is
-     * the thread's own. */
-    tt_worker worker;
-};
-
-static void set_state(tt_engine *e, tt_engine_state state, const tt_err *err)
-{
-    pthread_mutex_lock(&e->mutex);
-    e->state = state;
-    if (err != NULL) {
-        e->failure = *err;
-    }
-    pthread_mutex_unlock(&e->mutex);
-    if (e->opt.on_state != NULL) {
-        e->opt.on_state(e->opt.on_state_arg, state, err);
-    }
-}
-
-/* Counters and the watchdog's clock. */
-static void publish(tt_engine *e)
-{
-    tt_kv_stats kv = tt_kv_get_stats(e->worker.kv);
-    int64_t bytes, adapters;
-    tt_adapter_cache_stats(e->worker.adapters, &bytes, &adapters);
-    pthread_mutex_lock(&e->mutex);
-    tt_engine_stats s = e->worker.totals;
-    s.queued = e->stats.queued;
-    s.running = e->running != NULL;
-    s.kv_pages_total = kv.total;
-    s.kv_pages_used = kv.used;
-    s.kv_pages_cached = kv.cached;
-    s.kv_bytes_total = (int64_t)kv.bytes_total;
-    s.adapter_bytes = bytes;
-    s.adapters = adapters;
-    s.last_progress_seconds = tt_sys_now();
-    e->stats = s;
-    pthread_mutex_unlock(&e->mutex);
-}
-
-static void finish(tt_engine *e, waiting *w, tt_code rc)
-{
-    tt_engine_stats *t = &e->worker.totals;
-    *(rc == TT_OK            ? &t->jobs_done
-      : rc == TT_E_CANCELLED ? &t->jobs_cancelled
-                             : &t->jobs_failed) += 1;
-    publish(e);
-    tt_job_push(w->job, w->last);
-    tt_job_unref(&w->job);
-    free(w);
-}
-
-static void finish_unrun(tt_engine *e, waiting *w, tt_code code, const char *why)
-{
-    w->last->type = TT_EV_ERROR;
-    tt_fail(&w->last->u.error, code, "%s", why);
-    finish(e, w, code);
-}
-
-/* Requests whose client left while they waited give their place up at once, not when their turn
- * comes. */
-static void sweep(tt_engine *e)
-{
-    waiting *gone = NULL;
-    pthread_mutex_lock(&e->mutex);
-    for (waiting **at = &e->head; *at != NULL;) {
-        waiting *w = *at;
-        if (!tt_job_cancelled(w->job)) {
-            at = &w->next;
-            continue;
-        }
-        *at = w->next;
-        e->tail = e->tail == &w->next ? at : e->tail;
-        w->next = gone;
-        gone = w;
-        e->stats.queued--;
-    }
-    pthread_mutex_unlock(&e->mutex);
-    while (gone != NULL) {
-        waiting *w = gone;
-        gone = w->next;
-        finish_unrun(e, w, TT_E_CANCELLED, "the request was cancelled");
-    }
-}
-
-/* Every few layers of a running request. */
-static void on_progress(void *arg)
-{
-    publish(arg);
-    sweep(arg);
-}
-
-/* The next request; waits. NULL when the engine stops. */
-static waiting *next(tt_engine *e)
-{
-    pthread_mutex_lock(&e->mutex);
-    while (e->head == NULL && !e->stopping) {
-        pthread_cond_wait(&e->wake, &e->mutex);
-        e->stats.last_progress_seconds = tt_sys_now();
-    }
-    waiting *w = e->stopping ? NULL : e->head;
-    if (w != NULL) {
-        e->head = w->next;
-        e->tail = e->head == NULL ? &e->head : e->tail;
-        e->stats.queued--;
-        e->running = w->job;
-    }
-    pthread_mutex_unlock(&e->mutex);
-    return w;
-}
-
-static void drain(tt_engine *e)
-{
-    for (;;) {
-        pthread_mutex_lock(&e->mutex);
-        waiting *w = e->head;
-        if (w != NULL) {
-            e->head = w->next;
-            e->tail = e->head == NULL ? &e->head : e->tail;
-            e->stats.queued--;
-        }
-        pthread_mutex_unlock(&e->mutex);
-        if (w == NULL) {
-            return;
-        }
-        finish_unrun(e, w, TT_E_UNAVAILABLE, "the server is stopping");
-    }
-}
-
-static void *engine_main(void *arg)
-{
-    tt_engine *e = arg;
-    tt_err err = {0};
-    tt_code rc = tt_worker_open(&e->worker, &e->opt, &err);
-    if (rc != TT_OK) {
-        set_state(e, TT_ENGINE_FAILED, &err);
-        return NULL;
-    }
-    e->worker.progress = on_progress;
-    e->worker.progress_arg = e;
-    publish(e);
-    set_state(e, TT_ENGINE_READY, NULL);
-    for (waiting *w; (w = next(e)) != NULL;) {
-        rc = tt_worker_run(&e->worker, w->job, tt_sys_now() - w->since, w->last);
-        pthread_mutex_lock(&e->mutex);
-        e->running = NULL;
-        pthread_mutex_unlock(&e->mutex);
-        finish(e, w, rc);
-    }
-    drain(e);
-    return NULL;
-}
 
 static void destroy_parts(tt_engine *e)
 {
+    tt_sched_destroy(&e->sched);
     pthread_cond_destroy(&e->wake);
     pthread_mutex_destroy(&e->mutex);
+    while (e->pins != NULL) {
+        tt_pin_order *next = e->pins->next;
+        free(e->pins);
+        e->pins = next;
+    }
     free(e->model_path);
     free(e);
+}
+
+static void set_defaults(tt_engine_options *o)
+{
+    o->max_queue = o->max_queue > 0 ? o->max_queue : 64;
+    o->max_running = o->max_running > 0 ? o->max_running : 32;
+    o->max_jobs = o->max_jobs > 0 ? o->max_jobs : 1;
+    o->max_queued_jobs = o->max_queued_jobs > 0 ? o->max_queued_jobs : 64;
+    o->target_gap = o->target_gap > 0 ? o->target_gap : 0.1;
+    o->train_share = o->train_share > 0 ? o->train_share : 0.3;
+}
+
+static tt_code create_parts(tt_engine *e, tt_err *reterr)
+{
+    const tt_engine_options *o = &e->opt;
+    tt_sched_options s = {.max_running = o->max_running,
+                          .max_queue = o->max_queue,
+                          .max_batch = o->max_running,
+                          .max_jobs = o->max_jobs,
+                          .max_queued_jobs = o->max_queued_jobs,
+                          .target_gap = o->target_gap,
+                          .train_share = o->train_share};
+    pthread_condattr_t attr;
+    pthread_mutex_init(&e->mutex, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&e->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    return tt_sched_create(&s, &e->sched, reterr);
 }
 
 tt_code tt_engine_create(const tt_engine_options *opt, tt_engine **ret_engine, tt_err *reterr)
@@ -201,14 +63,16 @@ tt_code tt_engine_create(const tt_engine_options *opt, tt_engine **ret_engine, t
     }
     e->opt = *opt;
     e->opt.model_path = e->model_path = path;
-    e->opt.max_queue = opt->max_queue > 0 ? opt->max_queue : 64;
-    e->tail = &e->head;
+    set_defaults(&e->opt);
+    e->pins_tail = &e->pins;
     e->stats.last_progress_seconds = tt_sys_now();
-    pthread_mutex_init(&e->mutex, NULL);
-    pthread_cond_init(&e->wake, NULL);
-    if (pthread_create(&e->thread, NULL, engine_main, e) != 0) {
+    tt_code rc = create_parts(e, reterr);
+    if (rc == TT_OK && pthread_create(&e->thread, NULL, tt_engine_main, e) != 0) {
+        rc = tt_fail(reterr, TT_E_NOMEM, "cannot start the engine's thread");
+    }
+    if (rc != TT_OK) {
         destroy_parts(e);
-        return tt_fail(reterr, TT_E_NOMEM, "cannot start the engine's thread");
+        return rc;
     }
     *ret_engine = e;
     return TT_OK;
@@ -223,10 +87,6 @@ void tt_engine_destroy(tt_engine **engine)
     }
     pthread_mutex_lock(&e->mutex);
     e->stopping = true;
-    tt_job *running = e->running;
-    if (running != NULL) {
-        tt_job_cancel(running, false); /* atomic flag, no lock of the job's is taken */
-    }
     pthread_cond_signal(&e->wake);
     pthread_mutex_unlock(&e->mutex);
     pthread_join(e->thread, NULL);
@@ -276,45 +136,143 @@ int tt_engine_threads(const tt_engine *e)
     return e->opt.n_threads > 0 ? e->opt.n_threads : tt_sys_cpus();
 }
 
-tt_code tt_engine_submit(tt_engine *e, tt_job *job, tt_err *reterr)
+static tt_code make_task(tt_engine *e, tt_job *job, tt_task **ret_task, tt_err *reterr)
+{
+    tt_event *last = tt_task_event(TT_EV_ERROR, 0, reterr);
+    if (last == NULL) {
+        return TT_E_NOMEM;
+    }
+    tt_code rc = tt_task_create(&e->worker, job, last, ret_task, reterr);
+    if (rc != TT_OK) {
+        tt_event_free(last);
+        return rc;
+    }
+    (*ret_task)->sched.pages = 1; /* the thread knows better at its next look */
+    return tt_job_get_params(job)->kind == TT_JOB_TRAIN
+               ? tt_training_init(&e->worker, *ret_task, reterr)
+               : TT_OK;
+}
+
+/* Adapters that sessions keep may fill their budget; then no job can publish. The mutex is held. */
+static tt_code check_adapter_room(const tt_engine *e, const tt_job_params *p, tt_err *reterr)
+{
+    if (p->kind != TT_JOB_TRAIN || !p->pin_adapter) {
+        return TT_OK;
+    }
+    size_t need = tt_worker_adapter_bytes(&e->worker, &p->qttt);
+    size_t room = e->opt.adapter_cache_bytes;
+    room = e->pinned_bytes < room ? room - e->pinned_bytes : 0;
+    return need <= room
+               ? TT_OK
+               : tt_fail(reterr, TT_E_CAPACITY,
+                         "the adapter needs %zu KiB, %zu KiB are left for adapters (setting "
+                         "qttt.adapter_cache)",
+                         need >> 10, room >> 10);
+}
+
+static tt_code queue(tt_engine *e, tt_sched_task *const *tasks, tt_job *const *jobs, int32_t n,
+                     tt_err *reterr)
+{
+    tt_code rc = TT_OK;
+    pthread_mutex_lock(&e->mutex);
+    if (e->stopping) {
+        rc = tt_fail(reterr, TT_E_UNAVAILABLE, "the server is stopping");
+    }
+    for (int32_t i = 0; rc == TT_OK && i < n; i++) {
+        rc = check_adapter_room(e, tt_job_get_params(jobs[i]), reterr);
+    }
+    rc = rc == TT_OK ? tt_sched_add(e->sched, tasks, n, tt_sys_now(), reterr) : rc;
+    if (rc == TT_OK) {
+        tt_sched_counts c = tt_sched_get_counts(e->sched);
+        e->stats.queued = c.queued;
+        e->stats.queued_jobs = c.queued_jobs;
+        e->kicked = true;
+        pthread_cond_signal(&e->wake);
+    }
+    pthread_mutex_unlock(&e->mutex);
+    return rc;
+}
+
+tt_code tt_engine_submit_all(tt_engine *e, tt_job *const *jobs, int32_t n, tt_err *reterr)
 {
     if (!ready(e)) {
         return tt_fail(reterr, TT_E_UNAVAILABLE, "the model is loading");
     }
-    tt_code rc = tt_worker_check(&e->worker, tt_job_get_params(job), reterr);
-    if (rc != TT_OK) {
-        return rc;
+    tt_task **tasks = calloc((size_t)n, sizeof *tasks);
+    tt_sched_task **s = calloc((size_t)n, sizeof *s);
+    tt_code rc =
+        tasks == NULL || s == NULL ? tt_fail(reterr, TT_E_NOMEM, "no memory for a request") : TT_OK;
+    for (int32_t i = 0; rc == TT_OK && i < n; i++) {
+        rc = tt_worker_check(&e->worker, tt_job_get_params(jobs[i]), reterr);
+        rc = rc == TT_OK ? make_task(e, jobs[i], &tasks[i], reterr) : rc;
+        s[i] = tasks[i] != NULL ? &tasks[i]->sched : NULL;
     }
-    waiting *w = calloc(1, sizeof *w);
-    tt_event *last = calloc(1, sizeof *last);
-    if (w == NULL || last == NULL) {
-        free(w);
-        free(last);
-        return tt_fail(reterr, TT_E_NOMEM, "no memory for a request");
+    rc = rc == TT_OK ? queue(e, s, jobs, n, reterr) : rc;
+    for (int32_t i = 0; rc != TT_OK && tasks != NULL && i < n; i++) {
+        tt_task_destroy(&e->worker, &tasks[i]);
     }
-    *w = (waiting){.job = job, .last = last, .since = tt_sys_now()};
-    tt_job_ref(job);
-    pthread_mutex_lock(&e->mutex);
-    if (e->stopping) {
-        rc = tt_fail(reterr, TT_E_UNAVAILABLE, "the server is stopping");
-    } else if (e->stats.queued >= e->opt.max_queue) {
-        rc = tt_fail(reterr, TT_E_BUSY, "%d requests are waiting already", e->stats.queued);
-    } else {
-        if (e->stats.queued == 0 && e->running == NULL) {
-            e->stats.last_progress_seconds = tt_sys_now();
-        }
-        *e->tail = w;
-        e->tail = &w->next;
-        e->stats.queued++;
-        pthread_cond_signal(&e->wake);
-    }
-    pthread_mutex_unlock(&e->mutex);
-    if (rc != TT_OK) {
-        tt_job_unref(&w->job);
-        free(last);
-        free(w);
-    }
+    free(tasks);
+    free(s);
     return rc;
+}
+
+tt_code tt_engine_submit(tt_engine *e, tt_job *job, tt_err *reterr)
+{
+    return tt_engine_submit_all(e, &job, 1, reterr);
+}
+
+void tt_engine_kick(tt_engine *e)
+{
+    pthread_mutex_lock(&e->mutex);
+    e->kicked = true;
+    pthread_cond_signal(&e->wake);
+    pthread_mutex_unlock(&e->mutex);
+}
+
+int32_t tt_engine_retry_after(const tt_engine *engine)
+{
+    tt_engine *e = (tt_engine *)engine;
+    pthread_mutex_lock(&e->mutex);
+    int32_t seconds = tt_sched_retry_after(e->sched);
+    pthread_mutex_unlock(&e->mutex);
+    return seconds;
+}
+
+/* An order that memory is missing for leaves the adapter where it is: never too early gone. */
+static void order_pin(tt_engine *e, uint64_t id, int32_t add)
+{
+    tt_pin_order *o = id != 0 ? malloc(sizeof *o) : NULL;
+    if (o == NULL) {
+        return;
+    }
+    *o = (tt_pin_order){.id = id, .add = add};
+    pthread_mutex_lock(&e->mutex);
+    *e->pins_tail = o;
+    e->pins_tail = &o->next;
+    pthread_cond_signal(&e->wake);
+    pthread_mutex_unlock(&e->mutex);
+}
+
+void tt_engine_pin(tt_engine *e, uint64_t adapter_id)
+{
+    order_pin(e, adapter_id, 1);
+}
+
+void tt_engine_unpin(tt_engine *e, uint64_t adapter_id)
+{
+    order_pin(e, adapter_id, -1);
+}
+
+int32_t tt_engine_cached_tokens(const tt_engine *e, const tt_job_params *p)
+{
+    return ready(e) ? tt_seq_cached(e->worker.kv, p->adapter_scope, p->adapter_id,
+                                    p->qttt.context_tokens, p->prompt, p->decoded, p->n_prompt)
+                    : 0;
+}
+
+size_t tt_engine_page_bytes(const tt_engine *e)
+{
+    return ready(e) ? tt_kv_page_bytes(e->worker.model, e->opt.kv_type) : 0;
 }
 
 void tt_engine_get_stats(const tt_engine *engine, tt_engine_stats *ret_stats)
@@ -322,52 +280,5 @@ void tt_engine_get_stats(const tt_engine *engine, tt_engine_stats *ret_stats)
     tt_engine *e = (tt_engine *)engine;
     pthread_mutex_lock(&e->mutex);
     *ret_stats = e->stats;
-    ret_stats->running = e->running != NULL;
     pthread_mutex_unlock(&e->mutex);
-}
-
-tt_code tt_engine_submit_all(tt_engine *e, tt_job *const *jobs, int32_t n, tt_err *reterr)
-{
-    tt_code rc = TT_OK;
-    for (int32_t i = 0; rc == TT_OK && i < n; i++) {
-        rc = tt_engine_submit(e, jobs[i], reterr);
-    }
-    return rc;
-}
-
-void tt_engine_kick(tt_engine *e)
-{
-    pthread_mutex_lock(&e->mutex);
-    pthread_cond_signal(&e->wake);
-    pthread_mutex_unlock(&e->mutex);
-}
-
-int32_t tt_engine_retry_after(const tt_engine *e)
-{
-    (void)e;
-    return 1;
-}
-
-void tt_engine_pin(tt_engine *e, uint64_t adapter_id)
-{
-    (void)e;
-    (void)adapter_id;
-}
-
-void tt_engine_unpin(tt_engine *e, uint64_t adapter_id)
-{
-    (void)e;
-    (void)adapter_id;
-}
-
-int32_t tt_engine_cached_tokens(const tt_engine *e, const tt_job_params *params)
-{
-    (void)e;
-    (void)params;
-    return 0;
-}
-
-size_t tt_engine_page_bytes(const tt_engine *e)
-{
-    return ready(e) ? tt_kv_page_bytes(e->worker.model, e->opt.kv_type) : 0;
 }

@@ -13,6 +13,8 @@
 #include "core/cost.h"
 #include "core/rng.h"
 
+#define PLATEAU_STEPS 32 /* two windows of so many steps are compared */
+#define PLATEAU_GAIN 0.005
 #define MAX_PASSAGES 32 /* of one training step: caps.max_span_tokens / 48 and more */
 
 typedef enum run_phase { RUN_BEFORE, RUN_TRAIN, RUN_AFTER, RUN_OVER } run_phase;
@@ -28,13 +30,15 @@ struct tt_qttt_run {
     tt_probe probe;
     bool have_before;
     tt_probe_result before, after;
-    tt_reread probe_reread, train_reread;
+    tt_reread reread; /* of the step under way */
     int32_t *targets; /* owned: span targets, or in-place probe targets */
     tt_trainer *trainer;
     tt_adapter *published;
     tt_qttt_result result;
     int32_t span_start, span_tokens, step_rows;
     double started, step_started;
+    double paused_at;       /* 0 = running */
+    double window, earlier; /* summed loss of this window of steps and of the one before */
     tt_segment segs[2 * TT_PROBE_SEGMENTS > MAX_PASSAGES ? 2 * TT_PROBE_SEGMENTS : MAX_PASSAGES];
 };
 
@@ -118,6 +122,8 @@ void tt_qttt_span(const tt_qttt_params *params, const int32_t *ids, int32_t n_co
 
 /* ---- life ---- */
 
+static void judge_start(tt_qttt_run *r);
+
 static int32_t passages_per_step(const tt_qttt_params *p)
 {
     int32_t n = p->span_tokens / TT_PASSAGE_TOKENS;
@@ -131,19 +137,21 @@ static void skip(tt_qttt_run *r, const char *reason)
     r->phase = RUN_OVER;
 }
 
-static tt_code start_training(tt_qttt_run *r, tt_err *reterr)
+bool tt_qttt_can_start(const tt_model *m, const tt_qttt_params *p, const tt_adapter *a)
 {
-    const tt_qttt_options *o = &r->o;
-    tt_code rc = tt_trainer_create(o->d, &r->params, r->hash, &r->trainer, reterr);
-    if (rc == TT_OK && r->probe.exists) {
-        rc = tt_reread_init(&r->probe_reread, o->kv, o->pages, o->n_context, TT_PROBE_SEGMENTS,
-                            reterr);
+    bool any = false;
+    for (int i = 0; i < 32; i++) {
+        any = any || p->layers[i] != 0;
     }
-    if (rc == TT_OK && r->params.objective == TT_RECALL) {
-        rc = tt_reread_init(&r->train_reread, o->kv, o->pages, o->n_context,
-                            passages_per_step(&r->params), reterr);
+    for (int32_t i = 0; i < m->n_layers; i++) {
+        bool wanted = !any || (i < 256 && (p->layers[i / 8] >> (i % 8) & 1) != 0);
+        const tt_adapter_layer *l = &a->layers[i];
+        if (wanted != tt_adapter_has(a, i) || (wanted && ((l->kind == TT_ADAPTER_LORA) != p->lora ||
+                                                          (p->lora && l->rank != p->rank)))) {
+            return false;
+        }
     }
-    return rc;
+    return true;
 }
 
 tt_code tt_qttt_create(const tt_qttt_options *opt, tt_qttt_run **ret_run, tt_err *reterr)
@@ -179,7 +187,10 @@ tt_code tt_qttt_create(const tt_qttt_options *opt, tt_qttt_run **ret_run, tt_err
     tt_code rc =
         r->targets == NULL ? tt_fail(reterr, TT_E_NOMEM, "no memory for an adaptation") : TT_OK;
     if (rc == TT_OK && r->phase != RUN_OVER) {
-        rc = start_training(r, reterr);
+        rc = tt_trainer_create(opt->d, &r->params, r->hash, &r->trainer, reterr);
+        rc = rc == TT_OK && opt->start != NULL
+                 ? tt_trainer_start_from(r->trainer, opt->start, reterr)
+                 : rc;
     }
     if (rc != TT_OK) {
         tt_qttt_destroy(&r);
@@ -192,6 +203,9 @@ tt_code tt_qttt_create(const tt_qttt_options *opt, tt_qttt_run **ret_run, tt_err
     if (r->phase != RUN_OVER && (!r->probe.exists || r->have_before)) {
         r->phase = RUN_TRAIN;
     }
+    if (r->phase != RUN_OVER && r->have_before) {
+        judge_start(r);
+    }
     *ret_run = r;
     return TT_OK;
 }
@@ -203,8 +217,7 @@ void tt_qttt_destroy(tt_qttt_run **run)
     if (r == NULL) {
         return;
     }
-    tt_reread_finish(&r->probe_reread);
-    tt_reread_finish(&r->train_reread);
+    tt_reread_finish(&r->reread);
     tt_trainer_destroy(&r->trainer);
     tt_adapter_unref(r->o.d, &r->published);
     free(r->targets);
@@ -216,6 +229,11 @@ void tt_qttt_destroy(tt_qttt_run **run)
 static tt_code begin_probe(tt_qttt_run *r, tt_err *reterr)
 {
     const tt_qttt_options *o = &r->o;
+    tt_code rc =
+        tt_reread_init(&r->reread, o->kv, o->pages, o->n_context, TT_PROBE_SEGMENTS, reterr);
+    if (rc != TT_OK) {
+        return rc;
+    }
     for (int32_t i = 0; i < TT_PROBE_SEGMENTS; i++) {
         int32_t *targets = r->targets + (size_t)i * TT_PASSAGE_TOKENS, start = r->probe.start[i];
         for (int32_t j = 0; j < TT_PASSAGE_TOKENS - 1; j++) {
@@ -228,7 +246,7 @@ static tt_code begin_probe(tt_qttt_run *r, tt_err *reterr)
                                   .adapter = r->published,
                                   .want = TT_WANT_LOSS,
                                   .targets = targets};
-        tt_reread_segment(&r->probe_reread, i, o->ids, start, NULL, r->published,
+        tt_reread_segment(&r->reread, i, o->ids, start, NULL, r->published,
                           &r->segs[TT_PROBE_SEGMENTS + i]);
     }
     for (int32_t i = 0; i < 2 * TT_PROBE_SEGMENTS; i++) {
@@ -259,7 +277,7 @@ static void read_probe(const tt_qttt_run *r, tt_probe_result *ret)
 static int32_t begin_passages(tt_qttt_run *r)
 {
     const tt_qttt_options *o = &r->o;
-    int32_t n = r->train_reread.n_passages;
+    int32_t n = r->reread.n_passages;
     for (int32_t i = 0; i < n; i++) {
         int32_t start;
         do {
@@ -268,7 +286,7 @@ static int32_t begin_passages(tt_qttt_run *r)
             if (i == 0) {
                 r->span_start = start;
             }
-        } while (tt_reread_segment(&r->train_reread, i, o->ids, start, &r->probe,
+        } while (tt_reread_segment(&r->reread, i, o->ids, start, &r->probe,
                                    tt_trainer_params(r->trainer), &r->segs[i]) == 0);
     }
     r->span_tokens = n * (TT_PASSAGE_TOKENS - 1);
@@ -303,6 +321,14 @@ static int32_t lowest_layer(const tt_qttt_run *r)
 static tt_code begin_train(tt_qttt_run *r, tt_err *reterr)
 {
     bool recall = r->params.objective == TT_RECALL;
+    tt_code rc = TT_OK;
+    if (recall) {
+        rc = tt_reread_init(&r->reread, r->o.kv, r->o.pages, r->o.n_context,
+                            passages_per_step(&r->params), reterr);
+    }
+    if (rc != TT_OK) {
+        return rc;
+    }
     int32_t n = recall ? begin_passages(r) : begin_span(r), first = lowest_layer(r);
     for (int32_t i = 0; i < n; i++) {
         int32_t middle = r->segs[i].pos0 + r->segs[i].n_rows / 2;
@@ -335,6 +361,7 @@ static bool diverged(const tt_qttt_run *r, const tt_train_report *rep)
 /* The reason to stop after `done` steps, or NULL. */
 static const char *budget_spent(const tt_qttt_run *r, int32_t done)
 {
+    int32_t window = done % PLATEAU_STEPS;
     int64_t next =
         r->result.trained_tokens + (r->span_tokens > 0 ? r->span_tokens : r->params.span_tokens);
     if (done >= r->params.steps) {
@@ -345,6 +372,11 @@ static const char *budget_spent(const tt_qttt_run *r, int32_t done)
     }
     if (r->params.max_seconds > 0 && r->o.now() - r->started >= r->params.max_seconds) {
         return "seconds";
+    }
+    /* spans differ in difficulty, so single losses say nothing: whole windows that no longer fall
+     */
+    if (window == 0 && done >= 2 * PLATEAU_STEPS && r->window > r->earlier * (1 - PLATEAU_GAIN)) {
+        return "plateau";
     }
     return NULL;
 }
@@ -367,6 +399,10 @@ static tt_code finish_training(tt_qttt_run *r, tt_err *reterr)
 static tt_code end_train(tt_qttt_run *r, tt_err *reterr)
 {
     int32_t step = r->result.steps_done;
+    if (step % PLATEAU_STEPS == 0) {
+        r->earlier = r->window;
+        r->window = 0;
+    }
     bool norm = step % 8 == 7 || step + 1 >= r->params.steps;
     tt_train_report rep;
     tt_code rc = tt_trainer_update(r->trainer, r->o.step, norm, &rep, reterr);
@@ -377,6 +413,7 @@ static tt_code end_train(tt_qttt_run *r, tt_err *reterr)
     r->result.trained_tokens += r->span_tokens;
     r->result.loss_first = step == 0 ? rep.loss : r->result.loss_first;
     r->result.loss_last = rep.loss;
+    r->window += rep.loss;
     r->result.n_dropped += !rep.finite;
     if (r->o.on_step != NULL) {
         r->o.on_step(r->o.arg, step + 1, r->params.steps, r->span_start, r->span_tokens, &rep,
@@ -409,6 +446,24 @@ static void judge(tt_qttt_run *r)
     }
 }
 
+static void tell_probe(tt_qttt_run *r, bool after, const tt_probe_result *probe)
+{
+    if (r->o.on_probe != NULL) {
+        r->o.on_probe(r->o.arg, after, probe);
+    }
+}
+
+/* Mode auto: is there something to gain? */
+static void judge_start(tt_qttt_run *r)
+{
+    if (r->o.min_recall > 0 && tt_probe_mean(r->before.recall) < r->o.min_recall) {
+        r->result.have_recall = true;
+        r->result.recall_segments = TT_PROBE_SEGMENTS;
+        r->result.recall_before = r->result.recall_after = tt_probe_mean(r->before.recall);
+        skip(r, "auto_recall_is_low");
+    }
+}
+
 /* Begins the step of the current phase, or moves on when the phase has none left. */
 static tt_code begin(tt_qttt_run *r, tt_err *reterr)
 {
@@ -421,23 +476,28 @@ static tt_code begin(tt_qttt_run *r, tt_err *reterr)
         (r->result.stop_reason = budget_spent(r, r->result.steps_done)) != NULL) {
         return r->result.steps_done > 0 ? finish_training(r, reterr) : (r->phase = RUN_OVER, TT_OK);
     }
-    r->begun = true;
-    return r->phase == RUN_TRAIN ? begin_train(r, reterr) : begin_probe(r, reterr);
+    tt_code rc = r->phase == RUN_TRAIN ? begin_train(r, reterr) : begin_probe(r, reterr);
+    r->begun = rc == TT_OK;
+    return rc;
 }
 
 static tt_code end(tt_qttt_run *r, tt_err *reterr)
 {
     r->begun = false;
+    tt_reread_finish(&r->reread);
     switch (r->phase) {
     case RUN_BEFORE:
         read_probe(r, &r->before);
         r->have_before = true;
         r->phase = RUN_TRAIN;
+        tell_probe(r, false, &r->before);
+        judge_start(r);
         return TT_OK;
     case RUN_TRAIN:
         return end_train(r, reterr);
     case RUN_AFTER:
         read_probe(r, &r->after);
+        tell_probe(r, true, &r->after);
         judge(r);
         r->phase = RUN_OVER;
         return TT_OK;
@@ -447,9 +507,34 @@ static tt_code end(tt_qttt_run *r, tt_err *reterr)
     return TT_OK;
 }
 
+bool tt_qttt_between_steps(const tt_qttt_run *r)
+{
+    return !r->begun;
+}
+
+void tt_qttt_set_pages(tt_qttt_run *r, const int32_t *pages)
+{
+    assert(!r->begun);
+    r->o.pages = pages;
+}
+
+void tt_qttt_pause(tt_qttt_run *r)
+{
+    r->paused_at = r->paused_at > 0 ? r->paused_at : r->o.now();
+}
+
+static void unpause(tt_qttt_run *r)
+{
+    if (r->paused_at > 0) {
+        r->started += r->o.now() - r->paused_at;
+        r->paused_at = 0;
+    }
+}
+
 tt_code tt_qttt_advance(tt_qttt_run *r, int32_t max_units, tt_err *reterr)
 {
     tt_code rc = TT_OK;
+    unpause(r);
     if (r->phase != RUN_OVER && !r->begun) {
         rc = begin(r, reterr);
     }
@@ -460,8 +545,9 @@ tt_code tt_qttt_advance(tt_qttt_run *r, int32_t max_units, tt_err *reterr)
         }
         rc = rc == TT_OK ? end(r, reterr) : rc;
     }
-    if (rc < 0) {
+    if (rc < 0) { /* the step can be begun again: the run is as it was before it */
         r->begun = false;
+        tt_reread_finish(&r->reread);
         return rc;
     }
     return r->phase == RUN_OVER ? TT_OK : (tt_code)TT_QTTT_MORE;

@@ -19,14 +19,22 @@ typedef struct tt_qttt_options {
     tt_step *step;      /* borrowed, used by nobody else while the run lives */
     const int32_t *ids; /* the context's tokens, borrowed while the run lives */
     int32_t n_context;
-    const int32_t *pages;          /* its pages, referenced by the caller while the run lives */
+    const int32_t *pages;          /* its pages, referenced by the caller while a step is under way;
+                                      tt_qttt_set_pages() replaces them between steps */
     const tt_qttt_params *params;  /* resolved; copied */
     const tt_qttt_caps *caps;      /* copied */
     const tt_probe_result *before; /* the context's probe under the base, if known; copied */
-    double (*now)(void);           /* monotonic seconds; tests set a fake one */
+    const tt_adapter
+        *start; /* training goes on from this published adapter (same kind, rank and
+                   layers: tt_qttt_can_start()); borrowed for the call; NULL = the base */
+    double
+        min_recall; /* mode auto: a context with a smaller recall loss is not trained on; 0 = any */
+    double (*now)(void); /* monotonic seconds; tests set a fake one */
     /* Called after each optimiser step; may be NULL. */
     void (*on_step)(void *arg, int32_t step, int32_t total, int32_t span_start, int32_t span_tokens,
                     const tt_train_report *report, double seconds);
+    /* Called after each probe that was taken; may be NULL. */
+    void (*on_probe)(void *arg, bool after, const tt_probe_result *probe);
     void *arg;
 } tt_qttt_options;
 
@@ -43,6 +51,16 @@ void tt_qttt_destroy(tt_qttt_run **run);
  * the run is over and the result is ready. A failure of training (diverged, non-finite) is a result
  * with status "failed", not an error code; an error code means the device or memory. */
 tt_code tt_qttt_advance(tt_qttt_run *run, int32_t max_units, tt_err *reterr);
+
+/* No step is under way: the context's pages may be given back, until the next tt_qttt_advance(),
+ * and come back elsewhere. */
+bool tt_qttt_between_steps(const tt_qttt_run *run);
+void tt_qttt_set_pages(tt_qttt_run *run, const int32_t *pages);
+/* Seconds do not count while it is paused; resumed by the next advance. */
+void tt_qttt_pause(tt_qttt_run *run);
+
+/* Whether training with params may start from `a`. */
+bool tt_qttt_can_start(const tt_model *m, const tt_qttt_params *params, const tt_adapter *a);
 
 /* After TT_OK. The result's strings are static. *ret_adapter: transferred, NULL when nothing is
  * kept. */

@@ -1,6 +1,7 @@
 /* trainer.c - see trainer.h. */
 #include "core/trainer.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -238,4 +239,49 @@ void tt_trainer_set(tt_trainer *t, int32_t layer, const float *d_or_a, const flo
     if (b != NULL) {
         t->d->ops.upload(t->d->lane, l->b, b, (size_t)n[1] * sizeof(float));
     }
+}
+
+/* Tensors of one layer, BF16 on the device, to FP32 on the device, by way of the host. */
+static tt_code widen(tt_trainer *t, tt_dev src, tt_dev dst, int64_t n, tt_err *reterr)
+{
+    if (n == 0) {
+        return TT_OK;
+    }
+    uint16_t *half = malloc((size_t)n * sizeof *half);
+    float *full = malloc((size_t)n * sizeof *full);
+    tt_code rc = half == NULL || full == NULL
+                     ? tt_fail(reterr, TT_E_NOMEM, "no memory for an adaptation")
+                     : TT_OK;
+    if (rc == TT_OK) {
+        t->d->ops.download(t->d->lane, half, src, (size_t)n * sizeof *half);
+        rc = t->d->ops.lane_sync(t->d->lane, reterr);
+    }
+    for (int64_t i = 0; rc == TT_OK && i < n; i++) {
+        full[i] = tt_bf16_to_f32(half[i]);
+    }
+    if (rc == TT_OK) {
+        t->d->ops.upload(t->d->lane, dst, full, (size_t)n * sizeof *full);
+        rc = t->d->ops.lane_sync(t->d->lane, reterr);
+    }
+    free(half);
+    free(full);
+    return rc;
+}
+
+tt_code tt_trainer_start_from(tt_trainer *t, const tt_adapter *a, tt_err *reterr)
+{
+    tt_code rc = TT_OK;
+    for (int32_t i = 0; rc == TT_OK && i < a->n_layers; i++) {
+        if (!tt_adapter_has(t->param, i)) {
+            continue;
+        }
+        const tt_adapter_layer *src = &a->layers[i], *dst = &t->param->layers[i];
+        assert(src->kind == dst->kind && src->rank == dst->rank && src->type == TT_BF16);
+        int64_t n[2];
+        tt_adapter_sizes(t->d->model, src->kind, src->rank, n);
+        bool full = src->kind == TT_ADAPTER_FULL;
+        rc = widen(t, full ? src->d : src->a, full ? dst->d : dst->a, n[0], reterr);
+        rc = rc == TT_OK && !full ? widen(t, src->b, dst->b, n[1], reterr) : rc;
+    }
+    return rc;
 }

@@ -35,6 +35,10 @@ tt_code tt_trainer_update(tt_trainer *t, const tt_step *step, bool want_norm,
 /* Largest |delta| / |W_Q| over the layers that `a` adapts. Synchronises. */
 tt_code tt_trainer_delta_norm(tt_trainer *t, const tt_adapter *a, double *ret_norm, tt_err *reterr);
 
+/* Before the first update: the parameters become those of a published adapter of the same shape
+ * (BF16 to FP32, exact). Synchronises. TT_E_NOMEM. */
+tt_code tt_trainer_start_from(tt_trainer *t, const tt_adapter *a, tt_err *reterr);
+
 /* Sets the parameters (tests): FULL d [NQ, H] or LoRA a, b of one layer, f32 on the host. */
 void tt_trainer_set(tt_trainer *t, int32_t layer, const float *d_or_a, const float *b);
 

@@ -1,4 +1,4 @@
-/* worker.c - opening and sizing, see worker.h; running a request is generate.c. */
+/* worker.c - opening, sizing and admission, see worker.h. */
 #include "core/worker.h"
 
 #include <stdlib.h>
@@ -26,14 +26,15 @@ static tt_code list_eog(tt_worker *w, tt_err *reterr)
     return TT_OK;
 }
 
-/* Pages for two full contexts, at most half of what is free; at least one context of 512 tokens. */
+/* Pages for eight full contexts, at most half of what is free; at least one context of 512 tokens.
+ * Memory of pages that were never used costs nothing. */
 static tt_code open_pool(tt_worker *w, const tt_engine_options *opt, tt_err *reterr)
 {
     size_t page = tt_kv_page_bytes(w->model, opt->kv_type), bytes = opt->kv_bytes;
     int32_t context_pages = (w->max_context + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS;
     if (bytes == 0) {
         size_t half = tt_sys_free_bytes() / 2;
-        bytes = page * (size_t)(2 * context_pages + SCRATCH_PAGES);
+        bytes = page * (size_t)(8 * context_pages + SCRATCH_PAGES);
         bytes = half > 0 && bytes > half ? half : bytes;
     }
     size_t n = bytes / page;
@@ -50,7 +51,12 @@ static tt_code open_pool(tt_worker *w, const tt_engine_options *opt, tt_err *ret
 tt_code tt_worker_open(tt_worker *w, const tt_engine_options *opt, tt_err *reterr)
 {
     *w = (tt_worker){.caps = opt->caps,
+                     .auto_rule = opt->auto_rule,
                      .prefill_chunk = opt->prefill_chunk > 0 ? opt->prefill_chunk : 512};
+    tt_auto_rule *a = &w->auto_rule;
+    a->min_tokens = a->min_tokens > 0 ? a->min_tokens : 2048;
+    a->min_recall = a->min_recall > 0 ? a->min_recall : 0.1;
+    a->max_load = a->max_load > 0 ? a->max_load : 4;
     tt_code rc = tt_model_open(opt->model_path, &w->model, reterr);
     if (rc == TT_OK) {
         rc = tt_tokenizer_create(&w->model->vocab, &w->tokenizer, reterr);
@@ -71,6 +77,9 @@ tt_code tt_worker_open(tt_worker *w, const tt_engine_options *opt, tt_err *reter
         rc = tt_step_create(&w->device, w->kv, &w->step, reterr);
     }
     if (rc == TT_OK) {
+        rc = tt_step_create(&w->device, w->kv, &w->decode_step, reterr);
+    }
+    if (rc == TT_OK) {
         rc = tt_adapter_cache_create(&w->device, opt->adapter_cache_bytes, &w->adapters, reterr);
     }
     if (rc != TT_OK) {
@@ -84,6 +93,8 @@ void tt_worker_close(tt_worker *w)
     if (w->device.lane != NULL) {
         tt_adapter_cache_destroy(&w->adapters);
         tt_step_destroy(&w->step);
+        tt_step_destroy(&w->decode_step);
+        tt_step_destroy(&w->spare_step);
         tt_kv_destroy(&w->kv);
     }
     tt_device_close(&w->device);
@@ -153,26 +164,44 @@ static tt_code check_qttt(const tt_worker *w, const tt_qttt_params *p, tt_err *r
     return TT_OK;
 }
 
+int32_t tt_worker_pages(const tt_job_params *p)
+{
+    int64_t n = p->n_prompt + (p->max_tokens > 0 ? (int64_t)p->max_tokens : 0), scratch = 0;
+    if (p->qttt.mode != TT_QTTT_OFF) {
+        int32_t passages =
+            p->qttt.objective == TT_RECALL ? p->qttt.span_tokens / TT_PASSAGE_TOKENS + 1 : 0;
+        scratch = 2 * (TT_PROBE_SEGMENTS + passages);
+    }
+    return (int32_t)((n + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS + scratch);
+}
+
+size_t tt_worker_adapter_bytes(const tt_worker *w, const tt_qttt_params *p)
+{
+    int64_t n[2], n_layers = 0;
+    for (int i = 0; i < 256; i++) {
+        n_layers += p->layers[i / 8] >> (i % 8) & 1;
+    }
+    n_layers = n_layers == 0 ? w->model->n_layers : n_layers;
+    tt_adapter_sizes(w->model, p->lora ? TT_ADAPTER_LORA : TT_ADAPTER_FULL,
+                     p->rank > 0 ? p->rank : 8, n);
+    return (size_t)n_layers * (size_t)(n[0] + n[1]) * sizeof(uint16_t);
+}
+
 tt_code tt_worker_check(const tt_worker *w, const tt_job_params *p, tt_err *reterr)
 {
     if (p->n_prompt < 1) {
         return tt_fail(reterr, TT_E_INVALID, "the prompt is empty");
     }
     int64_t want = p->n_prompt + (p->max_tokens > 0 ? (int64_t)p->max_tokens : 0);
+    bool generates = p->kind == TT_JOB_GENERATE;
     if (p->n_prompt > w->max_context || want > w->max_context ||
-        (p->max_tokens < 0 && p->n_prompt >= w->max_context)) {
+        (generates && p->max_tokens < 0 && p->n_prompt >= w->max_context)) {
         return tt_fail(
             reterr, TT_E_CONTEXT_LENGTH,
             "the context is %d tokens; the request needs %lld (%d of the prompt, %d to generate)",
             w->max_context, (long long)want, p->n_prompt, p->max_tokens > 0 ? p->max_tokens : 1);
     }
-    int64_t scratch = 0;
-    if (p->qttt.mode == TT_QTTT_ON) {
-        int32_t passages =
-            p->qttt.objective == TT_RECALL ? p->qttt.span_tokens / TT_PASSAGE_TOKENS + 1 : 0;
-        scratch = 2 * (TT_PROBE_SEGMENTS + passages);
-    }
-    int64_t pages = (want + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS + scratch;
+    int64_t pages = tt_worker_pages(p);
     if (pages > tt_kv_total(w->kv)) {
         return tt_fail(reterr,
                        TT_E_CONTEXT_LENGTH, /* not TT_E_CAPACITY: trying again would never help */
@@ -181,5 +210,5 @@ tt_code tt_worker_check(const tt_worker *w, const tt_job_params *p, tt_err *rete
                        (long long)pages, tt_kv_total(w->kv));
     }
     tt_code rc = check_ids(w, p, reterr);
-    return rc == TT_OK && p->qttt.mode == TT_QTTT_ON ? check_qttt(w, &p->qttt, reterr) : rc;
+    return rc == TT_OK && p->qttt.mode != TT_QTTT_OFF ? check_qttt(w, &p->qttt, reterr) : rc;
 }

@@ -1,5 +1,5 @@
-/* worker.h - what the engine's thread owns and how it runs one request: prefill, adaptation, the
- * question, decoding. Thread: engine only. */
+/* worker.h - what the engine's thread works with: model, device, pages, workspaces, adapters.
+ * Thread: engine only, but for tt_worker_check(). */
 #ifndef TT_WORKER_H
 #define TT_WORKER_H
 
@@ -13,16 +13,16 @@ typedef struct tt_worker {
     tt_tokenizer *tokenizer;    /* owned */
     tt_device device;           /* owned */
     tt_kv_pool *kv;             /* owned */
-    tt_step *step;              /* owned */
+    tt_step *step;              /* owned: prefill, one piece at a time */
+    struct tt_task *step_owner; /* whose piece has begun in `step`, or NULL */
+    tt_step *decode_step;       /* owned */
+    tt_step *spare_step;        /* owned: a training's that is over; NULL while one runs */
     tt_adapter_cache *adapters; /* owned */
     int32_t max_context, prefill_chunk;
     tt_qttt_caps caps;
+    tt_auto_rule auto_rule;
     int32_t *eog; /* owned: ids that end a generation, rising */
     int32_t n_eog;
-    /* Called after every few layers: tells the watchdog that work moves on and publishes counters.
-     */
-    void (*progress)(void *arg);
-    void *progress_arg;
     tt_engine_stats totals; /* counters only; engine.c adds the rest */
 } tt_worker;
 
@@ -34,8 +34,10 @@ void tt_worker_close(tt_worker *w);
 /* Could this request ever run here? Ids, context length, pool size, caps. */
 tt_code tt_worker_check(const tt_worker *w, const tt_job_params *p, tt_err *reterr);
 
-/* Runs the job to its end and pushes every event but the last. Fills *ret_last (type, u, owned)
- * with TT_EV_DONE or TT_EV_ERROR; returns the error's code or TT_OK. */
-tt_code tt_worker_run(tt_worker *w, tt_job *job, double queue_seconds, tt_event *ret_last);
+/* Pages that a request of so many tokens can come to need, with a training's scratch. */
+int32_t tt_worker_pages(const tt_job_params *p);
+
+/* Bytes of the adapter that training with these parameters publishes. */
+size_t tt_worker_adapter_bytes(const tt_worker *w, const tt_qttt_params *p);
 
 #endif

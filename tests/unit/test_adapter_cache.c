@@ -100,7 +100,7 @@ static void put(tt_adapter_cache *c, uint64_t seed, bool kept)
     tt_adapter_key k = key_of(ids, 3, "", &p);
     tt_adapter *a = kept ? make() : NULL;
     tt_qttt_result r = {.status = "succeeded", .kept = kept, .steps_done = (int32_t)seed};
-    tt_adapter_cache_put(c, &k, &r, a);
+    tt_adapter_cache_put(c, &k, &r, a, false);
     tt_adapter_unref(&d, &a);
 }
 

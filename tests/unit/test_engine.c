@@ -399,8 +399,9 @@ static void test_admission(void **state)
 
 static void test_queue_is_bounded_and_drained(void **state)
 {
-    tt_engine *e = start(&(tt_engine_options){.max_queue = 2, .prefill_chunk = 64}, "llama.gguf",
-                         TT_ENGINE_READY);
+    tt_engine *e =
+        start(&(tt_engine_options){.max_queue = 2, .max_running = 1, .prefill_chunk = 64},
+              "llama.gguf", TT_ENGINE_READY);
     tt_job_params p = params(1500, 50);
     tt_job *jobs[3], *extra;
     tt_err err = {0};

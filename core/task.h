@@ -1,0 +1,145 @@
+/* task.h - what the engine's thread works on: requests (generate.c) and trainings (training.c),
+ * which share how a sequence grows (prefill.c). Private to the engine. Thread: a task is made by
+ * the submitter, and is the engine thread's from tt_sched_add() on. */
+#ifndef TT_TASK_H
+#define TT_TASK_H
+
+#include "core/qttt.h"
+#include "core/sampler.h"
+#include "core/scheduler.h"
+#include "core/seq.h"
+#include "core/textout.h"
+#include "core/worker.h"
+
+#define TT_POLL_UNITS 2    /* layers between two looks at clock and cancel flag */
+#define TT_DECODE_BLOCK 16 /* rows of one piece of generated tokens that are run again */
+
+enum { TT_TASK_MORE = 1, TT_TASK_PARKED = 2, TT_TASK_OVER = 3 };
+
+typedef struct tt_training tt_training;
+
+typedef enum tt_generate_phase {
+    TT_GENERATE_CONTEXT, /* prefill of what is adapted to, under the base */
+    TT_GENERATE_PROMPT,  /* prefill of the rest (and of what was generated before a preemption) */
+    TT_GENERATE_DECODE
+} tt_generate_phase;
+
+typedef struct tt_generate_state {
+    tt_generate_phase phase;
+    bool adapting;
+    tt_training *training; /* it is parked for; NULL = none */
+    tt_sampler sampler;
+    tt_textout *text; /* owned */
+    int32_t *banned;  /* owned [n_banned], rising */
+    int32_t n_banned;
+    int32_t n_out, n_max;
+    int32_t echoed; /* prompt positions whose log-probabilities are out */
+    bool stopped;   /* by a stop string */
+    tt_finish reason;
+    double prefilled, adapt_from;
+    double adapting_seconds; /* between start and prefilled, that were no prefill */
+} tt_generate_state;
+
+typedef struct tt_task {
+    tt_sched_task sched; /* first: the scheduler's pointers are cast back */
+    tt_job *job;         /* referenced */
+    const tt_job_params *p;
+    tt_event *last; /* owned: the final event exists before the job is admitted, so that it cannot
+                       fail; NULL = a training on behalf of a request */
+    tt_seq seq;
+    int32_t *ids;     /* owned [cap]: the tokens of the prompt, then those generated */
+    uint8_t *decoded; /* owned [cap] */
+    int32_t n_ids, cap;
+    int32_t until;       /* the sequence is to grow to here */
+    tt_adapter *adapter; /* referenced; of tokens from n_base on; NULL = base */
+    int32_t n_base;
+    bool fresh;     /* the cache has not been asked since pages were lost or the adapter changed */
+    bool counted;   /* what the cache gave back after a preemption is no hit */
+    bool logits;    /* the piece that reaches `until` gives logits of its last row */
+    int32_t cached; /* prompt tokens whose K/V were found */
+    int32_t piece;  /* rows of the piece under way */
+    double submitted, started;
+    bool paused_told;
+    tt_generate_state r;
+    tt_training *t; /* owned; NULL = a request */
+} tt_task;
+
+/* ---- task.c ---- */
+
+/* TT_E_NOMEM. Takes a reference to the job; `last` is transferred. */
+tt_code tt_task_create(tt_worker *w, tt_job *job, tt_event *last, tt_task **ret_task,
+                       tt_err *reterr);
+void tt_task_destroy(tt_worker *w, tt_task **task);
+/* Runs tokens from n_base on under `a` (transferred). */
+void tt_task_set_adapter(tt_task *t, tt_adapter *a, int32_t n_base);
+/* Gives the K/V pages back; the next piece asks the cache first. */
+void tt_task_drop_pages(tt_worker *w, tt_task *t);
+/* One token more at the end of ids. TT_E_NOMEM. */
+tt_code tt_task_add_id(tt_task *t, int32_t id, tt_err *reterr);
+/* A zeroed event with owned_bytes of memory; NULL: TT_E_NOMEM. */
+tt_event *tt_task_event(tt_event_type type, size_t owned_bytes, tt_err *reterr);
+tt_code tt_task_cancelled(tt_err *reterr);
+
+/* ---- prefill.c ---- */
+
+/* Grows the sequence towards t->until for about `seconds`. TT_OK: it is there. TT_TASK_MORE.
+ * TT_E_CAPACITY: pages are missing, nothing was begun, call again when there are some. */
+tt_code tt_prefill_run(tt_worker *w, tt_task *t, double seconds, tt_err *reterr);
+/* Forgets a piece that has begun. */
+void tt_prefill_abandon(tt_worker *w, tt_task *t);
+/* Pages that the sequence lacks for its next piece. */
+int32_t tt_prefill_need(const tt_worker *w, const tt_task *t);
+
+/* ---- generate.c ---- */
+
+tt_code tt_generate_start(tt_worker *w, tt_task *t, int32_t load, tt_err *reterr);
+/* The sequence has reached t->until. TT_OK: decode now. TT_TASK_MORE: until has moved.
+ * TT_TASK_PARKED: it wants a training: tt_training_for(). TT_TASK_OVER: finish it. */
+tt_code tt_generate_arrived(tt_worker *w, tt_task *t, tt_err *reterr);
+/* The training it waited for (or the cache) has this result; the adapter is transferred. */
+tt_code tt_generate_adapted(tt_worker *w, tt_task *t, const tt_qttt_result *result,
+                            tt_adapter *adapter, tt_err *reterr);
+/* Draws from logits, tells the client. TT_OK: decode on. TT_TASK_OVER. */
+tt_code tt_generate_token(tt_worker *w, tt_task *t, const float *logits, tt_err *reterr);
+/* Fills t->last with TT_EV_DONE. */
+tt_code tt_generate_done(tt_worker *w, tt_task *t, tt_err *reterr);
+void tt_generate_finish(tt_task *t);
+/* An adaptation that could not be had. */
+tt_qttt_result tt_qttt_without(const tt_qttt_params *p, const char *status, const char *reason);
+tt_code tt_push_adapted(tt_worker *w, tt_task *t, const tt_qttt_result *result, tt_err *reterr);
+
+/* ---- training.c ---- */
+
+struct tt_training {
+    tt_adapter_key key;
+    tt_qttt_params params; /* resolved */
+    tt_qttt_run *run;      /* owned; NULL until the context is there */
+    tt_step *step;         /* owned */
+    tt_adapter *start;     /* referenced; NULL = the base */
+    bool automatic;
+    tt_qttt_result result;
+    tt_adapter *adapter;     /* referenced */
+    tt_engine_stats *totals; /* the worker's */
+};
+
+/* Makes a task a training of p->qttt. */
+tt_code tt_training_init(tt_worker *w, tt_task *t, tt_err *reterr);
+/* A known result for t's parameters (TT_OK: result and adapter are set), else TT_TASK_MORE. */
+tt_code tt_training_known(tt_worker *w, const tt_qttt_params *params, const tt_job_params *p,
+                          tt_qttt_result *ret_result, tt_adapter **ret_adapter);
+/* The context is there. TT_OK: train. TT_TASK_OVER: nothing to do. */
+tt_code tt_training_arrived(tt_worker *w, tt_task *t, tt_err *reterr);
+/* Trains for about `seconds`. TT_OK: over, the result is there and published. TT_TASK_MORE.
+ * TT_E_CAPACITY: pages for a probe are missing. */
+tt_code tt_training_run(tt_worker *w, tt_task *t, double seconds, tt_err *reterr);
+void tt_training_finish(tt_worker *w, tt_task *t);
+
+/* ---- batch.c ---- */
+
+/* One decode step of n tasks whose next page is reserved; then each has its next token. outcome[i]:
+ * TT_OK, TT_TASK_OVER or an error of this task, in errs[i]. An error that concerns all is returned.
+ */
+tt_code tt_batch_decode(tt_worker *w, tt_task *const *tasks, int32_t n, tt_code *outcome,
+                        tt_err *errs, tt_err *reterr);
+
+#endif
