@@ -1,5 +1,5 @@
-/* engine_priv.h - the inside of the engine, shared by engine.c (its boundary, any thread) and
- * engine_loop.c (its thread). */
+/* engine_priv.h - the inside of the engine, shared by engine.c (its boundary, any thread) and what
+ * its thread runs: engine_loop.c (the loop), engine_end.c (the end of tasks), engine_pages.c. */
 #ifndef TT_ENGINE_PRIV_H
 #define TT_ENGINE_PRIV_H
 
@@ -34,5 +34,40 @@ struct tt_engine {
 };
 
 void *tt_engine_main(void *engine);
+
+/* ---- engine_end.c ---- */
+
+/* Counters and the watchdog's clock. */
+void tt_engine_publish(tt_engine *e);
+static inline tt_task *tt_engine_task_of(tt_sched_task *s)
+{
+    return (tt_task *)(void *)s;
+}
+
+void tt_engine_set_task(tt_engine *e, tt_task *t, tt_sched_state state);
+/* The tasks that exist now, oldest first, owned; NULL with *ret_n = -1 when memory ran out. */
+tt_task **tt_engine_list_tasks(tt_engine *e, int32_t *ret_n);
+
+/* TT_OK: the result holds (a training's; a request's last event is filled); else err goes to the
+ * client. Frees t; the end of a training resumes who waited for it, and may end those. */
+void tt_engine_end_task(tt_engine *e, tt_task *t, tt_code rc, const tt_err *err);
+void tt_engine_finish_request(tt_engine *e, tt_task *t);
+/* A parked request goes on with a training's result; with none (NULL) it asks again. */
+void tt_engine_resume_request(tt_engine *e, tt_task *r, const tt_qttt_result *result,
+                              tt_adapter *adapter);
+
+/* ---- engine_pages.c ---- */
+
+/* Pages that are free or can be evicted. */
+int32_t tt_engine_free_pages(const tt_engine *e);
+/* What running tasks have been promised at their start and not yet taken. The mutex is held. */
+int32_t tt_engine_promised_pages(const tt_engine *e);
+/* Sets what a task needs to start: its tokens so far and a page to go on, less what the cache
+ * holds. */
+void tt_engine_refresh_pages(tt_engine *e, tt_task *t);
+/* `t` lacks `need` pages: others give theirs. False: they may not. */
+bool tt_engine_make_room(tt_engine *e, tt_task *t, int32_t need);
+/* There is no room even so: it goes back to the queue; with nobody else there it ends. */
+void tt_engine_give_way(tt_engine *e, tt_task *t);
 
 #endif

@@ -1,0 +1,200 @@
+/* engine_end.c - how a task ends, and who goes on because of it. Thread: engine only. See
+ * engine_priv.h. */
+#include <stdlib.h>
+
+#include "core/engine_priv.h"
+#include "core/sysinfo.h"
+
+/* Counters and the watchdog's clock. */
+void tt_engine_publish(tt_engine *e)
+{
+    tt_kv_stats kv = tt_kv_get_stats(e->worker.kv);
+    int64_t bytes, adapters;
+    tt_adapter_cache_stats(e->worker.adapters, &bytes, &adapters);
+    size_t pinned = tt_adapter_cache_pinned(e->worker.adapters);
+    pthread_mutex_lock(&e->mutex);
+    tt_sched_counts n = tt_sched_get_counts(e->sched);
+    tt_engine_stats s = e->worker.totals;
+    s.queued = n.queued;
+    s.running = n.running;
+    s.queued_jobs = n.queued_jobs;
+    s.running_jobs = n.running_jobs;
+    s.kv_pages_total = kv.total;
+    s.kv_pages_used = kv.used;
+    s.kv_pages_cached = kv.cached;
+    s.kv_bytes_total = (int64_t)kv.bytes_total;
+    s.adapter_bytes = bytes;
+    s.adapters = adapters;
+    s.last_progress_seconds = tt_sys_now();
+    e->pinned_bytes = pinned;
+    e->stats = s;
+    pthread_mutex_unlock(&e->mutex);
+}
+
+void tt_engine_set_task(tt_engine *e, tt_task *t, tt_sched_state state)
+{
+    pthread_mutex_lock(&e->mutex);
+    tt_sched_set(e->sched, &t->sched, state);
+    pthread_mutex_unlock(&e->mutex);
+}
+
+static void remove_task(tt_engine *e, tt_task *t)
+{
+    pthread_mutex_lock(&e->mutex);
+    tt_sched_remove(e->sched, &t->sched, tt_sys_now());
+    pthread_mutex_unlock(&e->mutex);
+}
+
+/* The tasks that exist now, oldest first; NULL with *ret_n = -1 when memory ran out. Owned. */
+tt_task **tt_engine_list_tasks(tt_engine *e, int32_t *ret_n)
+{
+    int32_t n = 0, i = 0;
+    pthread_mutex_lock(&e->mutex);
+    for (tt_sched_task *s = NULL; (s = tt_sched_walk(e->sched, s)) != NULL;) {
+        n++;
+    }
+    tt_task **list = malloc(((size_t)n + 1) * sizeof *list);
+    for (tt_sched_task *s = NULL; list != NULL && (s = tt_sched_walk(e->sched, s)) != NULL;) {
+        list[i++] = tt_engine_task_of(s);
+    }
+    pthread_mutex_unlock(&e->mutex);
+    *ret_n = list != NULL ? n : -1;
+    return list;
+}
+
+/* rc TT_OK: t->last is filled; else err goes to the client. Frees t. */
+static void end_request(tt_engine *e, tt_task *t, tt_code rc, const tt_err *err)
+{
+    tt_engine_stats *total = &e->worker.totals;
+    *(rc == TT_OK            ? &total->jobs_done
+      : rc == TT_E_CANCELLED ? &total->jobs_cancelled
+                             : &total->jobs_failed) += 1;
+    remove_task(e, t);
+    tt_job_set_position(t->job, -1, "");
+    tt_event *last = t->last;
+    t->last = NULL;
+    if (rc != TT_OK) {
+        last->type = TT_EV_ERROR;
+        last->u.error = *err;
+        last->u.error.code = rc;
+    }
+    tt_job *job = t->job;
+    tt_job_ref(job);
+    tt_task_destroy(&e->worker, &t);
+    tt_engine_publish(e); /* who has seen the end sees its pages free */
+    tt_job_push(job, last);
+    tt_job_unref(&job);
+}
+
+void tt_engine_finish_request(tt_engine *e, tt_task *t)
+{
+    tt_err err = {0};
+    tt_code rc = tt_generate_done(&e->worker, t, &err);
+    end_request(e, t, rc, &err);
+}
+
+/* A parked request goes on with what its training gave; without a result it asks again. */
+void tt_engine_resume_request(tt_engine *e, tt_task *r, const tt_qttt_result *result,
+                              tt_adapter *adapter)
+{
+    tt_err err = {0};
+    r->r.training = NULL;
+    if (adapter != NULL) {
+        tt_adapter_ref(adapter);
+    }
+    tt_code rc = result == NULL ? TT_OK : tt_generate_adapted(&e->worker, r, result, adapter, &err);
+    if (rc < 0) {
+        end_request(e, r, rc, &err);
+    } else {
+        tt_engine_set_task(e, r, TT_SCHED_PREFILL);
+    }
+}
+
+/* What a request that waited gets. A session's adapter has to stay: pinned, or it is nothing. */
+static void hand_over(tt_engine *e, tt_task *r, const tt_task *t, const tt_qttt_result *result)
+{
+    tt_qttt_result theirs = *result;
+    tt_adapter *adapter = t->t->adapter;
+    bool own = r->job == t->job;
+    theirs.cached = theirs.cached || !own;
+    if (!own && adapter != NULL && r->p->pin_adapter &&
+        !tt_adapter_cache_pin(e->worker.adapters, adapter->id, 1)) {
+        theirs = tt_qttt_without(&t->t->params, "failed", "capacity");
+        adapter = NULL;
+    }
+    tt_engine_resume_request(e, r, &theirs, adapter);
+}
+
+/* Those who wait for this training. Without success only the one on whose behalf it ran hears of
+ * it, the others ask again. */
+static void resume_waiters(tt_engine *e, const tt_task *t, const tt_qttt_result *result, bool ok)
+{
+    int32_t n;
+    tt_task **list = tt_engine_list_tasks(e, &n);
+    for (int32_t i = 0; i < n; i++) {
+        tt_task *r = list[i];
+        if (r->t != NULL || r->r.training != t->t) {
+            continue;
+        }
+        if (ok || r->job == t->job) {
+            hand_over(e, r, t, result);
+        } else {
+            tt_engine_resume_request(e, r, NULL, NULL);
+        }
+    }
+    free(list);
+}
+
+/* Fills the last event of a qTTT job and tells the result first. */
+static void end_job(tt_engine *e, tt_task *t, const tt_qttt_result *result, const tt_err *err)
+{
+    tt_err why = *err;
+    tt_code rc = why.code;
+    if (rc == TT_OK) {
+        rc = tt_push_adapted(&e->worker, t, result, &why);
+    }
+    if (rc == TT_OK) {
+        t->last->type = TT_EV_DONE;
+        t->last->u.done.reason = TT_FINISH_STOP;
+        t->last->u.done.prompt_tokens = t->p->n_prompt;
+        t->last->u.done.cached_tokens = t->cached;
+        t->last->u.done.text = "";
+        t->last->u.done.queue_seconds = t->started - t->submitted;
+    }
+    end_request(e, t, rc, &why);
+}
+
+/* err->code TT_OK: t->t->result holds. Frees t. */
+static void end_training(tt_engine *e, tt_task *t, const tt_err *err)
+{
+    tt_training *tr = t->t;
+    tt_qttt_result result = tr->result;
+    if (err->code != TT_OK) {
+        const char *reason = err->code == TT_E_NOMEM       ? "out_of_memory"
+                             : err->code == TT_E_CAPACITY  ? "capacity"
+                             : err->code == TT_E_CANCELLED ? "cancelled"
+                             : err->code == TT_E_TIMEOUT   ? "timeout"
+                             : err->code == TT_E_INVALID   ? "start_adapter_unusable"
+                                                           : "internal";
+        result = tt_qttt_without(&tr->params, err->code == TT_E_CANCELLED ? "cancelled" : "failed",
+                                 reason);
+    }
+    resume_waiters(e, t, &result, err->code == TT_OK);
+    if (t->last != NULL) {
+        end_job(e, t, &result, err);
+        return;
+    }
+    remove_task(e, t);
+    tt_task_destroy(&e->worker, &t);
+}
+
+void tt_engine_end_task(tt_engine *e, tt_task *t, tt_code rc, const tt_err *err)
+{
+    if (t->t != NULL) {
+        tt_err own = *err;
+        own.code = rc;
+        end_training(e, t, &own);
+    } else {
+        end_request(e, t, rc, err);
+    }
+}

@@ -1,0 +1,88 @@
+/* engine_pages.c - K/V pages between tasks: what a task needs, who gives way when there are too
+ * few. Thread: engine only. */
+#include "core/engine_priv.h"
+
+int32_t tt_engine_free_pages(const tt_engine *e)
+{
+    tt_kv_stats s = tt_kv_get_stats(e->worker.kv);
+    return s.total - s.used;
+}
+
+/* What it needs to start again (or at all): its tokens so far and a page to go on, less what the
+ * cache holds. */
+void tt_engine_refresh_pages(tt_engine *e, tt_task *t)
+{
+    const tt_job_params *p = t->p;
+    int32_t n = t->t != NULL ? p->qttt.context_tokens : t->n_ids;
+    int32_t pages = n / TT_PAGE_TOKENS + 1 + (t->t != NULL ? 2 * TT_PROBE_SEGMENTS : 0);
+    int32_t total = tt_kv_total(e->worker.kv);
+    pages -= tt_engine_cached_tokens(e, p) / TT_PAGE_TOKENS;
+    t->sched.pages = pages < 1 ? 1 : pages > total ? total : pages;
+}
+
+/* What running tasks have been promised at their start and not yet taken. */
+int32_t tt_engine_promised_pages(const tt_engine *e)
+{
+    int32_t n = 0;
+    for (tt_sched_task *s = NULL; (s = tt_sched_walk(e->sched, s)) != NULL;) {
+        bool growing = s->state == TT_SCHED_PREFILL || s->state == TT_SCHED_PARKED;
+        n += growing && s->pages > s->held ? s->pages - s->held : 0;
+    }
+    return n;
+}
+
+/* Takes a running task's pages away. It goes back to the queue; a parked one stays parked. */
+static void preempt(tt_engine *e, tt_task *t)
+{
+    tt_err err = {0};
+    while (t->t != NULL && t->sched.mid_step) { /* a training is only ever between two steps */
+        tt_code rc = tt_training_run(&e->worker, t, 0, &err);
+        if (rc != (tt_code)TT_TASK_MORE) {
+            tt_engine_end_task(e, t, rc, &err);
+            return;
+        }
+    }
+    e->worker.totals.preemptions++;
+    tt_task_drop_pages(&e->worker, t);
+    t->sched.held = 0;
+    if (t->t == NULL && t->r.phase == TT_GENERATE_DECODE) {
+        t->r.phase = TT_GENERATE_PROMPT;
+        t->until = t->n_ids - 1;
+        t->logits = false;
+    }
+    if (t->sched.state != TT_SCHED_PARKED) {
+        tt_engine_refresh_pages(e, t);
+        tt_engine_set_task(e, t, TT_SCHED_QUEUED);
+    }
+}
+
+/* `t` lacks `need` pages: younger tasks give theirs; else it gives way itself. True: they are
+ * there. */
+bool tt_engine_make_room(tt_engine *e, tt_task *t, int32_t need)
+{
+    while (tt_engine_free_pages(e) < need) {
+        pthread_mutex_lock(&e->mutex);
+        tt_sched_task *victim = tt_sched_victim(e->sched, &t->sched);
+        pthread_mutex_unlock(&e->mutex);
+        if (victim == NULL) {
+            return false;
+        }
+        preempt(e, tt_engine_task_of(victim));
+    }
+    return true;
+}
+
+/* No room even so. With nobody else there it never will be. */
+void tt_engine_give_way(tt_engine *e, tt_task *t)
+{
+    pthread_mutex_lock(&e->mutex);
+    tt_sched_counts n = tt_sched_get_counts(e->sched);
+    pthread_mutex_unlock(&e->mutex);
+    if (n.running + n.running_jobs <= 1) {
+        tt_err err;
+        tt_fail(&err, TT_E_CAPACITY, "the K/V pool is too small for this request");
+        tt_engine_end_task(e, t, TT_E_CAPACITY, &err);
+        return;
+    }
+    preempt(e, t);
+}
