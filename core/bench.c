@@ -286,8 +286,8 @@ static tt_code measure(bench *b, tt_err *reterr)
     rc = rc == TT_OK ? read_rate(b, reterr) : rc;
     int32_t deepest = room < 7000 ? room : 7000;
     rc = rc == TT_OK ? tt_seq_reserve(&b->seq, deepest + DECODE_TOKENS, reterr) : rc;
-    rc = rc == TT_OK ? prefill_range(b, 0, 64, reterr)
-                     : rc; /* weights are prepared on their first use */
+    /* weights are prepared on their first use; a context may be shorter than that */
+    rc = rc == TT_OK ? prefill_range(b, 0, deepest < 64 ? deepest : 64, reterr) : rc;
     for (size_t i = 0; rc == TT_OK && i < sizeof prefills / sizeof *prefills; i++) {
         rc = prefills[i] <= deepest ? bench_prefill(b, prefills[i], reterr) : rc;
         if (rc == TT_OK && prefills[i] == 4096 && prefills[i] <= deepest) {

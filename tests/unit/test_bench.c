@@ -1,0 +1,140 @@
+/* test_bench.c - the figures of `qttt bench` on a tiny model: which there are, that each share is
+ * its value against its limit, contexts that are short, pools that are small. Not what they amount
+ * to. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/bench.h"
+#include "small_engine.h"
+
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define UNDER_TSAN 1
+#endif
+#endif
+#if !defined(UNDER_TSAN)
+#define UNDER_TSAN 0
+#endif
+
+static char path[4200];
+static int n_told;
+
+static void on_figure(void *arg, const tt_bench_figure *f)
+{
+    tt_bench_report *r = arg;
+    assert_ptr_equal(f, &r->figure[n_told]); /* in order, each once */
+    n_told++;
+}
+
+static tt_code run(int32_t max_context, size_t kv_bytes, tt_bench_report *r, tt_err *err)
+{
+    tt_engine_options engine = {.model_path = path,
+                                .isa_mask = TT_ISA_ALL,
+                                .n_threads = 1,
+                                .max_context = max_context,
+                                .kv_bytes = kv_bytes,
+                                .kv_type = TT_BF16};
+    n_told = 0;
+    *err = (tt_err){0};
+    return tt_bench_run(
+        &(tt_bench_options){.engine = &engine, .repeat = 1, .on_figure = on_figure, .arg = r}, r,
+        err);
+}
+
+static const tt_bench_figure *find(const tt_bench_report *r, const char *name)
+{
+    for (int32_t i = 0; i < r->n; i++) {
+        if (strcmp(r->figure[i].name, name) == 0) {
+            return &r->figure[i];
+        }
+    }
+    return NULL;
+}
+
+static void check_figures(const tt_bench_report *r)
+{
+    assert_int_equal(r->n, n_told);
+    for (int32_t i = 0; i < r->n; i++) {
+        const tt_bench_figure *f = &r->figure[i];
+        assert_true(f->value > 0 && isfinite(f->value) && f->unit != NULL && f->name[0] != '\0');
+        double share = f->kind == TT_LIMIT_NONE    ? 0
+                       : strcmp(f->unit, "s") == 0 ? f->limit / f->value
+                                                   : f->value / f->limit;
+        assert_true(fabs(f->percent - 100 * share) < 1e-9 * (1 + 100 * share));
+        assert_int_equal(f->kind == TT_LIMIT_NONE, f->limit == 0);
+    }
+}
+
+/* 128 tokens of context: nothing is as deep as 512, decoding from the start is all there is. */
+static void test_figures(void **state)
+{
+    tt_bench_report r;
+    tt_err err;
+    assert_int_equal(run(0, 0, &r, &err), TT_OK);
+    check_figures(&r);
+    assert_string_equal(r.model, "small");
+    assert_int_equal(r.threads, 1);
+    assert_true(r.isa[0] != '\0');
+    assert_non_null(find(&r, "model ready (files cached)"));
+    assert_int_equal(find(&r, "machine: matrix product")->kind, TT_LIMIT_NONE);
+    assert_string_equal(find(&r, "machine: memory read")->unit, "GB/s");
+    assert_int_equal(find(&r, "decode at depth 0")->kind, TT_LIMIT_BYTES);
+    assert_string_equal(find(&r, "decode at depth 0")->unit, "tokens/s");
+    assert_null(find(&r, "prefill 512"));
+    assert_int_equal(r.n, 4);
+}
+
+static void test_short_contexts(void **state)
+{
+    static const int32_t contexts[] = {1, 16};
+    for (size_t i = 0; i < sizeof contexts / sizeof *contexts; i++) {
+        tt_bench_report r;
+        tt_err err;
+        assert_int_equal(run(contexts[i], 0, &r, &err), TT_OK);
+        check_figures(&r);
+        assert_int_equal(find(&r, "decode at depth 0") != NULL, contexts[i] >= 16);
+    }
+}
+
+static void test_failures(void **state)
+{
+    tt_bench_report r;
+    tt_err err;
+    assert_int_equal(run(0, 1, &r, &err), TT_E_CAPACITY);
+    assert_true(err.msg[0] != '\0');
+    char good[sizeof path];
+    memcpy(good, path, sizeof good);
+    path[strlen(path) - 1] = '\0';
+    assert_int_equal(run(0, 0, &r, &err), TT_E_IO);
+    assert_int_equal(r.n, 0);
+    memcpy(path, good, sizeof good);
+}
+
+int main(void)
+{
+    if (UNDER_TSAN) { /* measures with all threads of the OpenMP runtime, which is not instrumented
+                       */
+        printf("skip: the machine's read rate is not for ThreadSanitizer\n");
+        return 77;
+    }
+    char *folder;
+    tt_model *m = small_model(&(mw_model){0}, &folder);
+    tt_model_close(&m);
+    snprintf(path, sizeof path, "%s/small.gguf", folder);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_figures),
+        cmocka_unit_test(test_short_contexts),
+        cmocka_unit_test(test_failures),
+    };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    mw_remove_folder(folder);
+    return failed;
+}
