@@ -320,9 +320,9 @@ static tt_code encode_joined(tt_encoding *e, struct joined *j, tt_err *reterr)
     return encode_segment(e, j->text + begin, j->n - begin, reterr);
 }
 
-tt_code tt_tokenizer_encode_pieces(const tt_tokenizer *tok, const tt_text_piece *pieces,
-                                   size_t n_pieces, bool add_special, int32_t **ret_ids,
-                                   size_t *ret_n, tt_err *reterr)
+static tt_code encode_pieces(const tt_tokenizer *tok, const tt_text_piece *pieces, size_t n_pieces,
+                             bool add_special, bool first, int32_t **ret_ids, size_t *ret_n,
+                             tt_err *reterr)
 {
     const tt_vocab *v = tok->vocab;
     struct joined j = {0};
@@ -330,7 +330,7 @@ tt_code tt_tokenizer_encode_pieces(const tt_tokenizer *tok, const tt_text_piece 
     if (rc != TT_OK) {
         return rc;
     }
-    tt_encoding e = {.tok = tok, .first_segment = true};
+    tt_encoding e = {.tok = tok, .first_segment = first};
     e.may_be_unk =
         v->unk >= 0 && (tok->types[v->unk] != TT_TOKEN_CONTROL || trusted_bytes(&j, 0, j.n) == j.n);
     j.piece = j.piece_at = 0;
@@ -353,6 +353,19 @@ tt_code tt_tokenizer_encode_pieces(const tt_tokenizer *tok, const tt_text_piece 
     *ret_ids = e.ids;
     *ret_n = e.n;
     return TT_OK;
+}
+
+tt_code tt_tokenizer_encode_pieces(const tt_tokenizer *tok, const tt_text_piece *pieces,
+                                   size_t n_pieces, bool add_special, int32_t **ret_ids,
+                                   size_t *ret_n, tt_err *reterr)
+{
+    return encode_pieces(tok, pieces, n_pieces, add_special, true, ret_ids, ret_n, reterr);
+}
+
+tt_code tt_tokenizer_encode_more(const tt_tokenizer *tok, const tt_text_piece *pieces,
+                                 size_t n_pieces, int32_t **ret_ids, size_t *ret_n, tt_err *reterr)
+{
+    return encode_pieces(tok, pieces, n_pieces, false, false, ret_ids, ret_n, reterr);
 }
 
 tt_code tt_tokenizer_encode(const tt_tokenizer *tok, const char *text, size_t n_bytes,

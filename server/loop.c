@@ -15,6 +15,7 @@
 #include "server/job_table.h"
 #include "server/listen.h"
 #include "server/log.h"
+#include "server/session_setup.h"
 #include "server/work.h"
 
 enum { CLOSE_WAIT_MS = 200 };
@@ -132,6 +133,7 @@ static void on_wake(uv_async_t *a)
     tt_server *s = a->data;
     follow_engine(s);
     tt_generations_poll(s);
+    tt_session_store_poll(s->sessions);
     tt_job_table_poll(s->jobs);
 }
 
@@ -206,10 +208,12 @@ static int init_handles(tt_server *s)
         return -1;
     }
     uv_timer_init(&s->loop, &s->tick);
+    uv_timer_init(&s->loop, &s->session_timer);
     uv_timer_init(&s->loop, &s->drain_timer);
     uv_signal_init(&s->loop, &s->sigterm);
     uv_signal_init(&s->loop, &s->sigint);
-    s->wake.data = s->tick.data = s->drain_timer.data = s->sigterm.data = s->sigint.data = s;
+    s->wake.data = s->tick.data = s->session_timer.data = s->drain_timer.data = s->sigterm.data =
+        s->sigint.data = s;
     signal(SIGPIPE, SIG_IGN);
     if (uv_signal_start(&s->sigterm, on_signal, SIGTERM) != 0 ||
         uv_signal_start(&s->sigint, on_signal, SIGINT) != 0) {
@@ -222,6 +226,7 @@ static void close_handles(tt_server *s)
 {
     uv_close((uv_handle_t *)&s->wake, NULL);
     uv_close((uv_handle_t *)&s->tick, NULL);
+    uv_close((uv_handle_t *)&s->session_timer, NULL);
     uv_close((uv_handle_t *)&s->drain_timer, NULL);
     uv_close((uv_handle_t *)&s->sigterm, NULL);
     uv_close((uv_handle_t *)&s->sigint, NULL);
@@ -253,6 +258,7 @@ static void shut_down(tt_server *s)
     }
     tt_engine_destroy(&s->engine); /* jobs' last wakes still find s->wake */
     close_handles(s);
+    tt_sessions_end(s);
     tt_job_table_destroy(&s->jobs);
     tt_idem_destroy(&s->idempotency);
     tt_served_destroy(&s->served);
@@ -272,13 +278,15 @@ static tt_code create_tables(tt_server *s, tt_err *reterr)
                                                    .max_entries = (int32_t)set->idempotency_entries,
                                                    .max_bytes = (size_t)set->idempotency_bytes},
                                 &s->idempotency, reterr);
-    return rc < 0 ? rc
-                  : tt_job_table_create(
-                        &(tt_job_table_options){.max_events = (int32_t)set->jobs_max_events,
-                                                .retention_seconds = set->jobs_retention,
-                                                .max_finished = (int32_t)set->jobs_max_finished,
-                                                .now = tt_unix_now},
-                        &s->jobs, reterr);
+    if (rc == TT_OK) {
+        rc = tt_job_table_create(
+            &(tt_job_table_options){.max_events = (int32_t)set->jobs_max_events,
+                                    .retention_seconds = set->jobs_retention,
+                                    .max_finished = (int32_t)set->jobs_max_finished,
+                                    .now = tt_unix_now},
+            &s->jobs, reterr);
+    }
+    return rc < 0 ? rc : tt_sessions_start(s, reterr);
 }
 
 int tt_serve(const tt_settings *settings)

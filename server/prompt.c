@@ -110,8 +110,8 @@ static tt_code add_bos(const tt_served *sv, int32_t **ids, size_t *n, tt_err *re
     return TT_OK;
 }
 
-tt_code tt_prompt_chat(const tt_served *sv, const tt_chat_prompt *p, int32_t **ret_ids,
-                       size_t *ret_n, tt_err *reterr)
+tt_code tt_prompt_render(const tt_served *sv, const tt_chat_prompt *p, tt_rendered *ret,
+                         tt_err *reterr)
 {
     tt_rendered text = {0};
     tt_render_options opt = {.messages = p->messages,
@@ -125,17 +125,25 @@ tt_code tt_prompt_chat(const tt_served *sv, const tt_chat_prompt *p, int32_t **r
     if (rc < 0) {
         return rc;
     }
+    rc = tt_prompt_may_fit(sv, text.n, reterr);
+    if (rc < 0) {
+        tt_rendered_finish(&text);
+        return rc;
+    }
+    for (size_t i = 0; sv->parse_special && i < text.n_pieces; i++) {
+        text.pieces[i].trusted = true;
+    }
+    *ret = text;
+    return TT_OK;
+}
+
+tt_code tt_prompt_tokens(const tt_served *sv, const tt_text_piece *pieces, size_t n_pieces,
+                         int32_t **ret_ids, size_t *ret_n, tt_err *reterr)
+{
     int32_t *ids = NULL;
     size_t n = 0;
-    rc = tt_prompt_may_fit(sv, text.n, reterr);
-    if (rc == TT_OK) {
-        for (size_t i = 0; sv->parse_special && i < text.n_pieces; i++) {
-            text.pieces[i].trusted = true;
-        }
-        rc = tt_tokenizer_encode_pieces(sv->tokenizer, text.pieces, text.n_pieces, false, &ids, &n,
-                                        reterr);
-    }
-    tt_rendered_finish(&text);
+    tt_code rc =
+        tt_tokenizer_encode_pieces(sv->tokenizer, pieces, n_pieces, false, &ids, &n, reterr);
     if (rc == TT_OK) {
         rc = add_bos(sv, &ids, &n, reterr);
     }
@@ -146,6 +154,24 @@ tt_code tt_prompt_chat(const tt_served *sv, const tt_chat_prompt *p, int32_t **r
     *ret_ids = ids;
     *ret_n = n;
     return TT_OK;
+}
+
+tt_code tt_prompt_more_tokens(const tt_served *sv, const tt_text_piece *pieces, size_t n_pieces,
+                              int32_t **ret_ids, size_t *ret_n, tt_err *reterr)
+{
+    return tt_tokenizer_encode_more(sv->tokenizer, pieces, n_pieces, ret_ids, ret_n, reterr);
+}
+
+tt_code tt_prompt_chat(const tt_served *sv, const tt_chat_prompt *p, int32_t **ret_ids,
+                       size_t *ret_n, tt_err *reterr)
+{
+    tt_rendered text = {0};
+    tt_code rc = tt_prompt_render(sv, p, &text, reterr);
+    if (rc == TT_OK) {
+        rc = tt_prompt_tokens(sv, text.pieces, text.n_pieces, ret_ids, ret_n, reterr);
+        tt_rendered_finish(&text);
+    }
+    return rc;
 }
 
 tt_code tt_prompt_text(const tt_served *sv, const char *text, size_t n, bool add_special,

@@ -39,9 +39,20 @@ typedef struct tt_chat_prompt {
     bool add_generation_prompt;
 } tt_chat_prompt;
 
-/* Ids of a rendered chat. User text never becomes a special token (unless the operator wants it);
- * BOS once, whether template or model asks for it. *ret_ids: malloc'ed, transferred. TT_E_INVALID:
- * the template's own complaint.
+/* The text of a chat, as pieces with their origin. TT_E_INVALID: the template's own complaint;
+ * TT_E_CONTEXT_LENGTH: it cannot fit. tt_rendered_finish(). */
+tt_code tt_prompt_render(const tt_served *sv, const tt_chat_prompt *p, tt_rendered *ret,
+                         tt_err *reterr);
+/* Ids of rendered pieces, BOS in front where the model wants it. *ret_ids: malloc'ed, transferred.
+ */
+tt_code tt_prompt_tokens(const tt_served *sv, const tt_text_piece *pieces, size_t n_pieces,
+                         int32_t **ret_ids, size_t *ret_n, tt_err *reterr);
+/* The same in the middle of a text: nothing is put in front. */
+tt_code tt_prompt_more_tokens(const tt_served *sv, const tt_text_piece *pieces, size_t n_pieces,
+                              int32_t **ret_ids, size_t *ret_n, tt_err *reterr);
+/* Ids of a rendered chat, both in one. User text never becomes a special token (unless the operator
+ * wants it); BOS once, whether template or model asks for it. *ret_ids: malloc'ed, transferred.
+ * TT_E_INVALID: the template's own complaint.
  */
 tt_code tt_prompt_chat(const tt_served *sv, const tt_chat_prompt *p, int32_t **ret_ids,
                        size_t *ret_n, tt_err *reterr);

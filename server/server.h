@@ -34,8 +34,10 @@ typedef struct tt_server {
     struct tt_work *work_first, *work_last; /* waiting for a worker */
     int32_t n_working;
     tt_metrics metrics;
-    uv_timer_t tick;        /* heartbeats of generations */
-    uv_timer_t drain_timer; /* ends a phase of draining */
+    struct tt_session_store *sessions;
+    uv_timer_t session_timer; /* deletes what has been idle too long */
+    uv_timer_t tick;          /* heartbeats of generations */
+    uv_timer_t drain_timer;   /* ends a phase of draining */
     uv_signal_t sigterm, sigint;
     int exit_status, engine_seen;
     double drain_deadline; /* monotonic */

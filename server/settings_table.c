@@ -4,6 +4,7 @@
 #include "server/settings.h"
 
 static const char *const kv_types[] = {"bf16", "f32", NULL};
+static const char *const append_conflicts[] = {"wait", "409", NULL};
 static const char *const log_levels[] = {"error", "warn", "info", "debug", NULL};
 static const char *const log_formats[] = {"text", "json", NULL};
 
@@ -52,8 +53,6 @@ const tt_setting tt_setting_table[] = {
      "requests parsed and tokenised at a time"},
     {"server.max_samples", "max-samples", TT_SET_INT, AT(max_samples), 1, 1000, "16", NULL,
      "largest n of a request"},
-    {"server.request_timeout", "request-timeout", TT_SET_FLOAT, AT(request_timeout), 0, 1e6, "0",
-     NULL, "seconds for an answer; 0: no bound"},
     {"server.cors_origins", "cors-origin", TT_SET_LIST, AT(cors_origins), 0, 0, "*", NULL,
      "origins that browsers may call from"},
     {"server.strict", "strict", TT_SET_BOOL, AT(strict), 0, 0, "false", NULL,
@@ -72,11 +71,6 @@ const tt_setting tt_setting_table[] = {
      "prompts of one completions request"},
     {"limits.json_memory", "json-memory", TT_SET_SIZE, AT(json_memory), 1 << 16, 64 * GIB, "64MiB",
      NULL, "values of one request body, without text"},
-
-    {"sched.max_running", "max-running", TT_SET_INT, AT(max_running), 1, 4096, "32", NULL,
-     "answers written together"},
-    {"sched.target_gap_ms", "target-gap-ms", TT_SET_FLOAT, AT(target_gap_ms), 1, 60000, "100", NULL,
-     "between two tokens while long work runs"},
 
     {"qttt.alias", "qttt-alias", TT_SET_BOOL, AT(qttt_alias), 0, 0, "true", NULL,
      "serve the model NAME-qttt, which adapts"},
@@ -107,18 +101,20 @@ const tt_setting tt_setting_table[] = {
     {"idempotency.max_size", "idempotency-max-size", TT_SET_SIZE, AT(idempotency_bytes), 1 << 16,
      64 * GIB, "16MiB", NULL, "memory for keys and answers"},
 
-    {"qttt.share", "qttt-share", TT_SET_FLOAT, AT(qttt_share), 0.01, 1, "0.3", NULL,
-     "of the time for training while answers wait"},
-    {"qttt.max_jobs", "qttt-max-jobs", TT_SET_INT, AT(qttt_max_jobs), 1, 1024, "1", NULL,
-     "adaptations that run together"},
-    {"qttt.max_queued_jobs", "qttt-max-queued-jobs", TT_SET_INT, AT(qttt_max_queued_jobs), 1,
-     100000, "64", NULL, "adaptation jobs that wait"},
-    {"qttt.auto_min_tokens", "qttt-auto-min-tokens", TT_SET_INT, AT(auto_min_tokens), 1, 1 << 24,
-     "2048", NULL, "mode auto: shortest context that is adapted to"},
-    {"qttt.auto_min_recall", "qttt-auto-min-recall", TT_SET_FLOAT, AT(auto_min_recall), 1e-6, 100,
-     "0.1", NULL, "mode auto: least recall loss, nats a token"},
-    {"qttt.auto_max_load", "qttt-auto-max-load", TT_SET_INT, AT(auto_max_load), 1, 100000, "4",
-     NULL, "mode auto: most other requests"},
+    {"sessions.max", "max-sessions", TT_SET_INT, AT(max_sessions), 1, 1000000, "1000", NULL,
+     "sessions at a time"},
+    {"sessions.memory", "session-memory", TT_SET_SIZE, AT(session_memory), 1 << 16, 1024 * GIB,
+     "256MiB", NULL, "memory for their tokens and messages"},
+    {"sessions.ttl_seconds", "session-ttl", TT_SET_FLOAT, AT(session_ttl), 0, 1e8, "3600", NULL,
+     "delete a session after this much idle time; 0: never"},
+    {"sessions.implicit", "implicit-sessions", TT_SET_BOOL, AT(sessions_implicit), 0, 0, "true",
+     NULL, "a chat request with an unknown session header creates it"},
+    {"sessions.header", "session-header", TT_SET_STRING, AT(session_header), 0, 0, "x-session-id",
+     NULL, "header with a session's key"},
+    {"sessions.append_conflict", "append-conflict", TT_SET_CHOICE, AT(append_conflict), 0, 0,
+     "wait", append_conflicts, "a second append to a session: wait or 409"},
+    {"adapters.max_generations", "max-generations", TT_SET_INT, AT(max_generations), 1, 1000, "4",
+     NULL, "adapters that a session keeps"},
 
     {"drain.delay_seconds", "drain-delay", TT_SET_FLOAT, AT(drain_delay), 0, 3600, "0", NULL,
      "after SIGTERM, accept work for this long"},

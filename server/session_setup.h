@@ -1,0 +1,21 @@
+/* session_setup.h - the server's session store: made from the settings, swept by a timer that runs
+ * only while a session can expire. Thread: the loop thread. */
+#ifndef TT_SESSION_SETUP_H
+#define TT_SESSION_SETUP_H
+
+#include "server/http.h"
+#include "server/server.h"
+#include "server/session_store.h"
+
+/* s->sessions; the loop's session_timer is made. */
+tt_code tt_sessions_start(tt_server *s, tt_err *reterr);
+/* Frees the store. After the engine is gone, before the table of jobs is. */
+void tt_sessions_end(tt_server *s);
+/* A session's time has changed: the timer is set anew. */
+void tt_sessions_arm(tt_server *s);
+
+/* The key that a request names: the header of the settings, else X-OpenWebUI-Chat-Id; NULL = none.
+ * While it is being dispatched. */
+const char *tt_sessions_header(tt_http_request *req);
+
+#endif

@@ -1,0 +1,166 @@
+/* session_store.h - the sessions that can be found: by tenant and id, in lists, how long and how
+ * many. A record is core/session.h's session and what only the server knows of it. Thread: the loop
+ * thread.
+ * The store outlives every record.
+ *
+ * A record is reference-counted: the store holds one reference while it can be found, each request
+ * that runs in it one. What the adapters of a session are worth to the engine ends with the
+ * record's place in the store: its pins are given back then. */
+#ifndef TT_SESSION_STORE_H
+#define TT_SESSION_STORE_H
+
+#include <jansson.h>
+
+#include "core/engine.h"
+#include "core/session.h"
+#include "server/api_qttt.h"
+#include "server/session_text.h"
+
+enum { TT_SESSION_KEY_BYTES = 65, TT_SESSION_ID_BYTES = 72 };
+
+typedef struct tt_session_store tt_session_store;
+
+typedef enum tt_session_status {
+    TT_SESSION_QUEUED,
+    TT_SESSION_PREFILLING,
+    TT_SESSION_READY,
+    TT_SESSION_FAILED
+} tt_session_status;
+
+/* A request that runs in a session and has to end when the session is deleted. */
+typedef struct tt_session_user {
+    void (*on_deleted)(struct tt_session_user *u); /* it takes itself off the list */
+    struct tt_session_user *prev, *next;
+} tt_session_user;
+
+/* An append that waits for another. */
+typedef struct tt_session_waiter {
+    void (*go)(struct tt_session_waiter *w); /* it has been taken off the list */
+    struct tt_session_waiter *next;
+} tt_session_waiter;
+
+typedef struct tt_session_record {
+    /* ---- constant ---- */
+    char id[TT_SESSION_ID_BYTES]; /* ses_<key> */
+    char scope[40];               /* tenant */
+    uint64_t tag;                 /* tt_job_params.session_tag */
+    int64_t created_at;           /* Unix seconds */
+    bool implicit;                /* made by a chat request with a key that was not known */
+    /* ---- the owner's to change ---- */
+    tt_session *data; /* owned */
+    tt_session_text
+        *text; /* what an append goes on from; NULL: a session of raw tokens, or none yet */
+    tt_session_text *context_text; /* of the context alone, for forks without the transcript */
+    tt_session_status status;
+    tt_err error;                /* of FAILED */
+    int32_t done, total;         /* tokens of the prefill */
+    char *metadata;              /* owned: JSON text of an object */
+    json_t *qttt;                /* owned: default of requests as it was given, or NULL */
+    tt_qttt_request qttt_parsed; /* the same, read; with generation and start */
+    double ttl_seconds;          /* idle time; 0 = for ever */
+    int64_t n_jobs;              /* ever numbered */
+    bool answered;               /* a request has finished in it */
+    /* ---- private ---- */
+    tt_session_store *store;
+    bool deleted;
+    tt_job *prefill; /* a reference, or NULL */
+    bool job_after_prefill;
+    int refs;
+    double last_used; /* monotonic */
+    size_t bytes;     /* as counted in the store */
+    tt_session_user *users;
+    tt_session_waiter *waiting_first, *waiting_last;
+    struct tt_session_record *prev, *next; /* newest first */
+    struct tt_session_record *chain;       /* of the table */
+} tt_session_record;
+
+typedef struct tt_session_store_options {
+    int32_t max_sessions;
+    size_t max_bytes; /* host memory of all of them: ids, messages, text */
+    double ttl_seconds;
+    int32_t max_generations;
+    tt_engine *(*engine)(void *arg); /* to pin adapters and to submit; NULL while loading */
+    /* The prefill of a session whose default is mode on has ended. May be NULL. */
+    void (*on_prefilled)(void *arg, tt_session_record *r);
+    /* The record has just left the store. May be NULL. */
+    void (*on_deleted)(void *arg, tt_session_record *r);
+    void (*wake)(void *arg); /* for the prefill's job: any thread */
+    void *arg, *wake_arg;
+} tt_session_store_options;
+
+tt_code tt_session_store_create(const tt_session_store_options *opt, tt_session_store **ret,
+                                tt_err *reterr);
+/* Every record that nobody else refers to is freed. */
+void tt_session_store_destroy(tt_session_store **store);
+
+/* The key of a request (docs/api.md): `given` itself when it is 1-64 of [A-Za-z0-9_-] (without a
+ * leading "ses_"), else a hash of it; NULL or "": a random one. */
+void tt_session_key(const char *given, char ret[TT_SESSION_KEY_BYTES]);
+
+/* Borrowed; NULL = this tenant has none of this id ("ses_..."). */
+tt_session_record *tt_session_store_find(tt_session_store *st, const char *scope, const char *id);
+
+/* A new record around `data`, which it takes over on success; text NULL or a reference, taken over.
+ * Makes room among idle implicit sessions when there is none: TT_E_CAPACITY when that is not
+ * enough. TT_E_BUSY: the id is taken. *ret: borrowed from the store. */
+tt_code tt_session_store_add(tt_session_store *st, const char *scope, const char *key,
+                             bool implicit, tt_session *data, tt_session_text *text,
+                             tt_session_record **ret, tt_err *reterr);
+/* Takes it out: users are told, its prefill is cancelled, its adapters are unpinned. */
+void tt_session_store_delete(tt_session_record *r);
+
+void tt_session_ref(tt_session_record *r);
+/* *r may be NULL and becomes it. */
+void tt_session_unref(tt_session_record **r);
+void tt_session_add_user(tt_session_record *r, tt_session_user *u);
+void tt_session_remove_user(tt_session_record *r, tt_session_user *u);
+
+/* It was used now; also counts its memory anew. */
+void tt_session_touch(tt_session_record *r);
+/* Unix seconds; 0 = never. */
+int64_t tt_session_last_used_at(const tt_session_record *r);
+int64_t tt_session_expires_at(const tt_session_record *r);
+
+/* The context is another, and its text with it: taken over. */
+void tt_session_set_context_text(tt_session_record *r, tt_session_text *text);
+/* An append, or what excludes one, has ended: the next that waits goes on. When the session is
+ * deleted, all do. */
+void tt_session_append_ended(tt_session_record *r);
+void tt_session_wait(tt_session_record *r, tt_session_waiter *w);
+/* Legal for one that does not wait. */
+void tt_session_stop_waiting(tt_session_record *r, tt_session_waiter *w);
+
+/* Puts the prefill of its context into the queue; status follows from its events. An empty context
+ * is ready at once. Errors are those of tt_engine_submit(). */
+tt_code tt_session_start_prefill(tt_session_record *r, tt_err *reterr);
+
+/* An adapter that was trained for it and that the engine has pinned once becomes its latest
+ * generation; *ret_number: its number. Of a deleted session, or when it is a generation already,
+ * the pin is given back. */
+void tt_session_adopt(tt_session_record *r, const tt_qttt_result *result, const char *job_id,
+                      int32_t *ret_number);
+/* Back to the base: DELETE /v1/sessions/{id}/adapter. */
+void tt_session_drop_adapters(tt_session_record *r);
+
+typedef struct tt_session_list {
+    const char *scope;
+    const char *after; /* "" = from the beginning */
+    int32_t limit;
+    bool ascending; /* oldest first */
+} tt_session_list;
+/* Fills v[limit]. False: there is no session `after`. */
+bool tt_session_store_list(tt_session_store *st, const tt_session_list *q, tt_session_record **v,
+                           int32_t *ret_n, bool *ret_more);
+
+/* Reads the events of prefills; called when the engine has woken the loop. */
+void tt_session_store_poll(tt_session_store *st);
+/* Deletes what has been idle too long; seconds until the next can be due, INFINITY = none. */
+double tt_session_store_sweep(tt_session_store *st);
+
+typedef struct tt_session_counts {
+    int32_t sessions;
+    size_t bytes;
+} tt_session_counts;
+tt_session_counts tt_session_store_counts(const tt_session_store *st);
+
+#endif

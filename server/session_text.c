@@ -1,0 +1,225 @@
+/* session_text.c - see session_text.h. A cut is a byte of the text and the number of ids before it.
+ * Cuts lie at the ends of what was tokenised in one go and at each generated token; within a prompt
+ * the border of a token depends on what follows, so there are none. */
+#include "server/session_text.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct cut {
+    size_t byte;
+    int32_t n_ids;
+} cut;
+
+struct tt_session_text {
+    atomic_int refs;
+    json_t *messages, *kwargs; /* owned */
+    char *text;                /* owned: [n] */
+    size_t n, text_cap;
+    int32_t *ids; /* owned: [n_ids] */
+    int32_t n_ids;
+    cut *cuts; /* owned: [n_cuts], rising */
+    int32_t n_cuts;
+};
+
+tt_session_text *tt_session_text_ref(tt_session_text *t)
+{
+    atomic_fetch_add(&t->refs, 1);
+    return t;
+}
+
+void tt_session_text_unref(tt_session_text **text)
+{
+    tt_session_text *t = *text;
+    *text = NULL;
+    if (t != NULL && atomic_fetch_sub(&t->refs, 1) == 1) {
+        json_decref(t->messages);
+        json_decref(t->kwargs);
+        free(t->text);
+        free(t->ids);
+        free(t->cuts);
+        free(t);
+    }
+}
+
+const json_t *tt_session_text_messages(const tt_session_text *t)
+{
+    return t->messages;
+}
+
+const json_t *tt_session_text_kwargs(const tt_session_text *t)
+{
+    return t->kwargs;
+}
+
+/* Messages are counted as their text twice over: once rendered, once as JSON. */
+size_t tt_session_text_bytes(const tt_session_text *t)
+{
+    return sizeof *t + 2 * t->n + (size_t)t->n_ids * sizeof *t->ids +
+           (size_t)t->n_cuts * sizeof *t->cuts;
+}
+
+static bool put_text(tt_session_text *t, const char *p, size_t n)
+{
+    if (n > t->text_cap - t->n) {
+        size_t cap = t->text_cap + n + t->text_cap / 2;
+        char *more = realloc(t->text, cap);
+        if (more == NULL) {
+            return false;
+        }
+        t->text = more;
+        t->text_cap = cap;
+    }
+    if (n > 0) {
+        memcpy(t->text + t->n, p, n);
+    }
+    t->n += n;
+    return true;
+}
+
+static void put_cut(tt_session_text *t, size_t byte, int32_t n_ids)
+{
+    if (t->n_cuts == 0 || t->cuts[t->n_cuts - 1].n_ids < n_ids) {
+        t->cuts[t->n_cuts++] = (cut){.byte = byte, .n_ids = n_ids};
+    }
+}
+
+/* 1 when an answer that begins with this token is printed without the token's leading space
+ * (core/detok.c). */
+static size_t lost_space(const tt_tokenizer *tok, const char *piece, size_t n)
+{
+    const tt_vocab *v = tt_tokenizer_vocab(tok);
+    return v->kind != TT_VOCAB_BPE && v->add_space_prefix && n > 0 && piece[0] == ' ';
+}
+
+/* The cuts of what was kept, the end of the prompt, and one behind each generated token. */
+static bool fill(tt_session_text *t, const tt_session_text_options *o)
+{
+    int32_t n_old = 0;
+    while (o->from != NULL && n_old < o->from->n_cuts && o->from->cuts[n_old].n_ids <= o->n_kept) {
+        n_old++;
+    }
+    t->cuts = malloc(((size_t)n_old + (size_t)o->n_generated + 1) * sizeof *t->cuts);
+    t->ids = malloc(((size_t)o->n_ids + (size_t)o->n_generated + 1) * sizeof *t->ids);
+    if (t->cuts == NULL || t->ids == NULL || !put_text(t, o->text, o->n)) {
+        return false;
+    }
+    if (o->n_ids > 0) {
+        memcpy(t->ids, o->ids, (size_t)o->n_ids * sizeof *t->ids);
+    }
+    t->n_ids = o->n_ids;
+    for (int32_t i = 0; i < n_old; i++) {
+        put_cut(t, o->from->cuts[i].byte, o->from->cuts[i].n_ids);
+    }
+    put_cut(t, t->n, t->n_ids);
+    for (int32_t i = 0; i < o->n_generated; i++) {
+        size_t n;
+        const char *piece = tt_tokenizer_piece(o->tokenizer, o->generated[i], true, &n);
+        t->ids[t->n_ids++] = o->generated[i];
+        size_t skip = i == 0 ? lost_space(o->tokenizer, piece, n) : 0;
+        if (!put_text(t, piece + skip, n - skip)) {
+            return false;
+        }
+        put_cut(t, t->n, t->n_ids);
+    }
+    return true;
+}
+
+tt_code tt_session_text_create(const tt_session_text_options *o, tt_session_text **ret,
+                               tt_err *reterr)
+{
+    tt_session_text *t = calloc(1, sizeof *t);
+    bool ok = t != NULL;
+    if (ok) {
+        atomic_init(&t->refs, 1);
+        t->messages = json_copy((json_t *)o->messages); /* its entries are shared, never changed */
+        t->kwargs = o->kwargs != NULL ? json_deep_copy(o->kwargs) : NULL;
+        ok = t->messages != NULL && (o->kwargs == NULL || t->kwargs != NULL) && fill(t, o);
+    }
+    if (!ok) {
+        tt_session_text_unref(&t);
+        return tt_fail(reterr, TT_E_NOMEM, "out of memory for a session's text");
+    }
+    *ret = t;
+    return TT_OK;
+}
+
+/* The last cut at or before the first byte in which the two texts differ. */
+static cut last_cut(const tt_session_text *t, const char *text, size_t n)
+{
+    size_t same = 0, max = t->n < n ? t->n : n;
+    while (same < max && t->text[same] == text[same]) {
+        same++;
+    }
+    int32_t lo = 0, hi = t->n_cuts;
+    while (lo < hi) {
+        int32_t mid = lo + (hi - lo) / 2;
+        if (t->cuts[mid].byte <= same) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    return lo > 0 ? t->cuts[lo - 1] : (cut){0};
+}
+
+/* The pieces from byte `at` on. *ret: malloc'ed. */
+static tt_code pieces_from(const tt_rendered *r, size_t at, tt_text_piece **ret, size_t *ret_n,
+                           tt_err *reterr)
+{
+    tt_text_piece *pieces = malloc((r->n_pieces + 1) * sizeof *pieces);
+    size_t n = 0, begin = 0;
+    if (pieces == NULL) {
+        return tt_fail(reterr, TT_E_NOMEM, "out of memory");
+    }
+    for (size_t i = 0; i < r->n_pieces; i++) {
+        tt_text_piece p = r->pieces[i];
+        size_t end = begin + p.n, skip = at > begin ? at - begin : 0;
+        begin = end;
+        if (end > at) {
+            p.p += skip;
+            p.n -= skip;
+            pieces[n++] = p;
+        }
+    }
+    *ret = pieces;
+    *ret_n = n;
+    return TT_OK;
+}
+
+tt_code tt_session_text_splice(const tt_session_text *t, const tt_served *sv,
+                               const tt_rendered *rendered, int32_t **ret_ids, size_t *ret_n,
+                               int32_t *ret_kept, tt_err *reterr)
+{
+    cut c = last_cut(t, rendered->text, rendered->n);
+    tt_text_piece *pieces = NULL;
+    int32_t *rest = NULL, *ids;
+    size_t n_pieces = 0, n_rest = 0;
+    if (c.n_ids == 0) {
+        *ret_kept = 0;
+        return tt_prompt_tokens(sv, rendered->pieces, rendered->n_pieces, ret_ids, ret_n, reterr);
+    }
+    tt_code rc = pieces_from(rendered, c.byte, &pieces, &n_pieces, reterr);
+    if (rc == TT_OK) {
+        rc = tt_prompt_more_tokens(sv, pieces, n_pieces, &rest, &n_rest, reterr);
+    }
+    free(pieces);
+    if (rc < 0) {
+        return rc;
+    }
+    ids = malloc(((size_t)c.n_ids + n_rest + 1) * sizeof *ids);
+    if (ids == NULL) {
+        free(rest);
+        return tt_fail(reterr, TT_E_NOMEM, "out of memory");
+    }
+    memcpy(ids, t->ids, (size_t)c.n_ids * sizeof *ids);
+    if (n_rest > 0) {
+        memcpy(ids + c.n_ids, rest, n_rest * sizeof *ids);
+    }
+    free(rest);
+    *ret_ids = ids;
+    *ret_n = (size_t)c.n_ids + n_rest;
+    *ret_kept = c.n_ids;
+    return TT_OK;
+}
