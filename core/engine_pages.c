@@ -13,8 +13,8 @@ int32_t tt_engine_free_pages(const tt_engine *e)
 void tt_engine_refresh_pages(tt_engine *e, tt_task *t)
 {
     const tt_job_params *p = t->p;
-    int32_t n = t->t != NULL ? p->qttt.context_tokens : t->n_ids;
-    int32_t pages = n / TT_PAGE_TOKENS + 1 + (t->t != NULL ? 2 * TT_PROBE_SEGMENTS : 0);
+    int32_t n = t->n_ids;
+    int32_t pages = t->t != NULL ? tt_worker_pages(p) : n / TT_PAGE_TOKENS + 1;
     int32_t total = tt_kv_total(e->worker.kv);
     pages -= tt_engine_cached_tokens(e, p) / TT_PAGE_TOKENS;
     t->sched.pages = pages < 1 ? 1 : pages > total ? total : pages;

@@ -170,7 +170,8 @@ int32_t tt_worker_pages(const tt_job_params *p)
     if (p->qttt.mode != TT_QTTT_OFF) {
         int32_t passages =
             p->qttt.objective == TT_RECALL ? p->qttt.span_tokens / TT_PASSAGE_TOKENS + 1 : 0;
-        scratch = 2 * (TT_PROBE_SEGMENTS + passages);
+        bool probe = p->qttt.context_tokens >= TT_PROBE_MIN_CONTEXT;
+        scratch = 2 * ((probe ? TT_PROBE_SEGMENTS : 0) + passages);
     }
     return (int32_t)((n + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS + scratch);
 }

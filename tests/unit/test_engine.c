@@ -12,43 +12,17 @@
 #include <string.h>
 #include <time.h>
 
-#include "core/engine.h"
+#include "engine_client.h"
 #include "core/sysinfo.h"
 
-static const char *folder;
 static tt_engine *engine;
-
-static void nap(void)
-{
-    nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-}
-
-static tt_engine *start(const tt_engine_options *extra, const char *file, tt_engine_state want)
-{
-    char path[512];
-    snprintf(path, sizeof path, "%s/%s", folder, file);
-    tt_engine_options o = *extra;
-    o.model_path = path;
-    o.kv_type = TT_BF16;
-    o.n_threads = 1;
-    o.caps = (tt_qttt_caps){256, 1024, 64, 1e-3, 0.05};
-    tt_engine *e;
-    tt_err err;
-    assert_int_equal(tt_engine_create(&o, &e, &err), TT_OK);
-    tt_engine_state s;
-    while ((s = tt_engine_get_state(e, &err)) == TT_ENGINE_LOADING) {
-        nap();
-    }
-    assert_int_equal(s, want);
-    return e;
-}
 
 static int setup(void **state)
 {
-    engine = start(&(tt_engine_options){.isa_mask = TT_ISA_ALL,
-                                        .adapter_cache_bytes = 64 << 20,
-                                        .prefill_chunk = 128},
-                   "llama.gguf", TT_ENGINE_READY);
+    engine = client_start(&(tt_engine_options){.isa_mask = TT_ISA_ALL,
+                                               .adapter_cache_bytes = 64 << 20,
+                                               .prefill_chunk = 128},
+                          "llama.gguf", TT_ENGINE_READY);
     return 0;
 }
 
@@ -59,145 +33,39 @@ static int teardown(void **state)
     return 0;
 }
 
-static int32_t prompt[1600];
-
-static tt_job_params params(int32_t n, int32_t max_tokens)
+static client_outcome ask(const tt_job_params *p)
 {
-    for (int32_t i = 0; i < n; i++) {
-        prompt[i] = 10 + (i * 7 + i / 50) % 200;
-    }
-    return (tt_job_params){.prompt = prompt,
-                           .n_prompt = n,
-                           .max_tokens = max_tokens,
-                           .ignore_eos = true,
-                           .sampling = {.top_p = 1, .repetition_penalty = 1},
-                           .n_logprobs = 0,
-                           .n_prompt_logprobs = -1};
-}
-
-static void turn_on(tt_job_params *p, int32_t context, int32_t steps, bool guard)
-{
-    tt_qttt_defaults(&p->qttt);
-    p->qttt.mode = TT_QTTT_ON;
-    p->qttt.steps = steps;
-    p->qttt.span_tokens = 32;
-    p->qttt.learning_rate = 1e-3;
-    p->qttt.context_tokens = context;
-    p->qttt.guard = guard;
-}
-
-typedef struct outcome {
-    tt_event_type last;
-    tt_err error;
-    int32_t ids[64], n_ids, n_prompt_logprobs, n_adapt, cached;
-    float logprob[64];
-    char text[1024];
-    bool adapted;
-    tt_qttt_result qttt;
-    tt_finish finish;
-} outcome;
-
-static void note(outcome *o, const tt_event *ev)
-{
-    switch (ev->type) {
-    case TT_EV_TOKEN:
-        if (o->n_ids < 64) {
-            o->ids[o->n_ids] = ev->u.token.id;
-            o->logprob[o->n_ids++] = ev->u.token.logprob;
-        }
-        strncat(o->text, ev->u.token.text, ev->u.token.n_text);
-        break;
-    case TT_EV_PROMPT_LOGPROBS:
-        assert_int_equal(ev->u.prompt_logprobs.first, o->n_prompt_logprobs + 1);
-        o->n_prompt_logprobs += ev->u.prompt_logprobs.n;
-        break;
-    case TT_EV_ADAPT:
-        assert_int_equal(ev->u.adapt.step, ++o->n_adapt);
-        break;
-    case TT_EV_ADAPTED:
-        o->adapted = true;
-        o->qttt = ev->u.adapted;
-        break;
-    case TT_EV_DONE:
-        o->cached = ev->u.done.cached_tokens;
-        o->finish = ev->u.done.reason;
-        strncat(o->text, ev->u.done.text, ev->u.done.n_text);
-        break;
-    case TT_EV_ERROR:
-        o->error = ev->u.error;
-        break;
-    default:
-        break;
-    }
-    o->last = ev->type;
-}
-
-static tt_job *submit(tt_engine *e, const tt_job_params *p)
-{
-    tt_job *job;
-    tt_err err = {0};
-    assert_int_equal(tt_job_create(p, NULL, NULL, &job, &err), TT_OK);
-    assert_int_equal(tt_engine_submit(e, job, &err), TT_OK);
-    return job;
-}
-
-static outcome collect(tt_job *job)
-{
-    outcome o = {0};
-    do {
-        tt_event *ev = tt_job_next(job);
-        if (ev == NULL) {
-            nap();
-            continue;
-        }
-        note(&o, ev);
-        tt_event_free(ev);
-    } while (o.last != TT_EV_DONE && o.last != TT_EV_ERROR);
-    tt_job_unref(&job);
-    return o;
-}
-
-static outcome ask(const tt_job_params *p)
-{
-    return collect(submit(engine, p));
-}
-
-static void same_answer(const outcome *a, const outcome *b)
-{
-    assert_int_equal(a->n_ids, b->n_ids);
-    assert_memory_equal(a->ids, b->ids, (size_t)a->n_ids * sizeof *a->ids);
-    assert_memory_equal(a->logprob, b->logprob,
-                        (size_t)a->n_ids * sizeof *a->logprob); /* bit for bit */
+    return client_collect(client_submit(engine, p));
 }
 
 static void test_answer_and_reuse(void **state)
 {
-    tt_job_params p = params(300, 8);
-    outcome cold = ask(&p), warm = ask(&p);
+    tt_job_params p = client_params(300, 8);
+    client_outcome cold = ask(&p), warm = ask(&p);
     assert_int_equal(cold.last, TT_EV_DONE);
     assert_int_equal(cold.finish, TT_FINISH_LENGTH);
     assert_int_equal(cold.n_ids, 8);
     assert_int_equal(cold.cached, 0);
     assert_int_equal(warm.cached, 256);
-    same_answer(&cold, &warm);
+    client_same_answer(&cold, &warm);
     p.n_prompt = 256; /* every page is found: the last token is run again */
-    outcome full = ask(&p);
+    client_outcome full = ask(&p);
     assert_int_equal(full.cached, 256);
     snprintf((char *)p.adapter_scope, sizeof p.adapter_scope, "somebody else");
-    outcome other = ask(&p);
+    client_outcome other = ask(&p);
     assert_int_equal(other.cached, 0);
-    same_answer(&full, &other);
+    client_same_answer(&full, &other);
 }
 
 static void test_echo_scores_every_prompt_token(void **state)
 {
-    tt_job_params p = params(300, 1);
+    tt_job_params p = client_params(300, 1);
     p.n_prompt_logprobs = 2;
-    outcome echo = ask(&p);
+    client_outcome echo = ask(&p);
     assert_int_equal(echo.n_prompt_logprobs, 299);
     p.n_prompt_logprobs = -1;
-    outcome plain = ask(&p);
-    same_answer(&echo, &plain);
+    client_outcome plain = ask(&p);
+    client_same_answer(&echo, &plain);
     p.n_prompt_logprobs = 0;
     p.max_tokens = 0;
     echo = ask(&p);
@@ -207,8 +75,8 @@ static void test_echo_scores_every_prompt_token(void **state)
 
 static void test_stop_string_and_stop_id(void **state)
 {
-    tt_job_params p = params(100, 40);
-    outcome whole = ask(&p);
+    tt_job_params p = client_params(100, 40);
+    client_outcome whole = ask(&p);
     assert_true(strlen(whole.text) > 12);
     char needle[4] = {0};
     size_t at = 6;
@@ -220,7 +88,7 @@ static void test_stop_string_and_stop_id(void **state)
     struct tt_stop stop = {needle, 2};
     p.stops = &stop;
     p.n_stops = 1;
-    outcome cut = ask(&p);
+    client_outcome cut = ask(&p);
     assert_int_equal(cut.finish, TT_FINISH_STOP);
     size_t first = (size_t)(strstr(whole.text, needle) - whole.text);
     assert_int_equal(strlen(cut.text), first);
@@ -232,84 +100,84 @@ static void test_stop_string_and_stop_id(void **state)
     assert_int_equal(cut.finish, TT_FINISH_STOP);
     assert_true(cut.n_ids <= 5);
     p.min_tokens = 20;
-    outcome later = ask(&p);
+    client_outcome later = ask(&p);
     assert_true(later.n_ids >= 20);
 }
 
 static void test_nothing_trained_changes_nothing(void **state)
 {
-    tt_job_params p = params(700, 10);
-    outcome base = ask(&p);
-    turn_on(&p, 500, 0, false);
-    outcome none = ask(&p);
+    tt_job_params p = client_params(700, 10);
+    client_outcome base = ask(&p);
+    client_turn_on(&p, 500, 0, false);
+    client_outcome none = ask(&p);
     assert_true(none.adapted);
     assert_string_equal(none.qttt.status, "succeeded");
     assert_false(none.qttt.kept);
-    same_answer(&base, &none);
-    turn_on(&p, 500, 4, false);
+    client_same_answer(&base, &none);
+    client_turn_on(&p, 500, 4, false);
     p.qttt.learning_rate = 0;
     p.qttt.weight_decay = 0;
-    outcome still = ask(&p);
+    client_outcome still = ask(&p);
     assert_true(still.qttt.kept);
     assert_true(still.qttt.delta_norm_relative == 0);
-    same_answer(&base, &still);
+    client_same_answer(&base, &still);
 }
 
 static void test_adaptation_is_cached_and_base_restored(void **state)
 {
-    tt_job_params p = params(700, 10);
-    outcome base = ask(&p);
-    turn_on(&p, 500, 6, false);
-    outcome first = ask(&p), again = ask(&p);
+    tt_job_params p = client_params(700, 10);
+    client_outcome base = ask(&p);
+    client_turn_on(&p, 500, 6, false);
+    client_outcome first = ask(&p), again = ask(&p);
     assert_int_equal(first.n_adapt, 6);
     assert_int_equal(first.qttt.trained_tokens, 6 * 32);
     assert_true(first.qttt.kept && !first.qttt.cached && first.qttt.delta_norm_relative > 0);
     assert_true(first.qttt.flops > 0 && first.qttt.equal_cost_tokens > 0);
     assert_int_equal(again.n_adapt, 0);
     assert_true(again.qttt.cached && again.qttt.adapter_id == first.qttt.adapter_id);
-    same_answer(&first, &again);
+    client_same_answer(&first, &again);
     assert_true(memcmp(first.logprob, base.logprob, sizeof base.logprob) != 0);
     p.qttt.seed = 5;
-    outcome other = ask(&p);
+    client_outcome other = ask(&p);
     assert_false(other.qttt.cached);
     p.qttt.mode = TT_QTTT_OFF;
-    outcome restored = ask(&p);
-    same_answer(&base, &restored);
+    client_outcome restored = ask(&p);
+    client_same_answer(&base, &restored);
 }
 
 /* K/V of a question that ran under an adapter must never serve the base: the adapted request comes
  * first here, so that nothing else has put the question's pages into the cache. */
 static void test_adapted_pages_do_not_serve_the_base(void **state)
 {
-    tt_job_params p = params(700, 10);
+    tt_job_params p = client_params(700, 10);
     for (int32_t i = 0; i < 700; i++) {
-        prompt[i] = 20 + (i * 13 + i / 9) % 190;
+        client_prompt[i] = 20 + (i * 13 + i / 9) % 190;
     }
-    turn_on(&p, 300, 6, false);
-    outcome adapted = ask(&p);
+    client_turn_on(&p, 300, 6, false);
+    client_outcome adapted = ask(&p);
     assert_true(adapted.qttt.kept);
     p.qttt.mode = TT_QTTT_OFF;
-    outcome base = ask(&p);
+    client_outcome base = ask(&p);
     assert_int_equal(base.cached, 256); /* the context's whole pages, nothing of the question's */
     snprintf((char *)p.adapter_scope, sizeof p.adapter_scope, "a tenant without any cache");
-    outcome cold = ask(&p);
+    client_outcome cold = ask(&p);
     assert_int_equal(cold.cached, 0);
-    same_answer(&cold, &base);
+    client_same_answer(&cold, &base);
     assert_true(memcmp(adapted.logprob, base.logprob, sizeof base.logprob) != 0);
 }
 
 static void test_guard_and_short_contexts(void **state)
 {
-    tt_job_params p = params(700, 2);
-    turn_on(&p, 500, 4, true);
-    outcome o = ask(&p);
+    tt_job_params p = client_params(700, 2);
+    client_turn_on(&p, 500, 4, true);
+    client_outcome o = ask(&p);
     assert_string_equal(o.qttt.status, "skipped");
     assert_string_equal(o.qttt.reason, "guard_unavailable");
-    turn_on(&p, 10, 4, false);
+    client_turn_on(&p, 10, 4, false);
     o = ask(&p);
     assert_string_equal(o.qttt.reason, "context_too_short");
-    p = params(1500, 2);
-    turn_on(&p, 1400, 3, true);
+    p = client_params(1500, 2);
+    client_turn_on(&p, 1400, 3, true);
     p.qttt.learning_rate = 1e-6;
     p.qttt.weight_decay = 0;
     o = ask(&p);
@@ -324,10 +192,10 @@ static void test_guard_and_short_contexts(void **state)
 
 static void test_budgets_and_divergence(void **state)
 {
-    tt_job_params p = params(700, 2);
-    turn_on(&p, 500, 20, false);
+    tt_job_params p = client_params(700, 2);
+    client_turn_on(&p, 500, 20, false);
     p.qttt.max_span_tokens = 100;
-    outcome o = ask(&p);
+    client_outcome o = ask(&p);
     assert_int_equal(o.qttt.steps_done, 3);
     assert_string_equal(o.qttt.stop_reason, "span_tokens");
     p.qttt.max_span_tokens = 0;
@@ -337,34 +205,34 @@ static void test_budgets_and_divergence(void **state)
     assert_string_equal(o.qttt.stop_reason, "seconds");
     p.qttt.max_seconds = 0;
     p.qttt.steps = 200; /* at 1e-3 a step the delta leaves its 5 % long before */
-    outcome far = ask(&p);
+    client_outcome far = ask(&p);
     assert_string_equal(far.qttt.status, "failed");
     assert_string_equal(far.qttt.reason, "diverged");
     assert_false(far.qttt.kept);
     assert_int_equal(far.last, TT_EV_DONE);
     p.qttt.mode = TT_QTTT_OFF;
-    outcome base = ask(&p);
-    same_answer(&base, &far);
+    client_outcome base = ask(&p);
+    client_same_answer(&base, &far);
 }
 
 static void test_cancel_while_running_and_queued(void **state)
 {
-    tt_job_params p = params(1500, 100);
-    turn_on(&p, 1400, 200, false);
+    tt_job_params p = client_params(1500, 100);
+    client_turn_on(&p, 1400, 200, false);
     p.qttt.learning_rate = 1e-7;
-    tt_job *running = submit(engine, &p), *queued = submit(engine, &p);
+    tt_job *running = client_submit(engine, &p), *queued = client_submit(engine, &p);
     tt_job_cancel(queued, false);
     double t0 = tt_sys_now();
-    outcome q = collect(queued);
+    client_outcome q = client_collect(queued);
     assert_int_equal(q.error.code, TT_E_CANCELLED);
     assert_true(tt_sys_now() - t0 < 10);
     tt_job_cancel(running, true); /* the adaptation alone: the base answers */
-    outcome r = collect(running);
+    client_outcome r = client_collect(running);
     assert_int_equal(r.last, TT_EV_DONE);
     assert_string_equal(r.qttt.status, "cancelled");
-    running = submit(engine, &p);
+    running = client_submit(engine, &p);
     tt_job_cancel(running, false);
-    r = collect(running);
+    r = client_collect(running);
     assert_int_equal(r.error.code, TT_E_CANCELLED);
     tt_engine_stats st;
     tt_engine_get_stats(engine, &st);
@@ -385,13 +253,13 @@ static tt_code refuse(const tt_job_params *p, const char *word)
 
 static void test_admission(void **state)
 {
-    tt_job_params p = params(100, 5000);
+    tt_job_params p = client_params(100, 5000);
     assert_int_equal(refuse(&p, "2048"), TT_E_CONTEXT_LENGTH);
-    p = params(100, 4);
-    prompt[3] = 100000;
+    p = client_params(100, 4);
+    client_prompt[3] = 100000;
     assert_int_equal(refuse(&p, "100000"), TT_E_INVALID);
-    p = params(100, 4);
-    turn_on(&p, 50, 257, false);
+    p = client_params(100, 4);
+    client_turn_on(&p, 50, 257, false);
     assert_int_equal(refuse(&p, "256"), TT_E_INVALID);
     p.n_prompt = 0;
     assert_int_equal(refuse(&p, "empty"), TT_E_INVALID);
@@ -400,31 +268,31 @@ static void test_admission(void **state)
 static void test_queue_is_bounded_and_drained(void **state)
 {
     tt_engine *e =
-        start(&(tt_engine_options){.max_queue = 2, .max_running = 1, .prefill_chunk = 64},
-              "llama.gguf", TT_ENGINE_READY);
-    tt_job_params p = params(1500, 50);
+        client_start(&(tt_engine_options){.max_queue = 2, .max_running = 1, .prefill_chunk = 64},
+                     "llama.gguf", TT_ENGINE_READY);
+    tt_job_params p = client_params(1500, 50);
     tt_job *jobs[3], *extra;
     tt_err err = {0};
-    jobs[0] = submit(e, &p);
+    jobs[0] = client_submit(e, &p);
     tt_engine_stats st;
     do {
-        nap();
+        client_nap();
         tt_engine_get_stats(e, &st);
     } while (st.running == 0);
-    jobs[1] = submit(e, &p);
-    jobs[2] = submit(e, &p);
+    jobs[1] = client_submit(e, &p);
+    jobs[2] = client_submit(e, &p);
     assert_int_equal(tt_job_create(&p, NULL, NULL, &extra, &err), TT_OK);
     assert_int_equal(tt_engine_submit(e, extra, &err), TT_E_BUSY);
     tt_job_unref(&extra);
     tt_engine_destroy(&e); /* every admitted request still gets its last event */
-    assert_int_equal(collect(jobs[0]).error.code, TT_E_CANCELLED);
-    assert_int_equal(collect(jobs[1]).error.code, TT_E_UNAVAILABLE);
-    assert_int_equal(collect(jobs[2]).error.code, TT_E_UNAVAILABLE);
+    assert_int_equal(client_collect(jobs[0]).error.code, TT_E_CANCELLED);
+    assert_int_equal(client_collect(jobs[1]).error.code, TT_E_UNAVAILABLE);
+    assert_int_equal(client_collect(jobs[2]).error.code, TT_E_UNAVAILABLE);
 }
 
 static void test_failed_load(void **state)
 {
-    tt_engine *e = start(&(tt_engine_options){0}, "no such file.gguf", TT_ENGINE_FAILED);
+    tt_engine *e = client_start(&(tt_engine_options){0}, "no such file.gguf", TT_ENGINE_FAILED);
     tt_err err = {0};
     tt_engine_get_state(e, &err);
     assert_true(err.code < 0 && err.msg[0] != '\0');
@@ -448,6 +316,6 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_queue_is_bounded_and_drained),
         cmocka_unit_test(test_failed_load),
     };
-    folder = argc > 1 ? argv[1] : ".";
+    client_folder = argc > 1 ? argv[1] : ".";
     return cmocka_run_group_tests(tests, setup, teardown);
 }
