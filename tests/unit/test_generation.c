@@ -679,6 +679,7 @@ static void leaving_cancels_every_sample(void **state)
 static void adapted_answer(void **state)
 {
     configure();
+    fake_engine_script.parallel = 3;
     begin();
     client c = dial();
     char text[8192];
@@ -697,7 +698,6 @@ static void adapted_answer(void **state)
     assert_int_equal(count(text, "\"phase\":\"adapt\""), 1);
     assert_int_equal(count(text, "\"phase\":\"queued\""), 1);
     /* samples share the adaptation: told once, by the one that trained, and counted once */
-    fake_engine_script.parallel = 3;
     post(&c, CHAT,
          "{" HI ",\"model\":\"fake-qttt\",\"max_tokens\":1,\"n\":3,\"stream\":true,"
          "\"stream_options\":{\"include_usage\":true,\"include_progress\":true}}");
