@@ -56,7 +56,7 @@ static bool parse_rate(const json_t *v, const tt_qttt_caps *caps, tt_qttt_params
                        tt_http_error *e)
 {
     if (v == NULL || (json_is_string(v) && strcmp(json_string_value(v), "auto") == 0)) {
-        if (p->mode == TT_QTTT_ON && p->sgd) {
+        if (p->mode != TT_QTTT_OFF && p->sgd) {
             return tt_json_refuse(e, "qttt.", "learning_rate", NULL,
                                   "is required with optimizer \"sgd\": it has no automatic value");
         }
@@ -109,17 +109,14 @@ static bool parse_context(const json_t *v, tt_qttt_request *q, tt_http_error *e)
 }
 
 /* mode, generation, start_from: what sessions will add is refused by name until then. */
-static bool parse_mode(const json_t *v, tt_qttt_params *p, tt_http_error *e)
+static bool parse_mode(const json_t *v, tt_qttt_request *q, tt_http_error *e)
 {
-    static const char *const modes[] = {"off", "on", "auto", NULL};
+    static const char *const modes[] = {"off", "on", "auto", NULL}; /* as tt_qttt_mode */
     static const char *const generations[] = {"latest", "base", NULL};
     static const char *const starts[] = {"base", "latest", NULL};
-    int mode = p->mode == TT_QTTT_ON, generation = 0, start = 0;
+    int mode = (int)q->params.mode, generation = 0, start = 0;
     if (!tt_json_get_choice(v, "qttt.", "mode", modes, &mode, e)) {
         return false;
-    }
-    if (mode == 2) {
-        return unsupported(e, "qttt.", "mode", "\"auto\"");
     }
     const json_t *g = tt_json_get(v, "generation");
     if (json_is_integer(g)) {
@@ -129,13 +126,12 @@ static bool parse_mode(const json_t *v, tt_qttt_params *p, tt_http_error *e)
         !tt_json_get_choice(v, "qttt.", "start_from", starts, &start, e)) {
         return false;
     }
-    if (start == 1) {
-        return unsupported(e, "qttt.", "start_from", "\"latest\"");
+    if (mode != TT_QTTT_OFF && generation == 1) {
+        return unsupported(e, "qttt.", "generation",
+                           "\"base\" together with mode \"on\" or \"auto\"");
     }
-    if (mode == 1 && generation == 1) {
-        return unsupported(e, "qttt.", "generation", "\"base\" together with mode \"on\"");
-    }
-    p->mode = mode == 1 ? TT_QTTT_ON : TT_QTTT_OFF;
+    q->params.mode = (tt_qttt_mode)mode;
+    q->from_latest = start == 1;
     return true;
 }
 
@@ -219,7 +215,7 @@ bool tt_qttt_parse(const json_t *v, bool on, const tt_qttt_caps *caps, int32_t n
                               tt_json_type_name(v));
     }
     report_unknown(v, ignored);
-    return parse_mode(v, p, e) && parse_kinds(v, p, e) && parse_numbers(v, caps, p, e) &&
+    return parse_mode(v, ret, e) && parse_kinds(v, p, e) && parse_numbers(v, caps, p, e) &&
            parse_rate(tt_json_get(v, "learning_rate"), caps, p, e) &&
            parse_layers(tt_json_get(v, "layers"), n_layers, p, e) &&
            parse_budget(tt_json_get(v, "budget"), p, e) &&

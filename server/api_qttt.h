@@ -17,6 +17,7 @@ typedef struct tt_qttt_request {
     tt_qttt_params params; /* context_tokens is filled after tokenising, by prompt.c */
     tt_context_kind context;
     int64_t context_n; /* messages or tokens */
+    bool from_latest;  /* start_from "latest": the session's adapter goes into start_adapter */
 } tt_qttt_request;
 
 /* v: the request's "qttt" (NULL = absent). on: what mode is without the field (the NAME-qttt

@@ -9,6 +9,8 @@
 
 #include "server/api_json.h"
 
+#define LONGEST_TIMEOUT 1e6 /* seconds, when the settings give no bound */
+
 enum {
     MAX_STOPS = 32,
     MAX_STOP_BYTES = 4096,
@@ -110,6 +112,14 @@ static bool parse_samples(const json_t *body, const tt_request_limits *limits, t
     }
     r->n_samples = (int32_t)n;
     return true;
+}
+
+static bool parse_timeout(const json_t *body, const tt_request_limits *limits, tt_request *r,
+                          tt_http_error *e)
+{
+    double most = limits->request_timeout > 0 ? limits->request_timeout : LONGEST_TIMEOUT;
+    r->job.timeout_seconds = limits->request_timeout;
+    return tt_json_get_number(body, "", "timeout_seconds", 1e-3, most, &r->job.timeout_seconds, e);
 }
 
 static bool parse_sampling(const json_t *body, tt_request *r, tt_http_error *e)
@@ -355,8 +365,8 @@ bool tt_request_parse(const char *text, size_t n, tt_api api, const tt_request_l
         return false;
     }
     if (!parse_samples(body, limits, ret, e) || !parse_stream(body, ret, e) ||
-        !parse_lengths(body, ret, e) || !parse_sampling(body, ret, e) ||
-        !parse_logit_bias(body, limits->n_vocab, ret, arena, e) ||
+        !parse_lengths(body, ret, e) || !parse_timeout(body, limits, ret, e) ||
+        !parse_sampling(body, ret, e) || !parse_logit_bias(body, limits->n_vocab, ret, arena, e) ||
         !parse_stop(body, ret, arena, e)) {
         return false;
     }
@@ -371,10 +381,14 @@ bool tt_request_parse(const char *text, size_t n, tt_api api, const tt_request_l
                        &ret->qttt, &ret->ignored, e)) {
         return false;
     }
-    if (ret->qttt.params.mode == TT_QTTT_ON &&
+    if (ret->qttt.from_latest) {
+        return tt_json_refuse(e, "qttt.", "start_from", "unsupported_parameter",
+                              "\"latest\" needs a session");
+    }
+    if (ret->qttt.params.mode != TT_QTTT_OFF &&
         ret->n_prompts > 1) { /* an answer has one qttt object */
         return tt_json_refuse(e, "", "qttt", "unsupported_parameter",
-                              "with mode on takes one prompt, not %d", (int)ret->n_prompts);
+                              "with mode on or auto takes one prompt, not %d", (int)ret->n_prompts);
     }
     return true;
 }

@@ -16,7 +16,8 @@ typedef struct tt_request_limits {
     size_t json_memory;
     bool strict;
     int32_t max_prompts, max_samples;
-    int32_t max_jobs; /* prompts times samples: the places in the engine's queue */
+    int32_t max_jobs;       /* prompts times samples: the places in the engine's queue */
+    double request_timeout; /* seconds: of a request that gives none, and the most; 0 = none */
     int32_t n_vocab, n_layers;
     tt_qttt_caps caps;
     const char *model_name, *alias_name; /* alias_name NULL: none */

@@ -306,7 +306,7 @@ static tt_code prepare(const tt_served *sv, const run_options *o, const tt_buf *
                        "have %d",
                        (int)sv->max_context, n, r->job.max_tokens > 0 ? (int)r->job.max_tokens : 1);
     }
-    if (r->qttt.params.mode == TT_QTTT_ON && o->question != NULL) {
+    if (r->qttt.params.mode != TT_QTTT_OFF && o->question != NULL) {
         json_t *alone = make_messages(o, document, false);
         tt_chat_prompt part = {.messages = alone};
         int64_t same = alone != NULL ? tt_prompt_common(sv, &part, *ids, n) : TT_E_NOMEM;

@@ -25,7 +25,7 @@ static const struct code_row code_rows[] = {
     [-TT_E_IO] = {500, "io", 0},
     [-TT_E_CONTEXT_LENGTH] = {400, "context_length_exceeded", 0},
     [-TT_E_DIVERGED] = {500, "diverged", 0},
-    [-TT_E_TIMEOUT] = {500, "timeout", 0},
+    [-TT_E_TIMEOUT] = {408, "timeout", 0},
     [-TT_E_INTERNAL] = {500, "internal", 0},
 };
 
@@ -34,9 +34,9 @@ static const struct {
     const char *type;
 } type_rows[] = {
     {400, "invalid_request_error"}, {401, "authentication_error"},  {403, "permission_error"},
-    {404, "not_found_error"},       {405, "invalid_request_error"}, {409, "conflict_error"},
-    {413, "invalid_request_error"}, {415, "invalid_request_error"}, {429, "rate_limit_error"},
-    {503, "service_unavailable"},
+    {404, "not_found_error"},       {405, "invalid_request_error"}, {408, "timeout_error"},
+    {409, "conflict_error"},        {413, "invalid_request_error"}, {415, "invalid_request_error"},
+    {429, "rate_limit_error"},      {503, "service_unavailable"},
 };
 
 static const char *type_of(int status)

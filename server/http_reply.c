@@ -30,8 +30,8 @@ void tt_http_header(tt_http_request *req, const char *name, const char *value)
     }
 }
 
-/* Answers to browsers; without an Origin that is allowed there are none. */
-static void add_cors(tt_http_request *req, struct MHD_Response *r)
+/* The value of Access-Control-Allow-Origin; NULL: the origin, or its absence, is not allowed. */
+static const char *allowed_origin(tt_http_request *req)
 {
     const tt_string_list *list = &req->server->settings->cors_origins;
     const char *origin = tt_http_get_header(req, "Origin");
@@ -43,11 +43,18 @@ static void add_cors(tt_http_request *req, struct MHD_Response *r)
             allow = origin;
         }
     }
+    return allow;
+}
+
+/* Answers to browsers; without an Origin that is allowed there are none. */
+static void add_cors(tt_http_request *req, struct MHD_Response *r)
+{
+    const char *allow = allowed_origin(req);
     if (allow == NULL) {
         return;
     }
     MHD_add_response_header(r, "Access-Control-Allow-Origin", allow);
-    if (allow == origin) {
+    if (strcmp(allow, "*") != 0) {
         MHD_add_response_header(r, "Vary", "Origin");
     }
     MHD_add_response_header(r, "Access-Control-Expose-Headers", exposed_headers);
@@ -156,12 +163,18 @@ enum MHD_Result tt_http_send_reply(tt_http_request *req)
 void tt_http_answer_early(tt_http_request *req)
 {
     const tt_http_error *e = &req->early;
+    const char *allow = allowed_origin(req);
     tt_buf body = {0}, out = {0};
     tt_error_write(&body, e);
     tt_buf_printf(&out,
                   "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
-                  "Connection: close\r\nX-Request-Id: %s\r\nAccess-Control-Allow-Origin: *\r\n",
+                  "Connection: close\r\nX-Request-Id: %s\r\n",
                   e->status, MHD_get_reason_phrase_for((unsigned)e->status), body.n, req->id);
+    if (allow != NULL) { /* one of the settings' own strings, or equal to one */
+        tt_buf_printf(&out,
+                      "Access-Control-Allow-Origin: %s\r\nAccess-Control-Expose-Headers: %s\r\n%s",
+                      allow, exposed_headers, strcmp(allow, "*") != 0 ? "Vary: Origin\r\n" : "");
+    }
     if (e->retry_after > 0) {
         tt_buf_printf(&out, "Retry-After: %d\r\n", e->retry_after);
     }
@@ -216,7 +229,7 @@ void tt_http_reply_error(tt_http_request *req, const tt_http_error *e)
     if (e->status == 401) {
         tt_http_header(req, "WWW-Authenticate", "Bearer");
     }
-    if (e->status == 409) {
+    if (e->status == 408 || e->status == 409) { /* SDKs would send it again, for nothing */
         tt_http_header(req, "X-Should-Retry", "false");
     }
     tt_metrics_rejected(&req->server->metrics, e->status, e->code);

@@ -124,6 +124,8 @@ static void write_qttt(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st
                   (unsigned long long)m->qttt_failed);
     tt_buf_printf(b, "qttt_jobs_total{outcome=\"cancelled\"} %llu\n",
                   (unsigned long long)m->qttt_cancelled);
+    gauge(b, "qttt_jobs_queued", "Adaptation jobs that wait.", (double)st->queued_jobs);
+    gauge(b, "qttt_jobs_running", "Adaptation jobs that run.", (double)st->running_jobs);
     counter(b, "qttt_adapters_kept_total", "Adapters that the guard kept.", st->qttt_kept);
     counter(b, "qttt_adapters_discarded_total", "Adapters that the guard discarded.",
             st->qttt_discarded);
@@ -180,6 +182,12 @@ void tt_metrics_write(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st,
     counter(b, "qttt_cached_tokens_total", "Prompt tokens found in the K/V cache.",
             st->cached_tokens);
     counter(b, "qttt_generated_tokens_total", "Generated tokens.", st->generated_tokens);
+    counter(b, "qttt_preemptions_total",
+            "Answers that gave their K/V pages back and were read again.", st->preemptions);
+    counter(b, "qttt_decode_steps_total", "Decode steps, one for all rows of a batch.",
+            st->decode_steps);
+    counter(b, "qttt_decode_rows_total",
+            "Rows of decode steps; divided by the steps, the mean batch.", st->decode_rows);
     gauge(b, "qttt_kv_bytes", "Memory of the K/V pool.", (double)st->kv_bytes_total);
     gauge(b, "qttt_kv_pages_used", "Pages with content.", (double)st->kv_pages_used);
     write_qttt(b, m, st);

@@ -41,6 +41,7 @@ static const struct param params[] = {
     {"repetition_penalty", BOTH(USED), 0},
     {"seed", BOTH(USED), 0},
     {"n", BOTH(USED), 0},
+    {"timeout_seconds", BOTH(USED), 0},
     {"stop", BOTH(USED), 0},
     {"stop_token_ids", BOTH(USED), 0},
     {"logit_bias", BOTH(USED), 0},

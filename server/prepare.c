@@ -15,6 +15,7 @@ tt_request_limits tt_limits_of(const tt_settings *settings, const tt_served *ser
                                .max_prompts = (int32_t)settings->max_prompts,
                                .max_samples = (int32_t)settings->max_samples,
                                .max_jobs = (int32_t)settings->max_requests,
+                               .request_timeout = settings->request_timeout,
                                .n_vocab = served->model->n_vocab,
                                .n_layers = served->model->n_layers,
                                .caps = {.max_steps = (int32_t)settings->qttt_max_steps,
@@ -77,7 +78,7 @@ static bool check_length(tt_prepared *p, tt_prepared_prompt *pr)
 static tt_code find_context(tt_prepared *p, const tt_chat_prompt *chat, tt_prepared_prompt *pr,
                             tt_err *err)
 {
-    if (p->request.qttt.params.mode != TT_QTTT_ON) {
+    if (p->request.qttt.params.mode == TT_QTTT_OFF) {
         return TT_OK;
     }
     tt_code rc = tt_prompt_context(p->served, chat, pr->ids, pr->n_ids, &p->request.qttt,

@@ -27,13 +27,21 @@ typedef struct tt_settings {
     tt_string_list api_keys, cors_origins;
     double idle_seconds;
 
+    double request_timeout;
+
+    int64_t max_running;
+    double target_gap_ms;
+
     double heartbeat_seconds;
     int64_t backlog;
     int64_t max_requests, max_prompts, json_memory;
 
     bool qttt_alias;
     int64_t qttt_max_steps, qttt_max_span_tokens, qttt_max_rank, adapter_cache;
-    double qttt_max_learning_rate, qttt_max_delta_norm;
+    double qttt_max_learning_rate, qttt_max_delta_norm, qttt_share;
+    int64_t qttt_max_jobs, qttt_max_queued_jobs;
+    int64_t auto_min_tokens, auto_max_load;
+    double auto_min_recall;
 
     int64_t jobs_max_events, jobs_max_finished;
     double jobs_retention;

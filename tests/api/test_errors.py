@@ -133,7 +133,7 @@ def test_wrong_values_of_qttt_are_refused_by_name(server):
 
 
 @pytest.mark.parametrize("qttt,param", [
-    ({"mode": "auto"}, "qttt.mode"), ({"generation": 3}, "qttt.generation"), ({"generation": "x"}, "qttt.generation"),
+    ({"generation": 3}, "qttt.generation"), ({"generation": "x"}, "qttt.generation"),
     ({"mode": "on", "start_from": "latest"}, "qttt.start_from"), ({"mode": "on", "generation": "base"}, "qttt.generation")])
 def test_what_needs_sessions_is_refused_until_there_are_any(server, qttt, param):
     code = None if qttt.get("generation") == "x" else "unsupported_parameter"

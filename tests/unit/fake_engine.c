@@ -193,9 +193,18 @@ static bool same_prompt(const tt_job *a, const tt_job *b)
            memcmp(p->prompt, q->prompt, (size_t)p->n_prompt * sizeof *p->prompt) == 0;
 }
 
-/* The first of the running jobs with one prompt trains, the others use its adapter. */
+/* The first of the running jobs with one prompt trains, the others use its adapter. Of the rule for
+ * mode auto the fake knows the length of the context. */
 static void adapt(tt_engine *e, place *at)
 {
+    const tt_qttt_params *q = &tt_job_get_params(at->job)->qttt;
+    if (q->mode == TT_QTTT_AUTO && q->context_tokens < e->opt.auto_rule.min_tokens) {
+        push(at->job,
+             (tt_event){.type = TT_EV_ADAPTED,
+                        .u.adapted = {
+                            .status = "skipped", .reason = "auto_context_is_short", .params = *q}});
+        return;
+    }
     const place *teacher = e->active;
     while (teacher != NULL && !(teacher->trained && same_prompt(teacher->job, at->job))) {
         teacher = teacher->next;
@@ -211,7 +220,7 @@ static void adapt(tt_engine *e, place *at)
                                     .adapter_id = 1,
                                     .generation = 1,
                                     .steps_done = 2,
-                                    .params = tt_job_get_params(at->job)->qttt,
+                                    .params = *q,
                                     .span_loss_before = NAN,
                                     .span_loss_after = 0.5};
     push(at->job, ev);
@@ -226,7 +235,7 @@ static void prefill(tt_engine *e, place *at)
                                            now() - at->started}});
     if (at->step == 4) {
         push_prompt_logprobs(at->job);
-        if (p->qttt.mode == TT_QTTT_ON) {
+        if (p->qttt.mode != TT_QTTT_OFF) {
             adapt(e, at);
         }
     }

@@ -190,6 +190,21 @@ static void unsupported_by_name(void **state)
     assert_int_equal(r.ignored.n, 0);
 }
 
+static void time_limits(void **state)
+{
+    assert_true(chat("") && r.job.timeout_seconds == 0);
+    assert_true(chat("\"timeout_seconds\":0.25") && r.job.timeout_seconds == 0.25);
+    refused(chat("\"timeout_seconds\":0"), "timeout_seconds", "");
+    refused(chat("\"timeout_seconds\":-1"), "timeout_seconds", "");
+    refused(chat("\"timeout_seconds\":\"1\""), "timeout_seconds", "");
+    limits.request_timeout = 20; /* the default, and the most */
+    assert_true(chat("") && r.job.timeout_seconds == 20);
+    assert_true(completion("\"x\"", "\"timeout_seconds\":null") && r.job.timeout_seconds == 20);
+    assert_true(chat("\"timeout_seconds\":20") && r.job.timeout_seconds == 20);
+    refused(chat("\"timeout_seconds\":20.5"), "timeout_seconds", "");
+    limits.request_timeout = 0;
+}
+
 static void number_of_samples(void **state)
 {
     assert_true(chat("") && r.n_samples == 1);
@@ -336,7 +351,8 @@ static void qttt_refusals(void **state)
         {"true", "qttt", ""},
         {"7", "qttt", ""},
         {"[]", "qttt", ""},
-        {"{\"mode\":\"auto\"}", "qttt.mode", "unsupported_parameter"},
+        {"{\"mode\":\"auto\",\"optimizer\":\"sgd\"}", "qttt.learning_rate", ""},
+        {"{\"mode\":\"auto\",\"generation\":\"base\"}", "qttt.generation", "unsupported_parameter"},
         {"{\"mode\":\"yes\"}", "qttt.mode", ""},
         {"{\"generation\":1}", "qttt.generation", "unsupported_parameter"},
         {"{\"generation\":\"x\"}", "qttt.generation", ""},
@@ -377,6 +393,7 @@ int main(void)
                                        cmocka_unit_test(ranges),
                                        cmocka_unit_test(unsupported_by_name),
                                        cmocka_unit_test(number_of_samples),
+                                       cmocka_unit_test(time_limits),
                                        cmocka_unit_test(unknown_names),
                                        cmocka_unit_test(models),
                                        cmocka_unit_test(messages),

@@ -1,251 +1,19 @@
-/* test_generation.c - the whole server in this process over a fake engine: streams, heartbeats,
- * leaving clients, slow readers, the queue, draining. Clients are raw sockets. Each test starts and
- * stops a server of its own. */
+/* test_generation.c - requests over a fake engine: the shape of streams, choices, heartbeats,
+ * leaving clients, slow readers, the queue, time limits. Each test starts and stops a server of its
+ * own. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include <cmocka.h>
-#include <arpa/inet.h>
-#include <errno.h>
-#include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "fake_engine.h"
-#include "server/log.h"
-#include "server/loop.h"
-
-enum { TIMEOUT_MS = 20000 };
-
-static tt_settings settings;
-static pthread_t server_thread;
-static int port, exit_status;
-static char port_file[64];
-
-typedef struct client {
-    int fd;
-    char *p; /* everything read so far, NUL-terminated */
-    size_t n, cap;
-    bool closed;
-} client;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static void nap_ms(int ms)
-{
-    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L}, NULL);
-}
-
-static void *serve(void *arg)
-{
-    exit_status = tt_serve(&settings);
-    return NULL;
-}
-
-/* Settings of a test: defaults, a free port, then `set` may change them. */
-static void configure(void)
-{
-    tt_err err;
-    fake_engine_script = (fake_script){.n_tokens = 40};
-    assert_int_equal(tt_settings_init(&settings, &err), TT_OK);
-    snprintf(port_file, sizeof port_file, "test_generation.%ld.port", (long)getpid());
-    settings.model_path = (char *)(intptr_t) "fake";
-    settings.port_file = port_file;
-    settings.port = 0;
-    tt_log_configure(TT_LOG_ERROR, 0);
-}
-
-static void start(void)
-{
-    unlink(port_file);
-    assert_int_equal(pthread_create(&server_thread, NULL, serve, NULL), 0);
-    port = 0;
-    for (double end = now() + 20; port == 0 && now() < end; nap_ms(2)) {
-        FILE *f = fopen(port_file, "r");
-        if (f != NULL) {
-            port = fscanf(f, "%d", &port) == 1 ? port : 0;
-            fclose(f);
-        }
-    }
-    assert_true(port > 0);
-}
-
-static int join(void)
-{
-    pthread_join(server_thread, NULL);
-    tt_settings_finish(&settings);
-    return exit_status;
-}
-
-static void stop(void)
-{
-    kill(getpid(), SIGTERM);
-    assert_int_equal(join(), 0);
-}
-
-static client dial(void)
-{
-    client c = {.fd = socket(AF_INET, SOCK_STREAM, 0)};
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    assert_true(c.fd >= 0);
-    assert_int_equal(connect(c.fd, (struct sockaddr *)&a, sizeof a), 0);
-    return c;
-}
-
-static void hang_up(client *c)
-{
-    close(c->fd);
-    free(c->p);
-    *c = (client){.fd = -1};
-}
-
-static void send_text(client *c, const char *text, size_t n)
-{
-    while (n > 0) {
-        ssize_t k = send(c->fd, text, n, MSG_NOSIGNAL);
-        assert_true(k > 0);
-        text += k;
-        n -= (size_t)k;
-    }
-}
-
-static void post(client *c, const char *path, const char *body)
-{
-    char head[256];
-    int n = snprintf(head, sizeof head,
-                     "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                     "Content-Length: %zu\r\n\r\n",
-                     path, strlen(body));
-    send_text(c, head, (size_t)n);
-    send_text(c, body, strlen(body));
-}
-
-static void get(client *c, const char *path)
-{
-    char head[256];
-    int n = snprintf(head, sizeof head, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path);
-    send_text(c, head, (size_t)n);
-}
-
-static bool read_some(client *c, int ms)
-{
-    struct pollfd pf = {.fd = c->fd, .events = POLLIN};
-    if (c->closed || poll(&pf, 1, ms) <= 0) {
-        return false;
-    }
-    if (c->cap - c->n < 65536) {
-        c->cap = c->cap * 2 + 131072;
-        c->p = realloc(c->p, c->cap);
-        assert_non_null(c->p);
-    }
-    ssize_t k = recv(c->fd, c->p + c->n, c->cap - c->n - 1, 0);
-    c->closed = k <= 0;
-    c->n += k > 0 ? (size_t)k : 0;
-    c->p[c->n] = '\0';
-    return k > 0;
-}
-
-/* Reads until `text` has come; fails after a while. Looks at new bytes only: a slow reader takes
- * megabytes in small pieces. */
-static void expect(client *c, const char *text)
-{
-    double end = now() + TIMEOUT_MS / 1000.0;
-    size_t n_text = strlen(text), from = 0;
-    while (c->p == NULL || memmem(c->p + from, c->n - from, text, n_text) == NULL) {
-        from = c->n > n_text ? c->n - n_text : 0;
-        if ((!read_some(c, 100) && c->closed) || now() > end) {
-            fail_msg("no '%s' in: %.2000s", text, c->p != NULL ? c->p : "");
-        }
-    }
-}
-
-static int count(const char *hay, const char *needle)
-{
-    int n = 0;
-    for (const char *p = hay; p != NULL && (p = strstr(p, needle)) != NULL; p += strlen(needle)) {
-        n++;
-    }
-    return n;
-}
-
-/* Reads one whole answer (by Content-Length or to the last chunk) and forgets it; returns its
- * status. */
-static int answer(client *c, char *out, size_t cap)
-{
-    expect(c, "\r\n\r\n");
-    char *body = strstr(c->p, "\r\n\r\n") + 4, *length = strstr(c->p, "Content-Length: ");
-    size_t head = (size_t)(body - c->p), n = head;
-    int status = atoi(c->p + 9);
-    if (length != NULL && length < body) {
-        n += strtoul(length + 16, NULL, 10);
-        while (c->n < n) {
-            assert_true(read_some(c, TIMEOUT_MS));
-        }
-    } else {
-        expect(c, "\r\n0\r\n\r\n");
-        n = (size_t)(strstr(c->p, "\r\n0\r\n\r\n") - c->p) + 7;
-    }
-    if (out != NULL) {
-        snprintf(out, cap, "%.*s", (int)n, c->p);
-    }
-    memmove(c->p, c->p + n, c->n - n + 1);
-    c->n -= n;
-    return status;
-}
-
-static void wait_ready(void)
-{
-    for (double end = now() + 20; now() < end; nap_ms(5)) {
-        client c = dial();
-        get(&c, "/readyz");
-        int status = answer(&c, NULL, 0);
-        hang_up(&c);
-        if (status == 200) {
-            return;
-        }
-    }
-    fail_msg("never ready");
-}
-
-static void begin(void)
-{
-    start();
-    wait_ready();
-}
-
-#define CHAT "/v1/chat/completions"
-#define HI "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]"
-
-/* The payload of a chunked stream. */
-static void dechunk(const client *c, char *out)
-{
-    char *p = strstr(c->p, "\r\n\r\n") + 4;
-    for (;;) {
-        char *end;
-        size_t n = strtoul(p, &end, 16);
-        if (n == 0) {
-            break;
-        }
-        memcpy(out, end + 2, n);
-        out += n;
-        p = end + 2 + n + 2;
-    }
-    *out = '\0';
-}
+#include "serving.h"
 
 static void stream_shape(void **state)
 {
@@ -314,28 +82,6 @@ static void heartbeats_while_queued(void **state)
     hang_up(&a);
     hang_up(&b);
     stop();
-}
-
-typedef enum leaving { CLOSE, RESET, HALF_CLOSE } leaving;
-
-static void leave(client *c, leaving how)
-{
-    if (how == HALF_CLOSE) {
-        shutdown(c->fd, SHUT_WR);
-        return;
-    }
-    struct linger l = {.l_onoff = how == RESET};
-    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &l, sizeof l);
-    hang_up(c);
-}
-
-static void wait_cancelled(int want, double since)
-{
-    while (fake_engine_counts().cancelled < want) {
-        assert_true(now() - since < 5);
-        nap_ms(2);
-    }
-    assert_true(fake_engine_counts().last_cancel_seconds - since < 1);
 }
 
 static void leaving_cancels(void **state)
@@ -465,31 +211,6 @@ static void full_queue(void **state)
         hang_up(&c[i]);
     }
     assert_int_equal(refused, 3);
-    stop();
-}
-
-/* An engine that has not moved for long is stuck only while there is work for it. */
-static void watchdog(void **state)
-{
-    configure();
-    fake_engine_script.prefill_ms = 1500;
-    fake_engine_script.stuck = true;
-    begin();
-    client work = dial(), probe = dial();
-    get(&probe, "/livez");
-    assert_int_equal(answer(&probe, NULL, 0), 200);
-    fake_counts before = fake_engine_counts();
-    post(&work, CHAT, "{" HI ",\"max_tokens\":1}");
-    while (fake_engine_counts().started == before.started) {
-        nap_ms(2);
-    }
-    get(&probe, "/livez");
-    assert_int_equal(answer(&probe, NULL, 0), 503);
-    assert_int_equal(answer(&work, NULL, 0), 200);
-    get(&probe, "/livez");
-    assert_int_equal(answer(&probe, NULL, 0), 200);
-    hang_up(&work);
-    hang_up(&probe);
     stop();
 }
 
@@ -717,202 +438,60 @@ static void adapted_answer(void **state)
     stop();
 }
 
-static void draining(void **state)
+/* The answer says what mode auto decided: by the operator's rule, which the engine is given. */
+static void automatic_mode(void **state)
 {
-    configure();
-    settings.drain_delay = 0.4;
-    fake_engine_script.prefill_ms = 1200;
-    begin();
-    client running = dial(), probe = dial(), late = dial();
-    char text[4096];
-    post(&running, CHAT, "{" HI ",\"stream\":true,\"max_tokens\":2}");
-    expect(&running, "\r\n\r\n");
-    kill(getpid(), SIGTERM);
-    nap_ms(100);
-    get(&probe, "/readyz"); /* not ready at once, but still taking work */
-    assert_int_equal(answer(&probe, NULL, 0), 503);
-    get(&probe, "/v1/models");
-    assert_int_equal(answer(&probe, NULL, 0), 200);
-    nap_ms(600);
-    post(&late, CHAT, "{" HI "}");
-    assert_int_equal(answer(&late, text, sizeof text), 503);
-    assert_non_null(strstr(text, "Retry-After: "));
-    assert_non_null(strstr(text, "Connection: close"));
-    assert_non_null(strstr(text, "\"type\":\"service_unavailable\""));
-    expect(&running, "[DONE]");
-    assert_int_equal(join(), 0);
-    hang_up(&running);
-    hang_up(&probe);
-    hang_up(&late);
-}
-
-static void drain_bound(void **state)
-{
-    for (int second_signal = 0; second_signal < 2; second_signal++) {
+    for (int enough = 0; enough < 2; enough++) {
         configure();
-        settings.drain_timeout = second_signal ? 600 : 0.2;
-        fake_engine_script.prefill_ms = 600000;
+        settings.auto_min_tokens = enough ? 20 : 21;
         begin();
-        client streamed = dial(), plain = dial();
-        post(&streamed, CHAT, "{" HI ",\"stream\":true}");
-        post(&plain, CHAT, "{" HI "}");
-        expect(&streamed, "\r\n\r\n");
-        nap_ms(50);
-        kill(getpid(), SIGTERM);
-        nap_ms(100);
-        if (second_signal) {
-            kill(getpid(), SIGTERM);
-        }
-        expect(&streamed, "data: {\"error\":");
-        assert_int_equal(answer(&plain, NULL, 0), 503);
-        assert_int_equal(join(), 0);
-        assert_null(strstr(streamed.p, "[DONE]"));
-        hang_up(&streamed);
-        hang_up(&plain);
-    }
-}
-
-static void loading(void **state)
-{
-    configure();
-    fake_engine_script.load_ms = 400;
-    start();
-    client c = dial();
-    char text[2048];
-    get(&c, "/livez");
-    assert_int_equal(answer(&c, NULL, 0), 200);
-    get(&c, "/readyz");
-    assert_int_equal(answer(&c, NULL, 0), 503);
-    post(&c, CHAT, "{" HI "}");
-    assert_int_equal(answer(&c, text, sizeof text), 503);
-    assert_non_null(strstr(text, "\"code\":\"loading\""));
-    wait_ready();
-    hang_up(&c);
-    stop();
-    configure();
-    fake_engine_script.load_failure = TT_E_MODEL;
-    fake_engine_script.load_ms = 50;
-    start();
-    assert_int_equal(join(), 2);
-}
-
-static void bodies(void **state)
-{
-    configure();
-    settings.max_body = 4096;
-    settings.max_bodies = 6000;
-    begin();
-    client c = dial(), waiting = dial();
-    char text[4096], big[5000];
-    memset(big, ' ', sizeof big - 1);
-    big[sizeof big - 1] = '\0';
-    static const char too_long[] =
-        "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        "Content-Length: 5000\r\n\r\n{";
-    client l = dial();
-    send_text(&l, too_long,
-              strlen(too_long)); /* answered at once, then the rest is read and dropped */
-    assert_int_equal(answer(&l, text, sizeof text), 413);
-    assert_non_null(strstr(text, "Connection: close"));
-    send_text(&l, big, sizeof big - 1);
-    while (read_some(&l, 2000)) {
-    }
-    assert_true(l.closed);
-    hang_up(&l);
-    l = dial();
-    static const char chunked[] =
-        "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        "Transfer-Encoding: chunked\r\n\r\n1387\r\n";
-    send_text(&l, chunked, strlen(chunked));
-    send_text(&l, big, sizeof big - 1); /* no end of the body yet */
-    assert_int_equal(answer(&l, NULL, 0), 413);
-    hang_up(&l);
-    static const char expects[] =
-        "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        "Content-Length: 5000\r\nExpect: 100-continue\r\n\r\n";
-    client e = dial();
-    send_text(&e, expects, strlen(expects)); /* answered before the body is sent */
-    assert_int_equal(answer(&e, NULL, 0), 413);
-    hang_up(&e);
-    static const char half[] =
-        "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        "Content-Length: 4000\r\n\r\n";
-    send_text(&waiting, half, strlen(half));
-    send_text(&waiting, big, 3999);
-    nap_ms(100);
-    big[3000] = '\0';
-    post(&c, CHAT, big); /* 3,999 + 3,000 bytes are more than all bodies may hold */
-    assert_int_equal(answer(&c, text, sizeof text), 429);
-    assert_non_null(strstr(text, "Retry-After: "));
-    hang_up(&c);
-    c = dial();
-    hang_up(&waiting);
-    nap_ms(100);
-    post(&c, CHAT, big);
-    assert_int_equal(answer(&c, NULL, 0), 400); /* only spaces: the place is free again */
-    post(&c, CHAT, "{" HI ",\"max_tokens\":1}");
-    get(&c, "/livez"); /* pipelined */
-    assert_int_equal(answer(&c, NULL, 0), 200);
-    assert_int_equal(answer(&c, NULL, 0), 200);
-    hang_up(&c);
-    c = dial();
-    get(&c, "/livez"); /* an answer, and then the end, though the client only closed its half */
-    shutdown(c.fd, SHUT_WR);
-    assert_int_equal(answer(&c, NULL, 0), 200);
-    while (read_some(&c, 2000)) {
-    }
-    assert_true(c.closed);
-    hang_up(&c);
-    stop();
-}
-
-/* Heads and bodies that never come whole: nothing of them is left for a drain to wait for. */
-static void leaving_in_mid_request(void **state)
-{
-    static const char head[] =
-        "POST " CHAT " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        "Content-Length: 500\r\n\r\n{\"messages\":";
-    configure();
-    settings.drain_timeout = 600;
-    begin();
-    for (int i = 0; i < 60; i++) {
         client c = dial();
-        send_text(&c, head, i % 3 == 0 ? 20 : strlen(head));
-        leave(&c, (leaving)(i % 2));
-    }
-    double t = now();
-    stop();
-    assert_true(now() - t < 10);
-}
-
-/* Bodies whose client leaves while a worker reads them, and while they wait for one. */
-static void leaving_while_parsed(void **state)
-{
-    enum { N = 12, BYTES = 4 << 20 };
-    configure();
-    settings.max_bodies = 12 << 20; /* what those who left still hold is counted, and given back */
-    begin();
-    char *body = malloc(BYTES + 128);
-    assert_non_null(body);
-    size_t n = (size_t)sprintf(body, "{" HI ",\"max_tokens\":1,\"user\":\"");
-    memset(body + n, 'x', BYTES);
-    strcpy(body + n + BYTES, "\"}");
-    for (int i = 0; i < N; i++) {
-        client c = dial();
-        post(&c, i % 2 == 0 ? CHAT : "/tokenize", body);
-        leave(&c, (leaving)(i % 2));
-    }
-    client c = dial();
-    int status = 429;
-    for (double t = now(); status == 429 && now() - t < 10; nap_ms(10)) {
+        char text[8192];
+        post(&c, CHAT,
+             "{" HI ",\"max_tokens\":1,\"qttt\":{\"mode\":\"auto\",\"context\":{\"tokens\":20}}}");
+        assert_int_equal(answer(&c, text, sizeof text), 200);
+        assert_non_null(strstr(text, enough ? "\"status\":\"succeeded\",\"reason\":null"
+                                            : "\"status\":\"skipped\",\"reason\":"
+                                              "\"auto_context_is_short\""));
+        assert_non_null(strstr(text, "\"context_tokens\":20"));
         hang_up(&c);
-        c = dial();
-        post(&c, CHAT, body);
-        status = answer(&c, NULL, 0);
+        stop();
     }
-    assert_int_equal(status, 200);
-    free(body);
+}
+
+/* timeout_seconds, or the operator's bound: 408 before the first byte, an event after it; queued
+ * and running jobs of the request end, and a queue behind it moves on. */
+static void out_of_time(void **state)
+{
+    configure();
+    settings.request_timeout = 0.5;
+    fake_engine_script.prefill_ms = 600000;
+    begin();
+    client c = dial(), later = dial();
+    char text[4096];
+    double t = now();
+    post(&c, CHAT, "{" HI ",\"n\":2,\"timeout_seconds\":0.1}");
+    assert_int_equal(answer(&c, text, sizeof text), 408);
+    assert_true(now() - t >= 0.1 && now() - t < 0.45);
+    assert_non_null(strstr(text, "\r\nX-Should-Retry: false\r\n"));
+    assert_non_null(strstr(text, "\"type\":\"timeout_error\",\"param\":null,\"code\":\"timeout\""));
+    t = now();
+    post(&c, CHAT, "{" HI ",\"stream\":true,\"timeout_seconds\":0.1}");
+    assert_int_equal(answer(&c, text, sizeof text), 200);
+    assert_non_null(strstr(text, "data: {\"error\":{\"message\":\"out of time\""));
+    assert_null(strstr(text, "[DONE]"));
+    t = now();
+    post(&c, CHAT, "{" HI "}");
+    post(&later, CHAT, "{" HI ",\"timeout_seconds\":0.2}"); /* it never leaves the queue */
+    assert_int_equal(answer(&later, NULL, 0), 408);
+    assert_true(now() - t < 0.45);
+    assert_int_equal(answer(&c, NULL, 0), 408);
+    assert_true(now() - t >= 0.5);
+    post(&c, CHAT, "{" HI ",\"timeout_seconds\":0.6}");
+    assert_int_equal(answer(&c, text, sizeof text), 400);
+    assert_non_null(strstr(text, "\"param\":\"timeout_seconds\""));
     hang_up(&c);
+    hang_up(&later);
     stop();
 }
 
@@ -932,13 +511,8 @@ int main(void)
         cmocka_unit_test(one_failure_ends_all),
         cmocka_unit_test(leaving_cancels_every_sample),
         cmocka_unit_test(adapted_answer),
-        cmocka_unit_test(draining),
-        cmocka_unit_test(drain_bound),
-        cmocka_unit_test(loading),
-        cmocka_unit_test(watchdog),
-        cmocka_unit_test(bodies),
-        cmocka_unit_test(leaving_in_mid_request),
-        cmocka_unit_test(leaving_while_parsed),
+        cmocka_unit_test(automatic_mode),
+        cmocka_unit_test(out_of_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

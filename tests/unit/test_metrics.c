@@ -44,6 +44,11 @@ static void page(void **state)
     tt_metrics_write(&b, &m,
                      &(tt_engine_stats){.queued = 3,
                                         .running = 1,
+                                        .queued_jobs = 5,
+                                        .running_jobs = 2,
+                                        .preemptions = 11,
+                                        .decode_steps = 12,
+                                        .decode_rows = 13,
                                         .kv_pages_total = 10,
                                         .kv_pages_used = 6,
                                         .kv_pages_cached = 1},
@@ -61,6 +66,12 @@ static void page(void **state)
     assert_int_equal(value_of(b.p, "qttt_rejections_total{reason=\"queue_full\"} "), 2);
     assert_int_equal(value_of(b.p, "qttt_rejections_total{reason=\"invalid_request\"} "), 1);
     assert_int_equal(value_of(b.p, "qttt_jobs_total{outcome=\"succeeded\"} "), 1);
+    assert_int_equal(value_of(b.p, "qttt_jobs_queued "), 5);
+    assert_int_equal(value_of(b.p, "qttt_jobs_running "), 2);
+    assert_int_equal(value_of(b.p, "qttt_preemptions_total "), 11);
+    assert_int_equal(value_of(b.p, "qttt_decode_steps_total "), 12);
+    assert_int_equal(value_of(b.p, "qttt_decode_rows_total "), 13);
+    assert_int_equal(value_of(b.p, "vllm:num_requests_running{model_name=\"m\"} "), 1);
     assert_int_equal(value_of(b.p, "vllm:num_requests_waiting{model_name=\"m\"} "), 3);
     assert_non_null(strstr(b.p, "vllm:kv_cache_usage_perc{model_name=\"m\"} 0.5\n"));
     tt_buf_finish(&b);
