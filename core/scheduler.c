@@ -9,7 +9,6 @@
 #include "core/scheduler_queue.h"
 
 enum { MAX_PASSED = 16 };
-static const double CREDIT_MAX = 1.0; /* seconds of training that may be owed */
 static const double RATE_SECONDS = 60.0;
 
 struct tt_sched {
@@ -21,6 +20,7 @@ struct tt_sched {
     uint64_t last_order, last_turn;
     tt_sched_task **batch; /* [max_batch] */
     double decode_ended;   /* -INFINITY: never */
+    double credit_max;     /* seconds of training that may be owed */
     double credit;         /* seconds of training owed (overdrawn: negative) */
     double share;          /* of training at the last choice; 1 = all, 0 = nothing to train */
     double seen;           /* the latest time that was passed in */
@@ -43,7 +43,8 @@ tt_code tt_sched_create(const tt_sched_options *opt, tt_sched **ret_sched, tt_er
         return tt_fail(reterr, TT_E_NOMEM, "no memory for the scheduler");
     }
     s->opt = *opt;
-    s->opt.train_share = fmin(fmax(opt->train_share, 0.01), 1.0);
+    double share = s->opt.train_share = fmin(fmax(opt->train_share, 0.01), 0.95);
+    s->credit_max = fmax(1, 2 * opt->target_gap * share / (1 - share));
     s->opt.pages_total = opt->pages_total == 0 ? INT32_MAX : opt->pages_total;
     s->decode_ended = -INFINITY;
     tt_code rc = tt_sched_queue_init(&s->queue, reterr);
@@ -412,13 +413,13 @@ tt_sched_choice tt_sched_next(tt_sched *s, double now, int32_t pages_free)
 void tt_sched_ran(tt_sched *s, const tt_sched_choice *choice, double started, double ended)
 {
     double took = fmax(ended - started, 0);
-    if (choice->what == TT_SCHED_RUN_DECODE) {
+    if (choice->what == TT_SCHED_RUN_DECODE && took > 0) {
         s->decode_ended = ended;
     }
     if (choice->what == TT_SCHED_RUN_TRAIN && s->share < 1) {
         s->credit -= took;
     } else if (s->share > 0 && s->share < 1) {
-        s->credit = fmin(s->credit + took * s->share / (1 - s->share), CREDIT_MAX);
+        s->credit = fmin(s->credit + took * s->share / (1 - s->share), s->credit_max);
     }
     see(s, ended);
 }

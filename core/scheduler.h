@@ -81,7 +81,7 @@ typedef struct tt_sched_options {
     int32_t max_jobs, max_queued_jobs;
     int32_t pages_total; /* of the pool; 0 = not said: as if it were endless */
     double target_gap;   /* seconds */
-    double train_share;  /* 0..1; below 0.01 is 0.01 */
+    double train_share;  /* 0..1; taken as at least 0.01, at most 0.95: nothing is starved */
 } tt_sched_options;
 
 typedef enum tt_sched_what {
@@ -126,7 +126,8 @@ void tt_sched_set(tt_sched *s, tt_sched_task *task, tt_sched_state state);
  * started tasks have been promised. Changes state only for START and the turns. */
 tt_sched_choice tt_sched_next(tt_sched *s, double now, int32_t pages_free);
 /* What a RUN_ choice cost; the caller calls it after each, before the next tt_sched_next(). Tasks
- * of the choice may have been removed meanwhile. */
+ * of the choice may have been removed meanwhile. started == ended: nothing was run after all (each
+ * row of a decode step had to give way). */
 void tt_sched_ran(tt_sched *s, const tt_sched_choice *choice, double started, double ended);
 
 /* Whom to preempt so that `needy` can go on, among the running tasks other than needy that hold

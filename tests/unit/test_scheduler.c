@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "core/rng.h"
 #include "core/scheduler.h"
 
 enum { MANY = 10000 };
@@ -299,6 +300,33 @@ static void test_deadlines(void **state)
     assert_int_equal(c.what, TT_SCHED_IDLE);
 }
 
+/* Half of a thousand deadlines are withdrawn in any order; the others pass in theirs. */
+static void test_many_deadlines(void **state)
+{
+    fixture *f = *state;
+    tt_rng rng = tt_rng_make(3, 0);
+    for (int i = 0; i < 1000; i++) {
+        tt_sched_task *t = &f->task[i];
+        tt_err err;
+        *t = (tt_sched_task){.key = 1, .pages = 1};
+        t->deadline = 1 + (double)tt_rng_below(&rng, 500);
+        assert_int_equal(tt_sched_add(f->s, &t, 1, 0, &err), TT_OK);
+    }
+    int n = 1000;
+    for (int i = 0; i < 500; i++) {
+        tt_sched_task *t = &f->task[tt_rng_below(&rng, 1000)];
+        n -= t->state != TT_SCHED_NONE;
+        tt_sched_remove(f->s, t, 0);
+    }
+    double last = 0;
+    for (tt_sched_choice c; (c = tt_sched_next(f->s, 1000, 0)).what == TT_SCHED_EXPIRE; n--) {
+        assert_true(c.task->deadline >= last);
+        last = c.task->deadline;
+        tt_sched_remove(f->s, c.task, 1000);
+    }
+    assert_int_equal(n, 0);
+}
+
 static void test_decode_takes_turns(void **state)
 {
     fixture *f = *state;
@@ -464,6 +492,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_preempted_goes_first_in_its_key, setup, teardown),
         cmocka_unit_test_setup_teardown(test_victims, setup, teardown),
         cmocka_unit_test_setup_teardown(test_deadlines, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_many_deadlines, setup, teardown),
         cmocka_unit_test_setup_teardown(test_decode_takes_turns, setup, teardown),
         cmocka_unit_test_setup_teardown(test_long_work_between_decode_steps, setup, teardown),
         cmocka_unit_test_setup_teardown(test_prefill_turns, setup, teardown),
