@@ -8,15 +8,17 @@ int32_t tt_engine_free_pages(const tt_engine *e)
     return s.total - s.used;
 }
 
-/* What it needs to start again (or at all): its tokens so far and a page to go on, less what the
- * cache holds. */
+/* What it needs to start again (or at all): its tokens so far and a page to go on, less what others
+ * hold for it. */
 void tt_engine_refresh_pages(tt_engine *e, tt_task *t)
 {
     const tt_job_params *p = t->p;
     int32_t n = t->n_ids;
     int32_t pages = t->t != NULL ? tt_worker_pages(p) : n / TT_PAGE_TOKENS + 1;
     int32_t total = tt_kv_total(e->worker.kv);
-    pages -= tt_engine_cached_tokens(e, p) / TT_PAGE_TOKENS;
+    pages -= tt_seq_shared(e->worker.kv, p->adapter_scope, t->seq.adapter_id, t->seq.n_base, t->ids,
+                           t->decoded, t->n_ids) /
+             TT_PAGE_TOKENS;
     t->sched.pages = pages < 1 ? 1 : pages > total ? total : pages;
 }
 

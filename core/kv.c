@@ -243,6 +243,12 @@ bool tt_kv_has(tt_kv_pool *p, const tt_page_key *key)
     return has;
 }
 
+bool tt_kv_in_use(tt_kv_pool *p, const tt_page_key *key)
+{
+    int32_t i = lookup(p, key, tt_page_key_hash(key));
+    return i >= 0 && p->pages[i].refs > 0;
+}
+
 void tt_kv_publish(tt_kv_pool *p, int32_t i, const tt_page_key *key)
 {
     page *g = &p->pages[i];

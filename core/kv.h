@@ -56,6 +56,8 @@ uint64_t tt_page_key_hash(const tt_page_key *key);
 int32_t tt_kv_find(tt_kv_pool *pool, const tt_page_key *key);
 /* Whether a page with this content is there now. Any thread. */
 bool tt_kv_has(tt_kv_pool *pool, const tt_page_key *key);
+/* Whether a page with this content is there and in use, so that one more user takes none. */
+bool tt_kv_in_use(tt_kv_pool *pool, const tt_page_key *key);
 /* Gives a full page in use its key, from now on others may find it. When the content is known
  * already, nothing changes. */
 void tt_kv_publish(tt_kv_pool *pool, int32_t page, const tt_page_key *key);

@@ -127,18 +127,31 @@ tt_code tt_seq_match(tt_seq *s, const int32_t *ids, const uint8_t *decoded, int3
     return TT_OK;
 }
 
-int32_t tt_seq_cached(tt_kv_pool *kv, const char *tenant, uint64_t adapter_id, int32_t n_base,
-                      const int32_t *ids, const uint8_t *decoded, int32_t n)
+static int32_t walk(tt_kv_pool *kv, bool (*there)(tt_kv_pool *kv, const tt_page_key *key),
+                    const char *tenant, uint64_t adapter_id, int32_t n_base, const int32_t *ids,
+                    const uint8_t *decoded, int32_t n)
 {
     uint64_t parent = tt_kv_root(tenant);
     for (int32_t i = 0; i < n / TT_PAGE_TOKENS; i++) {
         tt_page_key key = key_of(parent, adapter_id, n_base, ids, decoded, i);
-        if (!tt_kv_has(kv, &key)) {
+        if (!there(kv, &key)) {
             return i * TT_PAGE_TOKENS;
         }
         parent = tt_page_key_hash(&key);
     }
     return n / TT_PAGE_TOKENS * TT_PAGE_TOKENS;
+}
+
+int32_t tt_seq_cached(tt_kv_pool *kv, const char *tenant, uint64_t adapter_id, int32_t n_base,
+                      const int32_t *ids, const uint8_t *decoded, int32_t n)
+{
+    return walk(kv, tt_kv_has, tenant, adapter_id, n_base, ids, decoded, n);
+}
+
+int32_t tt_seq_shared(tt_kv_pool *kv, const char *tenant, uint64_t adapter_id, int32_t n_base,
+                      const int32_t *ids, const uint8_t *decoded, int32_t n)
+{
+    return walk(kv, tt_kv_in_use, tenant, adapter_id, n_base, ids, decoded, n);
 }
 
 int32_t tt_seq_need(const tt_seq *s, int32_t n)

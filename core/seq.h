@@ -32,8 +32,11 @@ void tt_seq_set_adapter(tt_seq *s, uint64_t adapter_id, int32_t n_base);
  * ever grows. */
 tt_code tt_seq_match(tt_seq *s, const int32_t *ids, const uint8_t *decoded, int32_t n,
                      int32_t *ret_n, tt_err *reterr);
-/* Leading tokens of a prompt that tt_seq_match() would find on an empty sequence. Any thread. */
+/* Leading tokens of a prompt that tt_seq_match() would find on an empty sequence: in any page (any
+ * thread), or in pages that are in use (engine only). */
 int32_t tt_seq_cached(tt_kv_pool *kv, const char *tenant, uint64_t adapter_id, int32_t n_base,
+                      const int32_t *ids, const uint8_t *decoded, int32_t n);
+int32_t tt_seq_shared(tt_kv_pool *kv, const char *tenant, uint64_t adapter_id, int32_t n_base,
                       const int32_t *ids, const uint8_t *decoded, int32_t n);
 /* Pages that reserving n tokens more would take. */
 int32_t tt_seq_need(const tt_seq *s, int32_t n);

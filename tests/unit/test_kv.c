@@ -168,6 +168,7 @@ static void test_decoded_tokens_are_found_as_such_only(void **state)
     assert_int_equal(tt_seq_cached(f->kv, "t", 9, 80, ids, NULL, 200), 64);
     assert_int_equal(tt_seq_cached(f->kv, "t", 0, 0, ids, decoded, 200), 64);
     assert_int_equal(tt_seq_cached(f->kv, "u", 9, 80, ids, decoded, 200), 0);
+    assert_int_equal(tt_seq_shared(f->kv, "t", 9, 80, ids, decoded, 200), 0); /* nobody's now */
     decoded[139] = 0;
     assert_int_equal(tt_seq_cached(f->kv, "t", 9, 80, ids, decoded, 200), 128);
     decoded[139] = 1;
@@ -185,6 +186,7 @@ static void test_decoded_tokens_are_found_as_such_only(void **state)
     assert_int_not_equal(s.pages[1], private);
     assert_int_equal(s.decoded[139], 1);
     assert_int_equal(s.decoded[140], 0);
+    assert_int_equal(tt_seq_shared(f->kv, "t", 9, 80, ids, decoded, 200), 192);
     assert_int_equal(tt_kv_get_stats(f->kv).used, used); /* two were private, two are shared now */
     tt_seq_finish(&s);
     assert_int_equal(tt_kv_get_stats(f->kv).used, 0);
