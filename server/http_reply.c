@@ -190,6 +190,15 @@ void tt_http_answer_early(tt_http_request *req)
     tt_buf_finish(&out);
 }
 
+static void add_retry_after(tt_http_request *req, const tt_http_error *e)
+{
+    char seconds[16];
+    if (e->retry_after > 0) {
+        snprintf(seconds, sizeof seconds, "%d", e->retry_after);
+        tt_http_header(req, "Retry-After", seconds);
+    }
+}
+
 void tt_http_reply(tt_http_request *req, int status, const char *content_type, tt_buf *body)
 {
     if (!req->replied) {
@@ -203,7 +212,9 @@ void tt_http_reply(tt_http_request *req, int status, const char *content_type, t
         tt_err err = {.code = TT_E_NOMEM};
         tt_http_error e;
         tt_buf_finish(body);
+        tt_buf_init(body, 0); /* without the limit that it may have met */
         tt_error_from_code(&e, &err);
+        add_retry_after(req, &e);
         status = e.status;
         tt_error_write(body, &e);
         content_type = "application/json";
@@ -220,12 +231,8 @@ void tt_http_reply(tt_http_request *req, int status, const char *content_type, t
 void tt_http_reply_error(tt_http_request *req, const tt_http_error *e)
 {
     tt_buf b = {0};
-    char seconds[16];
     tt_error_write(&b, e);
-    if (e->retry_after > 0) {
-        snprintf(seconds, sizeof seconds, "%d", e->retry_after);
-        tt_http_header(req, "Retry-After", seconds);
-    }
+    add_retry_after(req, e);
     if (e->status == 401) {
         tt_http_header(req, "WWW-Authenticate", "Bearer");
     }
