@@ -10,6 +10,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/bench.h"
@@ -24,7 +25,8 @@
 #define UNDER_TSAN 0
 #endif
 
-static char path[4200];
+static char path[4300];
+static char *folder;
 static int n_told;
 
 static void on_figure(void *arg, const tt_bench_figure *f)
@@ -92,6 +94,34 @@ static void test_figures(void **state)
     assert_int_equal(r.n, 4);
 }
 
+/* Room for a training step at 2,048 tokens: figures in seconds, the better the smaller. */
+static void test_a_longer_context(void **state)
+{
+    char good[sizeof path];
+    tt_bench_report r;
+    tt_err err;
+    size_t n;
+    mw_gguf w;
+    mw_gguf_init(&w);
+    mw_kv_u32(&w, "llama.context_length", 2100);
+    mw_model_gguf(&w, &(mw_model){.skip = "llama.context_length"});
+    uint8_t *p = mw_gguf_finish(&w, &n);
+    mw_write_file(folder, "longer.gguf", p, n);
+    free(p);
+    memcpy(good, path, sizeof good);
+    snprintf(path, sizeof path, "%s/longer.gguf", folder);
+    assert_int_equal(run(0, 0, &r, &err), TT_OK);
+    memcpy(path, good, sizeof path);
+    check_figures(&r);
+    assert_int_equal(find(&r, "prefill 512")->kind, TT_LIMIT_FLOPS);
+    assert_string_equal(find(&r, "qTTT step k=128 at 2048")->unit, "s");
+    assert_int_equal(find(&r, "qTTT step k=128 at 2048")->kind, TT_LIMIT_FLOPS);
+    assert_non_null(find(&r, "qTTT step k=128 at 2048, LoRA r8"));
+    assert_non_null(find(&r, "decode at depth 2048"));
+    assert_null(find(&r, "prefill 4096"));
+    assert_int_equal(r.n, 8);
+}
+
 static void test_short_contexts(void **state)
 {
     static const int32_t contexts[] = {1, 16};
@@ -125,12 +155,12 @@ int main(void)
         printf("skip: the machine's read rate is not for ThreadSanitizer\n");
         return 77;
     }
-    char *folder;
     tt_model *m = small_model(&(mw_model){0}, &folder);
     tt_model_close(&m);
     snprintf(path, sizeof path, "%s/small.gguf", folder);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_figures),
+        cmocka_unit_test(test_a_longer_context),
         cmocka_unit_test(test_short_contexts),
         cmocka_unit_test(test_failures),
     };
