@@ -1,6 +1,7 @@
-/* test_http_request.c - the life of a request: what its headers alone decide (route, key, type, length),
- * its id, its body and the bounds of bodies, phases of the server, the end of the daemon. What is
- * sent back is test_http_reply.c's, malformed HTTP is tests/api/test_hostile.py's. */
+/* test_http_request.c - the life of a request in http.c and http_daemon.c: what its headers alone
+ * decide (route, key, type, length), its id, its body and the bounds of bodies, phases of the
+ * server, the end of the daemon. What is sent back is test_http_reply.c's, the same over the real
+ * handlers test_http.c's, malformed HTTP tests/api/test_hostile.py's. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
