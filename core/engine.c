@@ -181,6 +181,10 @@ static tt_code queue(tt_engine *e, tt_sched_task *const *tasks, tt_job *const *j
     for (int32_t i = 0; rc == TT_OK && i < n; i++) {
         rc = check_adapter_room(e, tt_job_get_params(jobs[i]), reterr);
     }
+    tt_sched_counts before = tt_sched_get_counts(e->sched);
+    for (int32_t i = 0; rc == TT_OK && i < n; i++) {
+        ((tt_task *)(void *)tasks[i])->load = before.queued + before.running;
+    }
     rc = rc == TT_OK ? tt_sched_add(e->sched, tasks, n, tt_sys_now(), reterr) : rc;
     if (rc == TT_OK) {
         tt_sched_counts c = tt_sched_get_counts(e->sched);

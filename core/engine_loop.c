@@ -36,10 +36,7 @@ static void start_task(tt_engine *e, tt_task *t)
         return; /* preempted before: it goes on */
     }
     if (t->t == NULL) {
-        pthread_mutex_lock(&e->mutex);
-        tt_sched_counts n = tt_sched_get_counts(e->sched);
-        pthread_mutex_unlock(&e->mutex);
-        tt_code rc = tt_generate_start(&e->worker, t, n.queued + n.running - 1, &err);
+        tt_code rc = tt_generate_start(&e->worker, t, &err);
         if (rc < 0) {
             tt_engine_end_task(e, t, rc, &err);
         }

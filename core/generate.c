@@ -67,19 +67,19 @@ static tt_code use_adapter(tt_worker *w, tt_task *t, tt_err *reterr)
 }
 
 /* Why mode "auto" does not adapt, or NULL. */
-static const char *auto_refusal(const tt_worker *w, const tt_task *t, int32_t load)
+static const char *auto_refusal(const tt_worker *w, const tt_task *t)
 {
     const tt_auto_rule *a = &w->auto_rule;
     return t->p->qttt.context_tokens < a->min_tokens ? "auto_context_is_short"
-           : load > a->max_load                      ? "auto_load_is_high"
+           : t->load > a->max_load                   ? "auto_load_is_high"
                                                      : NULL;
 }
 
-static tt_code decide(tt_worker *w, tt_task *t, int32_t load, tt_err *reterr)
+static tt_code decide(tt_worker *w, tt_task *t, tt_err *reterr)
 {
     const tt_qttt_params *q = &t->p->qttt;
     int32_t n_context = q->context_tokens < t->p->n_prompt ? q->context_tokens : t->p->n_prompt - 1;
-    const char *refusal = q->mode == TT_QTTT_AUTO ? auto_refusal(w, t, load) : NULL;
+    const char *refusal = q->mode == TT_QTTT_AUTO ? auto_refusal(w, t) : NULL;
     if (n_context < TT_QTTT_MIN_CONTEXT) {
         refusal = "context_too_short";
     }
@@ -96,7 +96,7 @@ static tt_code decide(tt_worker *w, tt_task *t, int32_t load, tt_err *reterr)
     return TT_OK;
 }
 
-tt_code tt_generate_start(tt_worker *w, tt_task *t, int32_t load, tt_err *reterr)
+tt_code tt_generate_start(tt_worker *w, tt_task *t, tt_err *reterr)
 {
     const tt_job_params *p = t->p;
     int32_t room = w->max_context - p->n_prompt;
@@ -116,7 +116,7 @@ tt_code tt_generate_start(tt_worker *w, tt_task *t, int32_t load, tt_err *reterr
                                  p->n_prompt, reterr);
     rc = rc == TT_OK ? open_text(w, t, reterr) : rc;
     rc = rc == TT_OK ? list_banned(w, t, reterr) : rc;
-    rc = rc == TT_OK ? decide(w, t, load, reterr) : rc;
+    rc = rc == TT_OK ? decide(w, t, reterr) : rc;
     return rc == TT_OK && !t->r.adapting ? use_adapter(w, t, reterr) : rc;
 }
 

@@ -59,6 +59,7 @@ typedef struct tt_task {
     int32_t cached; /* prompt tokens whose K/V were found */
     int32_t piece;  /* rows of the piece under way */
     double submitted, started;
+    int32_t load; /* other requests at admission: one number for all jobs of a request */
     bool paused_told;
     tt_generate_state r;
     tt_training *t; /* owned; NULL = a request */
@@ -92,7 +93,7 @@ int32_t tt_prefill_need(const tt_worker *w, const tt_task *t);
 
 /* ---- generate.c ---- */
 
-tt_code tt_generate_start(tt_worker *w, tt_task *t, int32_t load, tt_err *reterr);
+tt_code tt_generate_start(tt_worker *w, tt_task *t, tt_err *reterr);
 /* The sequence has reached t->until. TT_OK: decode now. TT_TASK_MORE: until has moved.
  * TT_TASK_PARKED: it wants a training: tt_training_for(). TT_TASK_OVER: finish it. */
 tt_code tt_generate_arrived(tt_worker *w, tt_task *t, tt_err *reterr);

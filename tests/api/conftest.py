@@ -11,6 +11,8 @@ import spec
 
 # Short, so that tests of silence and of a full queue do not take long.
 SETTINGS = {"stream": {"heartbeat_seconds": 1}, "limits": {"max_requests": 8}}
+# One answer at a time: what waits, and for how long, is known.
+NARROW = {**SETTINGS, "sched": {"max_running": 1}}
 
 
 def pytest_configure(config):
@@ -31,11 +33,17 @@ def server():
         yield s
 
 
+@pytest.fixture(scope="session")
+def narrow():
+    with harness.Server(settings=NARROW) as s:
+        yield s
+
+
 @pytest.fixture(autouse=True)
 def leaves_server_usable(request):
     yield
-    if "server" in request.fixturenames:
-        s = request.getfixturevalue("server")
+    for name in {"server", "narrow"} & set(request.fixturenames):
+        s = request.getfixturevalue(name)
         assert s.process.poll() is None, f"the server died:\n{s.log_text()}"
         s.wait_idle()
 

@@ -73,18 +73,18 @@ def test_leaving_while_running(server, undisturbed, stage, streamed, how):
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_leaving_while_queued(server, streamed):
-    with server.connect() as running:
+def test_leaving_while_queued(narrow, streamed):
+    with narrow.connect() as running:
         running.send(encode("POST", PATH, {**BODIES["decode"](1), "stream": True}))
         assert running.head()[0] == 200
         for how in ("close", "reset", "half-close") * 3 + ("close",):
-            with server.connect() as waiting:
+            with narrow.connect() as waiting:
                 waiting.send(encode("POST", PATH, {**BODIES["decode"](2), "stream": streamed}))
-                server.wait_load(lambda r, w: w == 1, harness.LONG)
+                narrow.wait_load(lambda r, w: w == 1, harness.LONG)
                 leave(waiting, how)
-                server.wait_load(lambda r, w: w == 0, LIMIT)
-            assert server.load() == (1, 0), "the running request must not notice"
-    server.wait_idle(LIMIT)
+                narrow.wait_load(lambda r, w: w == 0, LIMIT)
+            assert narrow.load() == (1, 0), "the running request must not notice"
+    narrow.wait_idle(LIMIT)
 
 
 def test_a_neighbour_is_not_disturbed(server):

@@ -75,26 +75,26 @@ def test_metrics_count_tokens_and_requests(server):
 
 # ---- the queue ----
 
-def test_full_queue_says_429(server):
+def test_full_queue_says_429(narrow):
     """max_requests of conftest.py wait at most; the next gets 429 with Retry-After, and the queue drains afterwards."""
     opened = []
     try:
         for i in range(9):  # one runs, eight wait
-            c = server.connect()
+            c = narrow.connect()
             opened.append(c)
             c.send(encode("POST", PATH, chat("Count.", max_tokens=2000, ignore_eos=True, stream=True, seed=i)))
             assert c.head()[0] == 200
-            server.wait_load(lambda r, w: r + w == i + 1 and r == 1, harness.LONG)
-        r = server.post(PATH, chat("Hi", max_tokens=1))
+            narrow.wait_load(lambda r, w: r + w == i + 1 and r == 1, harness.LONG)
+        r = narrow.post(PATH, chat("Hi", max_tokens=1))
         assert r.status == 429 and int(r.headers["retry-after"]) >= 1
         assert r.json()["error"]["type"] == "rate_limit_error"
-        assert server.post(PATH, chat("Hi", max_tokens=1, stream=True)).status == 429
-        assert server.post("/v1/completions", {"prompt": "Hi", "max_tokens": 1}).status == 429
+        assert narrow.post(PATH, chat("Hi", max_tokens=1, stream=True)).status == 429
+        assert narrow.post("/v1/completions", {"prompt": "Hi", "max_tokens": 1}).status == 429
     finally:
         for c in opened:
             c.close()
-    server.wait_idle(2 * harness.TIME_FACTOR)
-    assert server.post(PATH, chat("Hi", max_tokens=1)).status == 200
+    narrow.wait_idle(2 * harness.TIME_FACTOR)
+    assert narrow.post(PATH, chat("Hi", max_tokens=1)).status == 200
 
 
 # ---- start and end ----

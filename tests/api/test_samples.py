@@ -153,3 +153,35 @@ def test_samples_of_an_adapted_model(server):
         alone = server.post(CHAT, {**body, "seed": 21 + i}).json()
         assert alone["qttt"]["cached"] and alone["qttt"]["adapter_id"] == r["qttt"]["adapter_id"]
         assert choice["message"]["content"] == alone["choices"][0]["message"]["content"]
+
+
+def test_samples_are_no_load_to_each_other(server):
+    """Mode auto decides once for all samples: eight of them on an idle server are over auto_max_load, but not others."""
+    ids = server.post("/tokenize", {"prompt": words(2000, seed=78)}).json()["tokens"][:2400]
+    body = {"prompt": ids, "max_tokens": 2, "n": 8, "ignore_eos": True,
+            "qttt": {"mode": "auto", "steps": 1, "span_tokens": 16, "guard": False}}
+    q = server.post(COMPLETIONS, body).json()["qttt"]
+    assert (q["status"], q["reason"], q["cached"]) == ("succeeded", None, False)
+
+
+def test_samples_are_written_together(server):
+    """The chunks of two choices come in turn, not one choice after the other."""
+    body = chat("Count.", max_tokens=60, n=2, seed=6, ignore_eos=True)
+    _, order, _ = streamed(server, CHAT, body)
+    turns = sum(a != b for a, b in zip(order, order[1:]))
+    assert turns > len(order) / 3, order
+
+
+def test_a_request_gets_all_its_places_or_none(narrow):
+    """One answer runs and seven wait, so one place of eight is free: two do not fit, and take nothing; one does."""
+    with narrow.connect() as c:
+        c.send(encode("POST", CHAT, chat("Count.", max_tokens=4000, ignore_eos=True, n=8, stream=True)))
+        assert c.head()[0] == 200
+        narrow.wait_load(lambda r, w: (r, w) == (1, 7), harness.LONG)
+        r = narrow.post(CHAT, chat("Hi", max_tokens=1, n=2))
+        assert r.status == 429 and int(r.headers["retry-after"]) >= 1
+        assert narrow.load() == (1, 7)
+        with narrow.connect() as one:
+            one.send(encode("POST", CHAT, chat("Hi", max_tokens=1, stream=True)))
+            assert one.head()[0] == 200
+            assert narrow.load() == (1, 8)

@@ -103,9 +103,9 @@ def test_no_progress_unless_asked(server):
     assert b"progress" not in r.body
 
 
-def test_headers_and_heartbeats_while_queued(server):
+def test_headers_and_heartbeats_while_queued(narrow):
     """The second request waits behind a long one: its headers come at once, comments follow every second."""
-    with server.connect() as first, server.connect() as second:
+    with narrow.connect() as first, narrow.connect() as second:
         first.send(harness.encode("POST", "/v1/chat/completions",
                                   chat(words(2500, seed=13), max_tokens=4000, ignore_eos=True, stream=True)))
         assert first.head()[0] == 200
