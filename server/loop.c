@@ -12,6 +12,7 @@
 #include "server/generation.h"
 #include "server/http.h"
 #include "server/idempotency.h"
+#include "server/job_stream.h"
 #include "server/job_table.h"
 #include "server/listen.h"
 #include "server/log.h"
@@ -35,7 +36,8 @@ double tt_unix_now(void)
 static void on_tick(uv_timer_t *t)
 {
     tt_server *s = t->data;
-    uint64_t ms = tt_generations_tick(s);
+    uint64_t ms = tt_generations_tick(s), other = tt_job_streams_tick(s);
+    ms = ms == 0 || (other > 0 && other < ms) ? other : ms;
     if (ms > 0) {
         uv_timer_start(&s->tick, on_tick, ms, 0);
     }
@@ -153,6 +155,7 @@ static void cut_short(uv_timer_t *t)
         tt_log(TT_LOG_WARN, "drain: %d requests cut short", (int)s->n_generations);
     }
     tt_generations_cut(s);
+    tt_job_streams_cut(s);
     uv_timer_start(&s->drain_timer, stop_now, CLOSE_WAIT_MS, 0);
 }
 
@@ -252,6 +255,7 @@ static void shut_down(tt_server *s)
 {
     bool listened = s->http != NULL; /* else the files below are another process's */
     tt_generations_cut(s);
+    tt_job_streams_cut(s);
     tt_http_stop(&s->http);
     while (s->n_working > 0 || s->work_first != NULL) { /* workers use the engine's tokenizer */
         uv_run(&s->loop, UV_RUN_ONCE);

@@ -29,6 +29,7 @@ typedef struct tt_server {
     struct tt_http *http;
     struct tt_idem *idempotency;       /* what ran under an Idempotency-Key */
     struct tt_job_table *jobs;         /* qTTT jobs, those of requests too */
+    struct tt_job_stream *job_streams; /* list of clients that follow one */
     struct tt_generation *generations; /* list of running ones */
     int32_t n_generations;
     struct tt_work *work_first, *work_last; /* waiting for a worker */
@@ -36,7 +37,7 @@ typedef struct tt_server {
     tt_metrics metrics;
     struct tt_session_store *sessions;
     uv_timer_t session_timer; /* deletes what has been idle too long */
-    uv_timer_t tick;          /* heartbeats of generations */
+    uv_timer_t tick;          /* heartbeats of streams */
     uv_timer_t drain_timer;   /* ends a phase of draining */
     uv_signal_t sigterm, sigint;
     int exit_status, engine_seen;
@@ -47,7 +48,7 @@ typedef struct tt_server {
     tt_err engine_error;     /* written before engine_state becomes TT_ENGINE_FAILED */
 } tt_server;
 
-/* Asks for tt_generations_tick as soon as one can be due. */
+/* Asks for tt_generations_tick and tt_job_streams_tick as soon as one can be due. */
 void tt_server_arm_tick(tt_server *s);
 
 /* Monotonic seconds. Any thread. */
