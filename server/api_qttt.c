@@ -311,7 +311,11 @@ void tt_qttt_write_recall(tt_buf *b, const tt_qttt_result *r)
 void tt_qttt_write(tt_buf *b, const tt_qttt_result *r, const char *job_id, double prefill_seconds)
 {
     tt_buf_puts(b, "{\"job_id\":");
-    tt_buf_puts_json(b, job_id);
+    if (job_id != NULL) {
+        tt_buf_puts_json(b, job_id);
+    } else {
+        tt_buf_puts(b, "null");
+    }
     put_text(b, "status", r->status);
     /* Of a success `kept` says what the guard did; a reason explains what did not happen. */
     put_text(b, "reason", strcmp(r->status, "succeeded") != 0 ? r->reason : NULL);

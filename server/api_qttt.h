@@ -26,7 +26,7 @@ typedef struct tt_qttt_request {
 bool tt_qttt_parse(const json_t *v, bool on, const tt_qttt_caps *caps, int32_t n_layers,
                    tt_qttt_request *ret, tt_buf *ignored, tt_http_error *e);
 
-/* The answer's object. job_id: "qttt_...". prefill_seconds from the job's last event. */
+/* The answer's object. job_id: "qttt_...", or NULL. prefill_seconds from the job's last event. */
 void tt_qttt_write(tt_buf *b, const tt_qttt_result *r, const char *job_id, double prefill_seconds);
 
 /* Parts of it, and of a job's object: "hyperparameters", "budget", "recall" (null when there is

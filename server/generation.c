@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "server/generation_priv.h"
+#include "server/job_table.h"
 #include "server/log.h"
 #include "server/sse.h"
 
@@ -41,6 +42,7 @@ void tt_generation_destroy(tt_generation *g)
     if (g->adapted != NULL) { /* once an answer, however many samples share the adapter */
         tt_metrics_qttt(&g->server->metrics, g->adapted->qttt.status);
     }
+    tt_generation_close_record(g);
     unlink_generation(g);
     for (int32_t i = 0; g->choices != NULL && i < g->n_choices; i++) {
         tt_choice_finish(&g->choices[i]);
@@ -104,7 +106,13 @@ static tt_code submit(tt_generation *g, tt_err *reterr)
         jobs[i] = g->choices[i].job;
     }
     if (rc == TT_OK) {
+        rc = tt_generation_open_record(g, jobs, reterr);
+    }
+    if (rc == TT_OK) {
         rc = tt_engine_submit_all(g->server->engine, jobs, g->n_choices, reterr);
+    }
+    if (rc < 0 && g->record != NULL) {
+        tt_job_table_discard(g->server->jobs, g->record);
     }
     g->n_running = rc == TT_OK ? g->n_choices : 0;
     free(jobs);
@@ -129,8 +137,6 @@ static void init_answer(tt_generation *g)
     size_t n = strlen(prefix);
     memcpy(g->id, prefix, n);
     random_hex(g->id + n, 12);
-    memcpy(g->job_id, "qttt_", 5);
-    random_hex(g->job_id + 5, 12);
     g->answer = (tt_answer){.api = r->api,
                             .id = g->id,
                             .model = r->model,

@@ -136,7 +136,7 @@ static void finish(tt_generation *g, const tt_choice *last)
     tt_chunk *carrier = two ? &tail : &end;
     if (g->adapted != NULL) {
         carrier->qttt = &g->adapted->qttt;
-        carrier->job_id = g->job_id;
+        carrier->job_id = tt_generation_settle_record(g);
         carrier->prefill_seconds = g->adapted->prefill_seconds;
     }
     g->server->metrics.succeeded++;
@@ -183,6 +183,7 @@ static bool on_done(tt_generation *g, tt_choice *c, const tt_event *ev)
 
 bool tt_generation_on_event(tt_generation *g, tt_choice *c, const tt_event *ev)
 {
+    tt_generation_tell_record(g, ev);
     switch (ev->type) {
     case TT_EV_STARTED:
     case TT_EV_PROBE:

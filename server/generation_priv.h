@@ -14,7 +14,8 @@ struct tt_generation {
     tt_choice *choices; /* [n_choices], owned */
     int32_t n_choices, n_running;
     int32_t turn; /* the choice that is served first when a slow reader has caught up */
-    char id[48], job_id[48];
+    char id[48];
+    struct tt_job_record *record; /* of its training; a reference, NULL = none was asked for */
     tt_answer answer;
     const tt_choice *adapted; /* whose qttt the answer reports; NULL = none has come */
     bool any_token;
@@ -33,5 +34,16 @@ void tt_generation_send(tt_generation *g, const tt_chunk *c);
 void tt_generation_fail(tt_generation *g, const tt_http_error *e);
 /* Frees g; its jobs, if there are any left, run on. */
 void tt_generation_destroy(tt_generation *g);
+
+/* ---- generation_job.c ---- */
+
+/* The record of the training that the jobs [n_choices] ask for, if they do; before they are
+ * submitted. TT_E_NOMEM. */
+tt_code tt_generation_open_record(tt_generation *g, tt_job *const *jobs, tt_err *reterr);
+void tt_generation_tell_record(tt_generation *g, const tt_event *ev);
+/* The answer is being written: the job's id, or NULL when there was nothing to train. */
+const char *tt_generation_settle_record(tt_generation *g);
+/* The request is over, however it ended. */
+void tt_generation_close_record(tt_generation *g);
 
 #endif

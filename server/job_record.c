@@ -163,7 +163,7 @@ static void on_status(tt_job_record *r, const char *text, double now)
     } else if (strcmp(text, "running") == 0 && r->status != TT_JOB_RUNNING) {
         set_status(r, TT_JOB_RUNNING, NULL, now);
     } else if (strcmp(text, "queued") == 0 && r->status != TT_JOB_QUEUED) {
-        set_status(r, TT_JOB_QUEUED, "preempted", now);
+        set_status(r, TT_JOB_QUEUED, r->status == TT_JOB_RUNNING ? "preempted" : NULL, now);
     }
 }
 
@@ -191,7 +191,11 @@ static void on_adapted(tt_job_record *r, const tt_qttt_result *result, double no
     r->have_result = true;
     r->result = *result;
     r->params = result->params;
-    r->steps_done = result->steps_done;
+    if (r->steps_done > result->steps_done) { /* the engine does not count for one it has dropped */
+        r->result.steps_done = r->steps_done;
+        r->result.trained_tokens = r->trained_tokens;
+    }
+    r->steps_done = r->result.steps_done;
     r->generation_after = r->generation_before;
     if (strcmp(result->status, "succeeded") == 0) {
         if (result->kept && r->publish != NULL) {

@@ -91,7 +91,8 @@ def check_event(template, event, where):
     if "error" in event:
         validate(component("Error"), event, where)
     else:
-        validate(component("ChatChunk" if "chat" in template else "CompletionChunk"), event, where)
+        media = DOCUMENT["paths"][template]["get" if template.endswith("/events") else "post"]["responses"]["200"]["content"]
+        validate(media["text/event-stream"]["schema"], event, where)
 
 
 def parameters(path):

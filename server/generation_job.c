@@ -1,0 +1,72 @@
+/* generation_job.c - the job record of a request's training (job_record.h): what /v1/qttt/jobs
+ * tells of it, and what cancels it while the request goes on. Thread: the loop thread. */
+#include <string.h>
+
+#include "server/generation_priv.h"
+#include "server/job_table.h"
+
+tt_code tt_generation_open_record(tt_generation *g, tt_job *const *jobs, tt_err *reterr)
+{
+    if (tt_job_get_params(jobs[0])->qttt.mode == TT_QTTT_OFF) {
+        return TT_OK;
+    }
+    return tt_job_table_open(g->server->jobs,
+                             &(tt_job_open){.scope = g->http->scope,
+                                            .model = g->prepared->served->name,
+                                            .jobs = jobs,
+                                            .n_jobs = g->n_choices,
+                                            .in_request = true},
+                             &g->record, reterr);
+}
+
+static bool trained(const tt_qttt_result *q)
+{
+    return !q->cached && strcmp(q->status, "skipped") != 0;
+}
+
+void tt_generation_tell_record(tt_generation *g, const tt_event *ev)
+{
+    bool told = false;
+    switch (ev->type) {
+    case TT_EV_STARTED:
+    case TT_EV_ADAPT:
+    case TT_EV_PROBE:
+    case TT_EV_STATUS:
+    case TT_EV_ERROR:
+        told = true;
+        break;
+    case TT_EV_ADAPTED: /* one of the samples may be training what this one has found nothing of */
+        told = trained(&ev->u.adapted);
+        break;
+    case TT_EV_PREFILL:
+    case TT_EV_PROMPT_LOGPROBS:
+    case TT_EV_TOKEN:
+    case TT_EV_DONE:
+        break;
+    }
+    if (told && g->record != NULL) {
+        tt_job_record_feed(g->record, ev, tt_unix_now());
+    }
+}
+
+const char *tt_generation_settle_record(tt_generation *g)
+{
+    if (g->record == NULL || g->adapted == NULL) {
+        return NULL;
+    }
+    if (strcmp(g->adapted->qttt.status, "skipped") == 0) { /* there was no job */
+        tt_job_table_discard(g->server->jobs, g->record);
+        return NULL;
+    }
+    tt_event ev = {.type = TT_EV_ADAPTED, .u.adapted = g->adapted->qttt};
+    tt_job_record_feed(g->record, &ev, tt_unix_now()); /* without effect when it was told */
+    return g->record->id;
+}
+
+void tt_generation_close_record(tt_generation *g)
+{
+    if (g->record != NULL) {
+        tt_job_record_close(g->record, tt_unix_now());
+        tt_job_record_unref(&g->record);
+    }
+}
