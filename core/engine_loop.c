@@ -366,6 +366,7 @@ static void wait_for_work(tt_engine *e, double seconds)
 static void serve(tt_engine *e)
 {
     double refreshed = 0;
+    tt_sched_set_pages_total(e->sched, tt_kv_total(e->worker.kv)); /* nobody else asks it yet */
     for (;;) {
         do_pins(e);
         sweep(e, tt_sys_now(), &refreshed);

@@ -15,23 +15,26 @@ struct tt_sched {
     tt_sched_options opt;
     tt_sched_queue queue;
     tt_sched_list list[TT_SCHED_PARKED + 1]; /* by state; NONE's and QUEUED's are empty */
-    tt_sched_task *all_head, *all_tail;
     int32_t n_running[TT_SCHED_KINDS];
     uint64_t last_order, last_turn;
+    int32_t pages_total;
     tt_sched_task **batch; /* [max_batch] */
     double decode_ended;   /* -INFINITY: never */
-    double credit_max;     /* seconds of training that may be owed */
-    double credit;         /* seconds of training owed (overdrawn: negative) */
-    double share;          /* of training at the last choice; 1 = all, 0 = nothing to train */
+    double credit_max;     /* seconds that jobs may be owed */
+    double credit;         /* seconds they are owed (overdrawn: negative) */
+    double share;          /* of jobs at the last choice; 1 = all, 0 = nothing to do for them */
+    bool on_credit;        /* that choice is a job's */
+    double trained_more;   /* seconds by which jobs' training is ahead of jobs' prefill */
     double seen;           /* the latest time that was passed in */
     double rate_ended, rate_busy; /* requests that ended, seconds with any: both fade alike */
 };
 
-/* What could run now. */
+/* What could run now: whose step is next, NULL = nobody's. */
 typedef struct work {
-    tt_sched_task *prefill, *train; /* whose turn it is, NULL = none */
-    bool any;                       /* some running task can go on */
-    bool request;                   /* a request decodes or prefills */
+    tt_sched_task *begun; /* a prefill step that has begun: no other prefill can */
+    tt_sched_task *prefill, *job_prefill, *train;
+    bool any;     /* some running task can go on */
+    bool request; /* a request decodes or prefills */
 } work;
 
 tt_code tt_sched_create(const tt_sched_options *opt, tt_sched **ret_sched, tt_err *reterr)
@@ -45,7 +48,7 @@ tt_code tt_sched_create(const tt_sched_options *opt, tt_sched **ret_sched, tt_er
     s->opt = *opt;
     double share = s->opt.train_share = fmin(fmax(opt->train_share, 0.01), 0.95);
     s->credit_max = fmax(1, 2 * opt->target_gap * share / (1 - share));
-    s->opt.pages_total = opt->pages_total == 0 ? INT32_MAX : opt->pages_total;
+    s->pages_total = INT32_MAX;
     s->decode_ended = -INFINITY;
     tt_code rc = tt_sched_queue_init(&s->queue, reterr);
     s->batch = calloc((size_t)opt->max_batch, sizeof(tt_sched_task *));
@@ -66,11 +69,16 @@ void tt_sched_destroy(tt_sched **sched)
     if (s == NULL) {
         return;
     }
-    assert(s->all_head == NULL);
+    assert(s->queue.all_head == NULL);
     tt_sched_queue_finish(&s->queue);
     free(s->batch);
     free(s);
     *sched = NULL;
+}
+
+void tt_sched_set_pages_total(tt_sched *s, int32_t pages)
+{
+    s->pages_total = pages;
 }
 
 /* ---- the measured rate ---- */
@@ -99,21 +107,6 @@ int32_t tt_sched_retry_after(const tt_sched *s)
 }
 
 /* ---- tasks in and out ---- */
-
-static void append_to_all(tt_sched *s, tt_sched_task *t)
-{
-    t->all_prev = s->all_tail;
-    t->all_next = NULL;
-    *(s->all_tail == NULL ? &s->all_head : &s->all_tail->all_next) = t;
-    s->all_tail = t;
-}
-
-static void remove_from_all(tt_sched *s, tt_sched_task *t)
-{
-    *(t->all_prev == NULL ? &s->all_head : &t->all_prev->all_next) = t->all_next;
-    *(t->all_next == NULL ? &s->all_tail : &t->all_next->all_prev) = t->all_prev;
-    t->all_prev = t->all_next = NULL;
-}
 
 static bool has_places(const tt_sched *s, tt_sched_task *const *tasks, int32_t n)
 {
@@ -159,7 +152,7 @@ tt_code tt_sched_add(tt_sched *s, tt_sched_task *const *tasks, int32_t n, double
         t->served = s->last_turn;
         t->preempted = t->mid_step = false;
         t->passed = t->held = 0;
-        append_to_all(s, t);
+        tt_sched_queue_admit(&s->queue, t);
         tt_sched_queue_push(&s->queue, t);
     }
     return TT_OK;
@@ -180,7 +173,7 @@ void tt_sched_remove(tt_sched *s, tt_sched_task *t, double now)
     if (!t->job) {
         s->rate_ended += 1;
     }
-    remove_from_all(s, t);
+    tt_sched_queue_dismiss(&s->queue, t);
     tt_sched_queue_leave(&s->queue, t);
     t->state = TT_SCHED_NONE;
 }
@@ -247,7 +240,7 @@ static bool jobs_in_the_way(const tt_sched *s, const tt_sched_task *t)
             }
         }
     }
-    return t->pages + of_jobs > s->opt.pages_total;
+    return t->pages + of_jobs > s->pages_total;
 }
 
 static tt_sched_task *pick_start(const tt_sched *s, int32_t pages_free, bool any_goes_on)
@@ -297,16 +290,13 @@ static void start(tt_sched *s, tt_sched_task *t)
 
 /* ---- what runs ---- */
 
-/* Whose step is next in a list of long work (turn: 0 prefill, 1 training): the one that has begun,
- * else of the key that has waited longest the oldest. */
-static tt_sched_task *pick_long(const tt_sched_list *l, int turn)
+/* Whose step begins next in a list of long work (turn: 0 prefill, 1 training): of the key that has
+ * waited longest the oldest task. kind: of these tasks, or -1. */
+static tt_sched_task *pick_long(const tt_sched_list *l, int turn, int kind)
 {
     tt_sched_task *best = NULL;
     for (tt_sched_task *t = l->head; t != NULL; t = t->next) {
-        if (t->mid_step) {
-            return t;
-        }
-        if (t->paused) {
+        if (t->paused || (kind >= 0 && tt_sched_kind(t) != kind)) {
             continue;
         }
         uint64_t mine = t->key_queue->turn[turn];
@@ -318,16 +308,30 @@ static tt_sched_task *pick_long(const tt_sched_list *l, int turn)
     return best;
 }
 
+static tt_sched_task *begun(const tt_sched_list *l)
+{
+    tt_sched_task *t = l->head;
+    while (t != NULL && !t->mid_step) {
+        t = t->next;
+    }
+    return t;
+}
+
 static work look(const tt_sched *s)
 {
-    work w = {.prefill = pick_long(&s->list[TT_SCHED_PREFILL], 0),
-              .train = pick_long(&s->list[TT_SCHED_TRAIN], 1)};
-    const tt_sched_list *decode = &s->list[TT_SCHED_DECODE];
-    w.any = w.prefill != NULL || w.train != NULL || decode->n > 0;
-    w.request = decode->n > 0;
-    for (const tt_sched_task *t = s->list[TT_SCHED_PREFILL].head; t != NULL && !w.request;
-         t = t->next) {
-        w.request = !t->job && !t->paused;
+    const tt_sched_list *prefill = &s->list[TT_SCHED_PREFILL], *train = &s->list[TT_SCHED_TRAIN];
+    bool decode = s->list[TT_SCHED_DECODE].n > 0;
+    work w = {.begun = begun(prefill),
+              .prefill = pick_long(prefill, 0, TT_SCHED_REQUESTS),
+              .job_prefill = pick_long(prefill, 0, TT_SCHED_JOBS),
+              .train = begun(train)};
+    w.train = w.train != NULL ? w.train : pick_long(train, 1, -1);
+    w.request = decode || w.prefill != NULL;
+    w.any = w.request || w.begun != NULL || w.job_prefill != NULL || w.train != NULL;
+    if (w.begun != NULL) { /* a job's, which a request's waits for, is not left to its credit */
+        bool waited_for = !w.begun->job || w.prefill != NULL;
+        w.prefill = waited_for ? w.begun : NULL;
+        w.job_prefill = waited_for ? NULL : w.begun;
     }
     return w;
 }
@@ -358,31 +362,41 @@ static tt_sched_choice run_long(tt_sched *s, tt_sched_task *t, double seconds)
         .what = train ? TT_SCHED_RUN_TRAIN : TT_SCHED_RUN_PREFILL, .task = t, .seconds = seconds};
 }
 
-/* Training runs on credit: what else runs earns it, its own pieces spend it. */
+/* What a job could do now: the kind of work that is behind. */
+static tt_sched_task *pick_job(tt_sched *s, const work *w)
+{
+    if (w->train == NULL || w->job_prefill == NULL) {
+        s->trained_more = 0;
+        return w->train != NULL ? w->train : w->job_prefill;
+    }
+    return s->trained_more <= 0 ? w->train : w->job_prefill;
+}
+
+/* Jobs run on credit: what else runs earns it, their own pieces spend it. */
 static tt_sched_choice run_something(tt_sched *s, const work *w, double now, double until_deadline)
 {
     bool decode = s->list[TT_SCHED_DECODE].n > 0;
-    s->share = w->train == NULL     ? 0
-               : w->request         ? s->opt.train_share
-               : w->prefill != NULL ? 0.5
-                                    : 1;
+    tt_sched_task *job = pick_job(s, w);
+    s->share = job == NULL ? 0 : w->request ? s->opt.train_share : 1;
     if (s->share == 1 || s->share == 0) {
         s->credit = fmin(s->credit, 0);
     }
-    bool train = w->train != NULL && (s->share == 1 || s->credit > 0);
-    tt_sched_task *task = train ? w->train : w->prefill;
+    bool owed = job != NULL && (s->share == 1 || s->credit > 0);
+    tt_sched_task *task = owed ? job : w->prefill;
     double left = s->opt.target_gap;
     if (decode) {
         left -= now - s->decode_ended;
-    } else if (w->train == NULL || w->prefill == NULL) {
+    } else if ((w->train != NULL) + (w->prefill != NULL) + (w->job_prefill != NULL) == 1) {
         left = INFINITY;
     }
     if (task == NULL || (decode && left <= 0)) {
+        s->on_credit = false;
         return run_decode(s);
     }
-    if (train && s->share < 1) {
+    if (owed && s->share < 1) {
         left = fmin(left, s->credit);
     }
+    s->on_credit = task->job || task->state == TT_SCHED_TRAIN;
     return run_long(s, task, fmin(left, until_deadline));
 }
 
@@ -416,8 +430,9 @@ void tt_sched_ran(tt_sched *s, const tt_sched_choice *choice, double started, do
     if (choice->what == TT_SCHED_RUN_DECODE && took > 0) {
         s->decode_ended = ended;
     }
-    if (choice->what == TT_SCHED_RUN_TRAIN && s->share < 1) {
-        s->credit -= took;
+    if (s->on_credit) {
+        s->credit -= s->share < 1 ? took : 0;
+        s->trained_more += choice->what == TT_SCHED_RUN_TRAIN ? took : -took;
     } else if (s->share > 0 && s->share < 1) {
         s->credit = fmin(s->credit + took * s->share / (1 - s->share), s->credit_max);
     }
@@ -478,5 +493,5 @@ tt_sched_counts tt_sched_get_counts(const tt_sched *s)
 
 tt_sched_task *tt_sched_walk(const tt_sched *s, const tt_sched_task *task)
 {
-    return task == NULL ? s->all_head : task->all_next;
+    return task == NULL ? s->queue.all_head : task->all_next;
 }

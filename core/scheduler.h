@@ -20,11 +20,12 @@
  *      the caller then evicts, and preempts by tt_sched_victim().
  *   2. Decode first: all decoding tasks in one batch of at most max_batch rows, the longest waiting
  *      first; long work gets at most target_gap seconds between two decode steps.
- *   3. Long work is a prefill piece or a training piece. Training takes at most train_share of the
- *      time while a request decodes or prefills (never nothing: it is not starved), all of it
- *      otherwise; beside jobs' prefill alone, half. A prefill step that has begun is finished
- * before another prefill begins, a training step before another training (each has one workspace);
- *      at its end the turn passes, round robin over keys, first come first served within a key.
+ *   3. Long work is a prefill piece or a training piece. What jobs do, prefill or training, takes
+ * at most train_share of the time while a request decodes or prefills (never nothing: it is not
+ *      starved), all of it otherwise; jobs' prefill and training take equal parts of that. A
+ * prefill step that has begun is finished before another prefill begins, a training step before
+ * another training (each has one workspace); at its end the turn passes, round robin over keys,
+ * first come first served within a key.
  *
  * Costs: a choice looks at every running task and, when something could start, at the first tasks
  * of every waiting key; never at the tasks behind them (but paused ones are stepped over). */
@@ -79,9 +80,8 @@ typedef struct tt_sched_options {
     int32_t max_queue;   /* requests that wait beyond these; jobs have max_queued_jobs */
     int32_t max_batch;   /* rows of one decode step */
     int32_t max_jobs, max_queued_jobs;
-    int32_t pages_total; /* of the pool; 0 = not said: as if it were endless */
-    double target_gap;   /* seconds */
-    double train_share;  /* 0..1; taken as at least 0.01, at most 0.95: nothing is starved */
+    double target_gap;  /* seconds */
+    double train_share; /* 0..1; taken as at least 0.01, at most 0.95: nothing is starved */
 } tt_sched_options;
 
 typedef enum tt_sched_what {
@@ -110,6 +110,9 @@ typedef struct tt_sched tt_sched;
 tt_code tt_sched_create(const tt_sched_options *opt, tt_sched **ret_sched, tt_err *reterr);
 /* Every task has been removed. */
 void tt_sched_destroy(tt_sched **sched);
+
+/* Pages of the whole pool, once known; without it, it is taken as endless. */
+void tt_sched_set_pages_total(tt_sched *s, int32_t pages);
 
 /* Queues n tasks, all or none. TT_E_BUSY when a kind's tasks, queued and running together, would be
  * more than may run and wait: whether the engine has got round to starting some makes no

@@ -209,6 +209,21 @@ tt_code tt_sched_queue_enter(tt_sched_queue *q, tt_sched_task *t, uint64_t turn,
     return TT_OK;
 }
 
+void tt_sched_queue_admit(tt_sched_queue *q, tt_sched_task *t)
+{
+    t->all_prev = q->all_tail;
+    t->all_next = NULL;
+    *(q->all_tail == NULL ? &q->all_head : &q->all_tail->all_next) = t;
+    q->all_tail = t;
+}
+
+void tt_sched_queue_dismiss(tt_sched_queue *q, tt_sched_task *t)
+{
+    *(t->all_prev == NULL ? &q->all_head : &t->all_prev->all_next) = t->all_next;
+    *(t->all_next == NULL ? &q->all_tail : &t->all_next->all_prev) = t->all_prev;
+    t->all_prev = t->all_next = NULL;
+}
+
 static void ring_remove(tt_sched_queue *q, tt_sched_key *key, int kind)
 {
     tt_sched_key *prev = key->ring_prev[kind], *next = key->ring_next[kind];

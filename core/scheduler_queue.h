@@ -1,5 +1,5 @@
-/* scheduler_queue.h - the waiting tasks of a scheduler: by key, by tag, and by deadline. Thread: as
- * scheduler.h; used by scheduler.c alone.
+/* scheduler_queue.h - the tasks of a scheduler in order: the waiting ones by key and by tag, all of
+ * them by deadline and by age. Thread: as scheduler.h; used by scheduler.c alone.
  *
  * Each key has a list of ready tasks per kind (requests, jobs) in order of admission; the keys with
  * ready tasks of a kind form a ring, whose first key has the next turn. Of the jobs with one tag
@@ -49,7 +49,8 @@ typedef struct tt_sched_queue {
     tt_sched_table keys, tags;
     tt_sched_key *ring[TT_SCHED_KINDS], *ring_tail[TT_SCHED_KINDS]; /* head: the next turn */
     int32_t n[TT_SCHED_KINDS];                                      /* queued */
-    tt_sched_task **heap; /* all tasks with a deadline, the earliest at 0 */
+    tt_sched_task *all_head, *all_tail; /* queued or running, in order of admission */
+    tt_sched_task **heap;               /* all tasks with a deadline, the earliest at 0 */
     int32_t n_heap, heap_cap;
 } tt_sched_queue;
 
@@ -65,6 +66,9 @@ static inline int tt_sched_kind(const tt_sched_task *t)
 tt_code tt_sched_queue_enter(tt_sched_queue *q, tt_sched_task *t, uint64_t turn, tt_err *reterr);
 /* The task is in no list of the queue: lets go of its records, and lets the next of its tag in. */
 void tt_sched_queue_leave(tt_sched_queue *q, tt_sched_task *t);
+/* Into the list of all tasks, as the youngest; out of it. */
+void tt_sched_queue_admit(tt_sched_queue *q, tt_sched_task *t);
+void tt_sched_queue_dismiss(tt_sched_queue *q, tt_sched_task *t);
 /* An entered task waits: from now on, or again. */
 void tt_sched_queue_push(tt_sched_queue *q, tt_sched_task *t);
 /* Out of the queue: it starts or ends. */

@@ -476,9 +476,10 @@ static void run_decode(sim *m, const tt_sched_choice *c)
 static void run_choice(sim *m, const tt_sched_choice *c)
 {
     double started = m->now;
-    bool contended = false, trainable = false;
+    bool contended = false, jobs = false;
+    bool of_job = c->task != NULL && (c->task->job || c->what == TT_SCHED_RUN_TRAIN);
     if (m->opt.check) {
-        sim_look(m, &contended, &trainable);
+        sim_look(m, &contended, &jobs);
     }
     if (c->what == TT_SCHED_RUN_DECODE) {
         run_decode(m, c);
@@ -487,7 +488,7 @@ static void run_choice(sim *m, const tt_sched_choice *c)
     }
     tt_sched_ran(m->s, c, started, m->now);
     if (m->opt.check) {
-        sim_check_ran(m, c, started, contended, trainable);
+        sim_check_ran(m, c, started, contended, jobs, of_job);
     }
 }
 
@@ -568,7 +569,6 @@ bool sim_run(const sim_options *opt, sim_result *ret)
     sim m = {.opt = *opt, .decode_due = -1};
     m.model = (tt_model){.n_layers = 1, .n_kv_heads = 1, .head_dim = 2}; /* 8 bytes of K a token */
     m.device.model = &m.model;
-    m.opt.sched.pages_total = opt->n_pages;
     m.holders = calloc((size_t)opt->n_pages, sizeof *m.holders);
     tt_ops_get(&m.device.ops, 0);
     bool ok =
@@ -577,6 +577,9 @@ bool sim_run(const sim_options *opt, sim_result *ret)
                                  &err) == TT_OK &&
         tt_kv_create(&m.device, &(tt_kv_options){TT_F32, opt->n_pages}, &m.kv, &err) == TT_OK &&
         tt_sched_create(&m.opt.sched, &m.s, &err) == TT_OK;
+    if (ok) {
+        tt_sched_set_pages_total(m.s, opt->n_pages);
+    }
     while (ok && m.r.failure[0] == '\0' &&
            (m.n_live > 0 || m.opt.next_arrival(&m, m.opt.arg) < INFINITY)) {
         one_choice(&m);

@@ -89,9 +89,9 @@ typedef struct sim_result {
     sim_quantiles ttft, gap; /* of requests that are not jobs */
     double seconds;          /* simulated */
     double decode_late_max;  /* seconds by which a decode step came later than target_gap */
-    double contended, contended_train; /* seconds with something to train while requests run */
-    double live_max;                   /* seconds that a task lived */
-    char failure[256];                 /* the first broken invariant, or "" */
+    double contended, contended_jobs; /* seconds with work for jobs while requests run */
+    double live_max;                  /* seconds that a task lived */
+    char failure[256];                /* the first broken invariant, or "" */
 } sim_result;
 
 typedef struct sim sim;
@@ -132,7 +132,7 @@ struct sim {
     uint64_t decode_no;
     double decode_due; /* since when a decode step is due; < 0: nobody decodes */
     double max_unit;   /* seconds of the longest unit since then */
-    double window[2], window_train[2], max_decode;       /* of all time, in a row */
+    double window[2], window_jobs[2], max_decode;        /* of all time, in a row */
     int32_t starts[2][SIM_KEYS], preempted[2][SIM_KEYS]; /* by kind */
     int32_t *holders;                                    /* [n_pages] scratch */
 };
@@ -155,10 +155,10 @@ void sim_check_submitted(sim *m, sim_task *t);
 void sim_check_refused(sim *m, const sim_spec *spec);
 bool sim_check_victim(sim *m, const tt_sched_task *needy, const tt_sched_task *victim);
 void sim_check_choice(sim *m, const tt_sched_choice *c);
-void sim_check_ran(sim *m, const tt_sched_choice *c, double started, bool contended,
-                   bool trainable);
+void sim_check_ran(sim *m, const tt_sched_choice *c, double started, bool contended, bool jobs,
+                   bool of_job);
 void sim_check_pages(sim *m);
 void sim_check_content(sim *m, const sim_task *t);
-void sim_look(const sim *m, bool *ret_contended, bool *ret_trainable);
+void sim_look(const sim *m, bool *ret_contended, bool *ret_jobs);
 
 #endif

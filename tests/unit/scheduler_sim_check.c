@@ -18,14 +18,15 @@ static bool goes_on(const sim_task *t)
                                         (!t->sched.paused || t->sched.mid_step));
 }
 
-/* contended: a request decodes or prefills; trainable: there is something to train. */
-void sim_look(const sim *m, bool *ret_contended, bool *ret_trainable)
+/* contended: a request decodes or prefills; jobs: there is something to do for jobs. */
+void sim_look(const sim *m, bool *ret_contended, bool *ret_jobs)
 {
-    *ret_contended = *ret_trainable = false;
+    *ret_contended = *ret_jobs = false;
     for (int32_t i = 0; i < m->n_live; i++) {
         const sim_task *t = m->live[i];
         tt_sched_state state = t->sched.state;
-        *ret_trainable |= state == TT_SCHED_TRAIN && goes_on(t);
+        *ret_jobs |=
+            goes_on(t) && (state == TT_SCHED_TRAIN || (state == TT_SCHED_PREFILL && t->sched.job));
         *ret_contended |= state == TT_SCHED_DECODE ||
                           (state == TT_SCHED_PREFILL && !t->sched.job && !t->sched.paused);
     }
@@ -203,39 +204,40 @@ static void check_gap(sim *m, double started)
     m->max_unit = 0;
 }
 
-/* Training gets no more than its share of every ten seconds in which it competes, and no less of
+/* Jobs get no more than its share of every ten seconds in which they compete, and no less of
  * every two in a row (or as much as fits between decode steps). */
-static void check_share(sim *m, double took, bool train, bool decode)
+static void check_share(sim *m, double took, bool of_job, bool decode)
 {
     double share = m->opt.sched.train_share, gap = m->opt.sched.target_gap;
     m->max_decode = fmax(m->max_decode, decode ? took : 0);
     double least = fmin(share, gap / (gap + m->max_decode)) - 0.1;
     m->r.contended += took;
-    m->r.contended_train += train ? took : 0;
+    m->r.contended_jobs += of_job ? took : 0;
     for (int i = 0; i < 2; i++) {
         m->window[i] += took;
-        m->window_train[i] += train ? took : 0;
+        m->window_jobs[i] += of_job ? took : 0;
         if (m->window[i] < (i == 0 ? 10 : 2)) {
             continue;
         }
-        double got = m->window_train[i] / m->window[i];
+        double got = m->window_jobs[i] / m->window[i];
         if (i == 0 ? got > share + 0.05 : got < least) {
-            sim_fail(m, "training got %.3f of the time, its share is %.3f", got, share);
+            sim_fail(m, "jobs got %.3f of the time, their share is %.3f", got, share);
         }
-        m->window[i] = m->window_train[i] = 0;
+        m->window[i] = m->window_jobs[i] = 0;
     }
 }
 
-void sim_check_ran(sim *m, const tt_sched_choice *c, double started, bool contended, bool trainable)
+/* contended, jobs: sim_look() before it; of_job: it was a job's. */
+void sim_check_ran(sim *m, const tt_sched_choice *c, double started, bool contended, bool jobs,
+                   bool of_job)
 {
     if (c->what == TT_SCHED_RUN_DECODE && m->now > started) {
         check_gap(m, started);
     }
-    if (contended && trainable) {
-        check_share(m, m->now - started, c->what == TT_SCHED_RUN_TRAIN,
-                    c->what == TT_SCHED_RUN_DECODE);
+    if (contended && jobs) {
+        check_share(m, m->now - started, of_job, c->what == TT_SCHED_RUN_DECODE);
     } else if (m->now > started) {
-        m->window[1] = m->window_train[1] = m->max_decode = 0;
+        m->window[1] = m->window_jobs[1] = m->max_decode = 0;
     }
 }
 

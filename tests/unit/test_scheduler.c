@@ -424,6 +424,35 @@ static void test_train_share(void **state)
     assert_true(fabs(trained(f, 50, 0.02, 0.01) - 0.5) < 0.01);
 }
 
+/* The prefill of jobs counts as theirs, but a step that a request's prefill waits for is finished.
+ */
+static void test_prefill_of_jobs(void **state)
+{
+    fixture *f = *state;
+    tt_sched_task *d = add(f, 0, 1, 1), *job = add_job(f, 1, 2, 0), *p;
+    starts(f, d, 9);
+    starts(f, job, 9);
+    tt_sched_set(f->s, d, TT_SCHED_DECODE);
+    double start = f->now, of_job = 0;
+    while (f->now < start + 50) {
+        tt_sched_choice c = tt_sched_next(f->s, f->now, 9);
+        double took = c.what == TT_SCHED_RUN_PREFILL ? 0.02 : 0.01;
+        of_job += c.what == TT_SCHED_RUN_PREFILL ? took : 0;
+        job->mid_step = true;
+        tt_sched_ran(f->s, &c, f->now, f->now + took);
+        f->now += took;
+    }
+    assert_true(fabs(of_job / (f->now - start) - 0.25) < 0.01);
+    p = add(f, 2, 3, 1);
+    starts(f, p, 9);
+    tt_sched_remove(f->s, d, f->now);
+    assert_ptr_equal(runs(f, 5).task, job); /* far more than its share */
+    assert_ptr_equal(runs(f, 0.1).task, job);
+    job->mid_step = false;
+    assert_ptr_equal(runs(f, 0.1).task, p);
+    assert_ptr_equal(runs(f, 0.1).task, p); /* what it took is not given again */
+}
+
 static void test_a_paused_job_ends_its_step(void **state)
 {
     fixture *f = *state;
@@ -497,6 +526,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_long_work_between_decode_steps, setup, teardown),
         cmocka_unit_test_setup_teardown(test_prefill_turns, setup, teardown),
         cmocka_unit_test_setup_teardown(test_train_share, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_prefill_of_jobs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_paused_job_ends_its_step, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retry_after, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_long_queue, setup, teardown),

@@ -133,13 +133,13 @@ static void print(const char *name, const sim_result *r)
 {
     printf(
         "%s: %.0f s, %lld done, %lld cancelled, %lld failed, %lld expired, %lld refused; %lld jobs "
-        "of %lld; %lld tokens, %lld preemptions, %lld parked, training %.3f of %.0f s, late %.4f "
+        "of %lld; %lld tokens, %lld preemptions, %lld parked, jobs %.3f of %.0f s, late %.4f "
         "s, longest life %.0f s\n",
         name, r->seconds, (long long)r->ended[SIM_DONE], (long long)r->ended[SIM_CANCELLED],
         (long long)r->ended[SIM_FAILED], (long long)r->ended[SIM_EXPIRED],
         (long long)r->ended[SIM_REFUSED], (long long)r->jobs_done, (long long)r->jobs_submitted,
         (long long)r->tokens, (long long)r->preemptions, (long long)r->parked,
-        r->contended_train / r->contended, r->contended, r->decode_late_max, r->live_max);
+        r->contended_jobs / r->contended, r->contended, r->decode_late_max, r->live_max);
 }
 
 static void run(const sim_options *opt, sim_result *r)
@@ -172,7 +172,7 @@ static void test_random_life(void **state)
         assert_true(r.ended[i] > 100); /* all of it was tried */
     }
     assert_true(r.preemptions > 1000 && r.parked > 50 && r.jobs_done > 100);
-    assert_true(fabs(r.contended_train / r.contended - base.sched.train_share) < 0.02);
+    assert_true(fabs(r.contended_jobs / r.contended - base.sched.train_share) < 0.02);
 }
 
 /* Other bounds, shares, gaps and pools; a pool that holds just one of the largest tasks among
