@@ -163,11 +163,17 @@ static tt_code prefill_range(bench *b, int32_t from, int32_t to, tt_err *reterr)
     return rc;
 }
 
-static double prefill_flops(const tt_model *m, int32_t n)
+/* As prefill_range() does it: of all chunks but the last nobody reads the last layer's output. */
+static double prefill_flops(const bench *b, int32_t n)
 {
     double sum = 0;
-    for (int32_t i = 0; i < n; i++) {
-        sum += tt_cost_row(m, i, true, i == n - 1);
+    for (int32_t at = 0, chunk; at < n; at += chunk) {
+        chunk = n - at < b->w.prefill_chunk ? n - at : b->w.prefill_chunk;
+        bool last = at + chunk == n;
+        sum += tt_cost_forward(
+            b->w.model,
+            &(tt_cost_rows){
+                .pos0 = at, .n_rows = chunk, .kv = true, .headless = !last, .n_logits = last});
     }
     return sum;
 }
@@ -186,7 +192,7 @@ static tt_code bench_prefill(bench *b, int32_t n, tt_err *reterr)
         char name[32];
         snprintf(name, sizeof name, "prefill %d", n);
         figure(b, name, "tokens/s", n / median(t, repeat), TT_LIMIT_FLOPS,
-               n * b->flops_rate / prefill_flops(b->w.model, n));
+               n * b->flops_rate / prefill_flops(b, n));
     }
     return rc;
 }
@@ -267,13 +273,17 @@ static tt_code bench_step(bench *b, int32_t depth, bool lora, tt_err *reterr)
     tt_qttt_resolve(&p);
     tt_code rc = tt_trainer_create(&b->w.device, &p, 1, &tr, reterr);
     rc = rc == TT_OK ? train_steps(b, tr, depth, targets, t, reterr) : rc;
-    tt_trainer_destroy(&tr);
     if (rc == TT_OK) {
         char name[48];
         snprintf(name, sizeof name, "qTTT step k=128 at %d%s", depth, lora ? ", LoRA r8" : "");
-        double flops = 128 * tt_cost_train_row(b->w.model, depth / 2, false, 0, lora ? p.rank : 0);
+        tt_cost_rows rows = {.pos0 = (depth - 128) / 2,
+                             .n_rows = 128,
+                             .n_logits = 128,
+                             .adapter = tt_trainer_params(tr)};
+        double flops = tt_cost_forward(b->w.model, &rows) + tt_cost_backward(b->w.model, &rows);
         figure(b, name, "s", median(t, b->repeat), TT_LIMIT_FLOPS, flops / b->flops_rate);
     }
+    tt_trainer_destroy(&tr);
     return rc;
 }
 

@@ -35,7 +35,8 @@ struct tt_qttt_run {
     tt_trainer *trainer;
     tt_adapter *published;
     tt_qttt_result result;
-    int32_t span_start, span_tokens, step_rows;
+    int32_t span_start, span_tokens;
+    double step_flops; /* of the step under way */
     double started, step_started;
     double paused_at;       /* 0 = running */
     double window, earlier; /* summed loss of this window of steps and of the one before */
@@ -224,6 +225,27 @@ void tt_qttt_destroy(tt_qttt_run **run)
     free(r);
 }
 
+/* What the step of segs[n_segs] costs. One segment that stores its K and V makes the step's
+ * products run over all rows. */
+static void count_step(tt_qttt_run *r, int32_t n_segs, bool train)
+{
+    bool kv = false;
+    r->step_flops = 0;
+    for (int32_t i = 0; i < n_segs; i++) {
+        kv = kv || r->segs[i].store;
+    }
+    for (int32_t i = 0; i < n_segs; i++) {
+        const tt_segment *g = &r->segs[i];
+        tt_cost_rows rows = {.pos0 = g->pos0,
+                             .n_rows = g->n_rows,
+                             .kv = kv,
+                             .n_logits = g->n_rows,
+                             .adapter = g->adapter};
+        r->step_flops += tt_cost_forward(r->o.d->model, &rows);
+        r->step_flops += train ? tt_cost_backward(r->o.d->model, &rows) : 0;
+    }
+}
+
 /* ---- the probe's step ---- */
 
 static tt_code begin_probe(tt_qttt_run *r, tt_err *reterr)
@@ -249,12 +271,7 @@ static tt_code begin_probe(tt_qttt_run *r, tt_err *reterr)
         tt_reread_segment(&r->reread, i, o->ids, start, NULL, r->published,
                           &r->segs[TT_PROBE_SEGMENTS + i]);
     }
-    for (int32_t i = 0; i < 2 * TT_PROBE_SEGMENTS; i++) {
-        bool kv = i >= TT_PROBE_SEGMENTS;
-        r->result.flops +=
-            (TT_PASSAGE_TOKENS - 1) *
-            tt_cost_row(o->d->model, r->segs[i].pos0 + TT_PASSAGE_TOKENS / 2, kv, true);
-    }
+    count_step(r, 2 * TT_PROBE_SEGMENTS, false);
     return tt_step_begin(o->step, r->segs, 2 * TT_PROBE_SEGMENTS, &(tt_step_options){0}, reterr);
 }
 
@@ -308,16 +325,6 @@ static int32_t begin_span(tt_qttt_run *r)
     return 1;
 }
 
-static int32_t lowest_layer(const tt_qttt_run *r)
-{
-    const tt_adapter *a = tt_trainer_params(r->trainer);
-    int32_t l = 0;
-    while (l < a->n_layers && !tt_adapter_has(a, l)) {
-        l++;
-    }
-    return l;
-}
-
 static tt_code begin_train(tt_qttt_run *r, tt_err *reterr)
 {
     bool recall = r->params.objective == TT_RECALL;
@@ -329,13 +336,8 @@ static tt_code begin_train(tt_qttt_run *r, tt_err *reterr)
     if (rc != TT_OK) {
         return rc;
     }
-    int32_t n = recall ? begin_passages(r) : begin_span(r), first = lowest_layer(r);
-    for (int32_t i = 0; i < n; i++) {
-        int32_t middle = r->segs[i].pos0 + r->segs[i].n_rows / 2;
-        r->result.flops +=
-            r->segs[i].n_rows * tt_cost_train_row(r->o.d->model, middle, recall, first,
-                                                  r->params.lora ? r->params.rank : 0);
-    }
+    int32_t n = recall ? begin_passages(r) : begin_span(r);
+    count_step(r, n, true);
     tt_step_options opt = {.trainee = tt_trainer_params(r->trainer),
                            .grads = tt_trainer_grads(r->trainer)};
     r->step_started = r->o.now();
@@ -484,6 +486,7 @@ static tt_code begin(tt_qttt_run *r, tt_err *reterr)
 static tt_code end(tt_qttt_run *r, tt_err *reterr)
 {
     r->begun = false;
+    r->result.flops += r->step_flops;
     tt_reread_finish(&r->reread);
     switch (r->phase) {
     case RUN_BEFORE:

@@ -47,14 +47,18 @@ static double attention(int layer, int pos, int products_per_key)
     return count;
 }
 
-static double forward(int pos, bool kv, bool head)
+static double forward(const tt_cost_rows *r)
 {
-    double count = head ? product(V, H) : 0;
-    for (int l = 0; l < L; l++) {
-        count +=
-            product(HEADS * DIM, H) + product(H, HEADS * DIM) + 2 * product(F, H) + product(H, F);
-        count += kv ? 2 * product(KV_HEADS * DIM, H) : 0;
-        count += attention(l, pos, 2);
+    double count = 0;
+    for (int i = 0; i < r->n_rows; i++) {
+        count += i < r->n_logits ? product(V, H) : 0;
+        for (int l = 0; l < L; l++) {
+            bool kv_only = r->headless && l == L - 1;
+            count += product(HEADS * DIM, H) + (r->kv ? 2 * product(KV_HEADS * DIM, H) : 0);
+            count += kv_only ? 0
+                             : product(H, HEADS * DIM) + 2 * product(F, H) + product(H, F) +
+                                   attention(l, r->pos0 + i, 2);
+        }
     }
     return count;
 }
@@ -62,27 +66,44 @@ static double forward(int pos, bool kv, bool head)
 static void test_forward(void **state)
 {
     layers[1].window = WINDOW;
-    for (int pos = 0; pos < 12; pos++) {
-        assert_true(tt_cost_row(&model, pos, true, true) == forward(pos, true, true));
-        assert_true(tt_cost_row(&model, pos, false, true) == forward(pos, false, true));
-        assert_true(tt_cost_row(&model, pos, true, false) == forward(pos, true, false));
-        assert_true(tt_cost_decode(&model, pos) == forward(pos, true, true));
+    for (int pos = 0; pos < 8; pos++) {
+        for (int n = 1; n < 9; n++) {
+            tt_cost_rows r = {.pos0 = pos, .n_rows = n, .kv = true, .n_logits = 1};
+            assert_true(tt_cost_forward(&model, &r) == forward(&r));
+            r.kv = false;
+            r.n_logits = n;
+            assert_true(tt_cost_forward(&model, &r) == forward(&r));
+            r = (tt_cost_rows){.pos0 = pos, .n_rows = n, .kv = true, .headless = true};
+            assert_true(tt_cost_forward(&model, &r) == forward(&r));
+        }
+        tt_cost_rows one = {.pos0 = pos, .n_rows = 1, .kv = true, .n_logits = 1};
+        assert_true(tt_cost_decode(&model, pos) == forward(&one));
     }
 }
 
-/* Backward: logits again and their product back; in every layer from `first` on down, gate, up and
- * wo back, attention's scores again, dP and dQ; the adapter's term, its gradient, and above `first`
- * W_Q and the adapter back. */
-static double train(int pos, int first, int rank)
+/* Of one row and layer: what the adapter adds to q. */
+static double term(int rank)
 {
-    double count = forward(pos, false, true) + 2 * product(V, H);
-    double adapter =
-        rank > 0 ? product(rank, H) + product(HEADS * DIM, rank) : product(HEADS * DIM, H);
-    for (int l = first; l < L; l++) {
-        count += 2 * product(F, H) + product(H, F) + product(H, HEADS * DIM) + attention(l, pos, 3);
-        count += adapter;                          /* q += */
-        count += rank > 0 ? 2 * adapter : adapter; /* gradient: LoRA needs x A^T and dq B again */
-        count += l > first ? product(HEADS * DIM, H) + adapter : 0;
+    return rank > 0 ? product(rank, H) + product(HEADS * DIM, rank) : product(HEADS * DIM, H);
+}
+
+/* Backward: logits again and their product back; in every layer from the lowest trained one on
+ * down, gate, up and wo back, attention's scores again, dP and dQ; the gradient of a trained
+ * layer's adapter; above the lowest one W_Q and the adapter back. */
+static double backward(const tt_cost_rows *r, unsigned trained, int rank)
+{
+    double count = 0;
+    for (int i = 0; i < r->n_rows; i++) {
+        count += 2 * product(V, H);
+        for (int l = 0; l < L; l++) {
+            bool has = trained >> l & 1, below = (trained & ((1u << l) - 1)) != 0;
+            if (has || below) {
+                count += 2 * product(F, H) + product(H, F) + product(H, HEADS * DIM) +
+                         attention(l, r->pos0 + i, 3);
+            }
+            count += !has ? 0 : rank > 0 ? 2 * term(rank) : term(rank); /* x A^T, dq B again */
+            count += below ? product(HEADS * DIM, H) + (has ? term(rank) : 0) : 0;
+        }
     }
     return count;
 }
@@ -90,10 +111,25 @@ static double train(int pos, int first, int rank)
 static void test_training(void **state)
 {
     layers[1].window = WINDOW;
-    for (int pos = 0; pos < 12; pos += 3) {
-        for (int first = 0; first < L; first++) {
-            assert_true(tt_cost_train_row(&model, pos, false, first, 0) == train(pos, first, 0));
-            assert_true(tt_cost_train_row(&model, pos, false, first, 2) == train(pos, first, 2));
+    for (int pos = 0; pos < 8; pos += 3) {
+        for (unsigned trained = 1; trained < 1u << L; trained++) {
+            for (int rank = 0; rank < 3; rank += 2) {
+                tt_adapter_layer tensors[L] = {0};
+                for (int l = 0; l < L; l++) {
+                    tensors[l].kind = rank > 0 ? TT_ADAPTER_LORA : TT_ADAPTER_FULL;
+                    tensors[l].rank = rank;
+                    *(rank > 0 ? &tensors[l].a : &tensors[l].d) =
+                        trained >> l & 1; /* any address */
+                }
+                tt_adapter adapter = {.n_layers = L, .layers = tensors};
+                tt_cost_rows r = {.pos0 = pos, .n_rows = 5, .n_logits = 5, .adapter = &adapter};
+                double terms = 0;
+                for (int l = 0; l < L; l++) {
+                    terms += trained >> l & 1 ? 5 * term(rank) : 0;
+                }
+                assert_true(tt_cost_forward(&model, &r) == forward(&r) + terms);
+                assert_true(tt_cost_backward(&model, &r) == backward(&r, trained, rank));
+            }
         }
     }
 }
