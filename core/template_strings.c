@@ -342,12 +342,12 @@ bool tt_text_split(tt_run *r, const tt_text *t, const tt_text *sep, int64_t max,
     if (!tt_run_charge(r, t->n) || !tt_val_list(r, TT_V_LIST, 0, &v)) {
         return false;
     }
-    bool backward = from_right && max >= 0;
-    bool ok = backward ? (sep != NULL ? rsplit_at(r, t, sep, max, v.u.list)
-                                      : rsplit_space(r, t, max, v.u.list))
-                       : (sep != NULL ? split_at(r, t, sep, max, v.u.list)
-                                      : split_space(r, t, max, v.u.list));
-    if (ok && backward) {
+    /* also without a limit: separators that overlap are found from the right */
+    bool ok = from_right ? (sep != NULL ? rsplit_at(r, t, sep, max, v.u.list)
+                                        : rsplit_space(r, t, max, v.u.list))
+                         : (sep != NULL ? split_at(r, t, sep, max, v.u.list)
+                                        : split_space(r, t, max, v.u.list));
+    if (ok && from_right) {
         reverse_list(v.u.list);
     }
     *ret = ok ? v : *ret;
