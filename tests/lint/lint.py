@@ -13,6 +13,7 @@ import subprocess
 import sys
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CODE = (".c", ".h", ".cu", ".cuh")
@@ -200,6 +201,16 @@ def check_registered():
     return bad
 
 
+def check_unit_files():
+    """Every module has its unit file, or a row in docs/testing.md that says where it is tested."""
+    headers = [n for n in FILES if n.endswith(".h") and re.match(r"(core|server|kernels)/[^/]+$", n)]
+    rows = re.findall(r"^\| (`[^|]*`) \|", text("docs/testing.md"), re.MULTILINE)
+    named = [pattern for row in rows for pattern in re.findall(r"`((?:core|server|kernels)/[^`]*\.h)`", row)]
+    bad = [f"{n}: neither tests/unit/test_{pathlib.Path(n).stem}.c nor a row in docs/testing.md" for n in headers
+           if f"tests/unit/test_{pathlib.Path(n).stem}.c" not in FILES and not any(fnmatch(n, p) for p in named)]
+    return bad + [f"docs/testing.md: there is no {p}" for p in named if not any(fnmatch(n, p) for n in headers)]
+
+
 def check_headers():
     """Every header of ours compiles alone."""
     cc = os.environ.get("CC", "cc")
@@ -276,8 +287,8 @@ def check_format():
 UNFORMATTED = {"core/template_unicode_data.c"}  # tables, many values a line
 
 CHECKS = [check_layers, check_silence, check_sizes, check_unique_names, check_white_space, check_unicode,
-          check_left_overs, check_registered, check_headers, check_opening_comment, check_scripts, check_commits,
-          check_format]
+          check_left_overs, check_registered, check_unit_files, check_headers, check_opening_comment, check_scripts,
+          check_commits, check_format]
 
 
 def main():
