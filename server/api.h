@@ -20,6 +20,8 @@ void tt_api_sessions_reset(tt_http_request *req);
 void tt_api_tokenize(tt_http_request *req);
 void tt_api_detokenize(tt_http_request *req);
 void tt_api_tokenizer_info(tt_http_request *req);
+void tt_api_session_jobs_create(tt_http_request *req);
+void tt_api_session_jobs_list(tt_http_request *req);
 void tt_api_jobs_list(tt_http_request *req);
 void tt_api_jobs_get(tt_http_request *req);
 void tt_api_jobs_cancel(tt_http_request *req);

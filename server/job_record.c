@@ -25,6 +25,14 @@ bool tt_job_record_ended(const tt_job_record *r)
 
 /* ---- references and followers ---- */
 
+static void release(tt_job_record *r)
+{
+    if (r->release != NULL) {
+        r->release(r->arg);
+        r->release = NULL;
+    }
+}
+
 static void drop_jobs(tt_job_record *r)
 {
     for (int32_t i = 0; i < r->n_jobs; i++) {
@@ -46,6 +54,7 @@ void tt_job_record_unref(tt_job_record **record)
         return;
     }
     assert(r->followers == NULL && r->table == NULL);
+    release(r);
     drop_jobs(r);
     free(r->jobs);
     tt_job_log_finish(&r->log);
@@ -114,6 +123,7 @@ static void end(tt_job_record *r, tt_job_status status, const char *reason, doub
     if (r->table != NULL) {
         tt_job_table_ended(r->table, r);
     }
+    release(r);
 }
 
 static void fail(tt_job_record *r, const char *code, const char *message, double now)

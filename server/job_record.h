@@ -66,6 +66,7 @@ struct tt_job_record {
     double busy_seconds; /* of all steps, as the engine measured them */
     bool live;           /* in the table's list of jobs to read */
     void (*publish)(tt_job_record *r, void *arg);
+    void (*release)(void *arg);
     void *arg;
 };
 

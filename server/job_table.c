@@ -159,6 +159,7 @@ tt_code tt_job_table_open(tt_job_table *t, const tt_job_open *o, tt_job_record *
     r->in_request = o->in_request;
     r->generation_before = r->generation_after = o->generation;
     r->publish = o->publish;
+    r->release = o->release;
     r->arg = o->arg;
     r->params = tt_job_get_params(o->jobs[0])->qttt;
     r->n_context = r->params.context_tokens;
@@ -234,6 +235,9 @@ static void read_events(tt_job_table *t, tt_job_record *r)
     tt_event *ev;
     bool over = false;
     while (!over && r->n_jobs > 0 && (ev = tt_job_next(r->jobs[0])) != NULL) {
+        if (t->opt.watch != NULL) {
+            t->opt.watch(t->opt.arg, ev);
+        }
         over = ev->type == TT_EV_DONE || ev->type == TT_EV_ERROR;
         tt_job_record_feed(r, ev, t->opt.now());
         tt_event_free(ev);

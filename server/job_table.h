@@ -6,10 +6,12 @@
 #include "server/job_record.h"
 
 typedef struct tt_job_table_options {
-    int32_t max_events;       /* of one job; 0 = 512 */
-    double retention_seconds; /* of a finished job; 0 = 86,400 */
-    int32_t max_finished;     /* finished jobs kept for one API key; 0 = 500 */
-    double (*now)(void);      /* Unix seconds */
+    int32_t max_events;                           /* of one job; 0 = 512 */
+    double retention_seconds;                     /* of a finished job; 0 = 86,400 */
+    int32_t max_finished;                         /* finished jobs kept for one API key; 0 = 500 */
+    double (*now)(void);                          /* Unix seconds */
+    void (*watch)(void *arg, const tt_event *ev); /* each event that the table reads; may be NULL */
+    void *arg;
 } tt_job_table_options;
 
 tt_code tt_job_table_create(const tt_job_table_options *opt, tt_job_table **ret_table,
@@ -33,6 +35,8 @@ typedef struct tt_job_open {
     /* The training has ended and its adapter is kept: adds it to the session and sets
      * generation_after, before anybody is told. NULL = nothing. */
     void (*publish)(tt_job_record *r, void *arg);
+    void (*release)(
+        void *arg); /* arg is not used any more. NULL = nothing; not called on failure */
     void *arg;
 } tt_job_open;
 

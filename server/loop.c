@@ -12,6 +12,7 @@
 #include "server/generation.h"
 #include "server/http.h"
 #include "server/idempotency.h"
+#include "server/job_setup.h"
 #include "server/job_stream.h"
 #include "server/job_table.h"
 #include "server/listen.h"
@@ -283,12 +284,7 @@ static tt_code create_tables(tt_server *s, tt_err *reterr)
                                                    .max_bytes = (size_t)set->idempotency_bytes},
                                 &s->idempotency, reterr);
     if (rc == TT_OK) {
-        rc = tt_job_table_create(
-            &(tt_job_table_options){.max_events = (int32_t)set->jobs_max_events,
-                                    .retention_seconds = set->jobs_retention,
-                                    .max_finished = (int32_t)set->jobs_max_finished,
-                                    .now = tt_unix_now},
-            &s->jobs, reterr);
+        rc = tt_jobs_start(s, reterr);
     }
     return rc < 0 ? rc : tt_sessions_start(s, reterr);
 }

@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "server/job_setup.h"
 #include "server/job_table.h"
 #include "server/log.h"
 
@@ -34,6 +35,11 @@ static void wake_loop(void *arg)
     uv_async_send(arg); /* engine thread */
 }
 
+static void on_prefilled(void *arg, tt_session_record *r)
+{
+    tt_jobs_session_prefilled(arg, r);
+}
+
 static void on_deleted(void *arg, tt_session_record *r)
 {
     tt_server *s = arg;
@@ -53,6 +59,7 @@ tt_code tt_sessions_start(tt_server *s, tt_err *reterr)
                                     .ttl_seconds = set->session_ttl,
                                     .max_generations = (int32_t)set->max_generations,
                                     .engine = engine_of,
+                                    .on_prefilled = on_prefilled,
                                     .on_deleted = on_deleted,
                                     .wake = wake_loop,
                                     .arg = s,

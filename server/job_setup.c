@@ -1,0 +1,122 @@
+/* job_setup.c - see job_setup.h. */
+#include "server/job_setup.h"
+
+#include <stdio.h>
+
+#include "server/job_table.h"
+#include "server/log.h"
+
+/* Every event of a job that the table reads. */
+static void watch(void *arg, const tt_event *ev)
+{
+    tt_server *s = arg;
+    if (ev->type == TT_EV_ADAPT) {
+        tt_histogram_add(&s->metrics.qttt_step, ev->u.adapt.seconds);
+    } else if (ev->type == TT_EV_ADAPTED) {
+        tt_metrics_qttt(&s->metrics, ev->u.adapted.status);
+    }
+}
+
+tt_code tt_jobs_start(tt_server *s, tt_err *reterr)
+{
+    const tt_settings *set = s->settings;
+    return tt_job_table_create(
+        &(tt_job_table_options){.max_events = (int32_t)set->jobs_max_events,
+                                .retention_seconds = set->jobs_retention,
+                                .max_finished = (int32_t)set->jobs_max_finished,
+                                .now = tt_unix_now,
+                                .watch = watch,
+                                .arg = s},
+        &s->jobs, reterr);
+}
+
+static void wake_loop(void *arg)
+{
+    uv_async_send(arg); /* engine thread */
+}
+
+/* Requests that run keep the generation that they began with: the engine holds its adapter. */
+static void publish(tt_job_record *r, void *arg)
+{
+    tt_session_adopt(arg, &r->result, r->id, &r->generation_after);
+}
+
+static void release(void *arg)
+{
+    tt_session_record *ses = arg;
+    tt_session_unref(&ses);
+}
+
+static tt_code create_job(tt_server *s, const tt_session_record *ses, const tt_qttt_request *q,
+                          tt_job **ret_job, tt_err *reterr)
+{
+    tt_session_generation latest = {0};
+    tt_job_params p = {.kind = TT_JOB_TRAIN,
+                       .n_logprobs = -1,
+                       .n_prompt_logprobs = -1,
+                       .qttt = q->params,
+                       .session_tag = ses->tag,
+                       .pin_adapter = true};
+    p.prompt = tt_session_context(ses->data, &p.n_prompt);
+    p.qttt.mode = TT_QTTT_ON;
+    p.qttt.context_tokens = p.n_prompt;
+    if (q->from_latest && tt_session_choose(ses->data, -1, &latest) == TT_OK) {
+        p.qttt.start_adapter = latest.adapter_id;
+    }
+    snprintf(p.adapter_scope, sizeof p.adapter_scope, "%s", ses->scope);
+    return tt_job_create(&p, wake_loop, &s->wake, ret_job, reterr);
+}
+
+tt_code tt_jobs_train(tt_server *s, tt_session_record *ses, const tt_qttt_request *q,
+                      const char *metadata, tt_job_record **ret_record, tt_err *reterr)
+{
+    tt_job *job = NULL;
+    tt_job_record *r = NULL;
+    tt_code rc = create_job(s, ses, q, &job, reterr);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = tt_job_table_open(s->jobs,
+                           &(tt_job_open){.scope = ses->scope,
+                                          .key = ses->id + 4,
+                                          .session_id = ses->id,
+                                          .model = s->served->name,
+                                          .metadata = metadata,
+                                          .after_n = (int32_t)ses->n_jobs,
+                                          .generation = tt_session_latest(ses->data),
+                                          .jobs = &job,
+                                          .n_jobs = 1,
+                                          .publish = publish,
+                                          .release = release,
+                                          .arg = ses},
+                           &r, reterr);
+    if (rc == TT_OK) {
+        tt_session_ref(ses); /* the record's */
+        rc = tt_engine_submit(s->engine, job, reterr);
+    }
+    tt_job_unref(&job);
+    if (rc < 0) {
+        if (r != NULL) {
+            tt_job_table_discard(s->jobs, r);
+        }
+        tt_job_record_unref(&r);
+        return rc;
+    }
+    ses->n_jobs = r->n;
+    tt_session_touch(ses);
+    *ret_record = r;
+    return TT_OK;
+}
+
+void tt_jobs_session_prefilled(tt_server *s, tt_session_record *ses)
+{
+    tt_job_record *r = NULL;
+    tt_err err = {0};
+    if (ses->n_jobs > 0 || ses->qttt_parsed.params.mode != TT_QTTT_ON) {
+        return;
+    }
+    if (tt_jobs_train(s, ses, &ses->qttt_parsed, NULL, &r, &err) < 0) {
+        tt_log(TT_LOG_WARN, "session %s: its job is not accepted: %s", ses->id, err.msg);
+    }
+    tt_job_record_unref(&r);
+}
