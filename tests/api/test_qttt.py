@@ -145,22 +145,23 @@ AUTO = {"mode": "auto", "steps": 2, "span_tokens": 32, "guard": False}
 
 def test_mode_auto_says_what_it_decided():
     """The operator's three reasons not to adapt, one by one, and an adaptation when none of them holds."""
-    def verdict(rule, busy=False):
+    def verdict(rule, document, busy=False):
         with harness.Server(settings={"qttt": {"auto_min_tokens": 1000, "auto_min_recall": 0.01, **rule}}) as s:
             if not busy:
-                return ask(s, AUTO)["qttt"]
+                return ask(s, AUTO, document)["qttt"]
             with s.connect() as c, s.connect() as d:
                 for each in (c, d):
                     each.send(harness.encode("POST", PATH, chat("Count.", max_tokens=4000, ignore_eos=True, stream=True)))
                     assert each.head()[0] == 200
                 s.wait_load(lambda r, w: r == 2, harness.LONG)
-                return ask(s, AUTO)["qttt"]
-    q = verdict({})
+                return ask(s, AUTO, document)["qttt"]
+    short, long = words(500, seed=43), words(950, seed=44)
+    q = verdict({}, long)
     assert (q["status"], q["reason"], q["kept"], q["steps_done"]) == ("succeeded", None, True, 2)
-    for rule, busy, reason in (({"auto_min_tokens": 8000}, False, "auto_context_is_short"),
-                               ({"auto_min_recall": 100}, False, "auto_recall_is_low"),
-                               ({"auto_max_load": 1}, True, "auto_load_is_high")):
-        q = verdict(rule, busy)
+    for rule, document, busy, reason in (({}, short, False, "auto_context_is_short"),
+                                         ({"auto_min_recall": 100}, long, False, "auto_recall_is_low"),
+                                         ({"auto_min_tokens": 1, "auto_max_load": 1}, short, True, "auto_load_is_high")):
+        q = verdict(rule, document, busy)
         assert (q["status"], q["reason"], q["kept"], q["generation"], q["steps_done"]) == ("skipped", reason, False, 0, 0)
 
 

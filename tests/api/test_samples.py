@@ -155,12 +155,13 @@ def test_samples_of_an_adapted_model(server):
         assert choice["message"]["content"] == alone["choices"][0]["message"]["content"]
 
 
-def test_samples_are_no_load_to_each_other(server):
-    """Mode auto decides once for all samples: eight of them on an idle server are over auto_max_load, but not others."""
-    ids = server.post("/tokenize", {"prompt": words(2000, seed=78)}).json()["tokens"][:2400]
-    body = {"prompt": ids, "max_tokens": 2, "n": 8, "ignore_eos": True,
-            "qttt": {"mode": "auto", "steps": 1, "span_tokens": 16, "guard": False}}
-    q = server.post(COMPLETIONS, body).json()["qttt"]
+def test_samples_are_no_load_to_each_other():
+    """Mode auto decides once for all samples: three on an idle server are more than auto_max_load, but not others."""
+    with harness.Server(settings={"qttt": {"auto_min_tokens": 1000, "auto_max_load": 1}}) as s:
+        ids = s.post("/tokenize", {"prompt": words(1200, seed=78)}).json()["tokens"][:1400]
+        body = {"prompt": ids, "max_tokens": 2, "n": 3, "ignore_eos": True,
+                "qttt": {"mode": "auto", "steps": 1, "span_tokens": 16, "guard": False}}
+        q = s.post(COMPLETIONS, body).json()["qttt"]
     assert (q["status"], q["reason"], q["cached"]) == ("succeeded", None, False)
 
 

@@ -491,6 +491,9 @@ static void enqueue(tt_engine *e, place *p, tt_job *job)
     *at = p;
     tt_job_ref(job);
     e->queued++;
+    pthread_mutex_lock(&counts_mutex);
+    counts.submitted++;
+    pthread_mutex_unlock(&counts_mutex);
 }
 
 tt_code tt_engine_submit_all(tt_engine *e, tt_job *const *jobs, int32_t n, tt_err *reterr)

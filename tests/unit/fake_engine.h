@@ -24,7 +24,7 @@ typedef struct fake_script {
 extern fake_script fake_engine_script;
 
 typedef struct fake_counts {
-    int started, done, cancelled;
+    int submitted, started, done, cancelled;
     double last_cancel_seconds; /* monotonic time at which a cancellation was noticed */
 } fake_counts;
 

@@ -239,6 +239,14 @@ void leave(client *c, leaving how)
     hang_up(c);
 }
 
+void wait_submitted(int want)
+{
+    for (double end = now() + TIMEOUT_MS / 1000.0; fake_engine_counts().submitted < want;) {
+        assert_true(now() < end);
+        nap_ms(2);
+    }
+}
+
 void wait_cancelled(int want, double since)
 {
     while (fake_engine_counts().cancelled < want) {

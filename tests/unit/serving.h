@@ -58,6 +58,8 @@ void dechunk(const client *c, char *out);
 
 /* Occurrences of `needle`. */
 int count(const char *hay, const char *needle);
+/* The engine has been given `want` jobs in all. */
+void wait_submitted(int want);
 /* The engine has noticed `want` cancellations in all, the last within a second after `since`. */
 void wait_cancelled(int want, double since);
 
