@@ -208,22 +208,22 @@ static tt_sched_task *first_ready(const tt_sched_key *key, int kind)
     return t;
 }
 
-/* The first in line of a kind that fits, or NULL; the first that is to start before it and does not
- * fit, or NULL. */
+/* The first in line of a kind that fits, or NULL; the first in line, if there is a place for it, or
+ * NULL. */
 static tt_sched_task *first_fit(const tt_sched *s, int kind, int32_t pages_free,
-                                tt_sched_task **ret_blocked)
+                                tt_sched_task **ret_first)
 {
-    *ret_blocked = NULL;
+    *ret_first = NULL;
     if (s->n_running[kind] >= (kind == TT_SCHED_JOBS ? s->opt.max_jobs : s->opt.max_running)) {
         return NULL;
     }
     for (const tt_sched_key *key = s->queue.ring[kind]; key != NULL; key = key->ring_next[kind]) {
         tt_sched_task *t = first_ready(key, kind);
+        if (t != NULL && *ret_first == NULL) {
+            *ret_first = t;
+        }
         if (t != NULL && t->pages <= pages_free) {
             return t;
-        }
-        if (t != NULL && *ret_blocked == NULL) {
-            *ret_blocked = t;
         }
     }
     return NULL;
@@ -243,18 +243,19 @@ static bool jobs_in_the_way(const tt_sched *s, const tt_sched_task *t)
     return t->pages + of_jobs > s->pages_total;
 }
 
+/* Requests go before jobs, but a job too is passed only so often. */
 static tt_sched_task *pick_start(const tt_sched *s, int32_t pages_free, bool any_goes_on)
 {
-    tt_sched_task *fit[TT_SCHED_KINDS], *blocked[TT_SCHED_KINDS];
+    tt_sched_task *fit[TT_SCHED_KINDS], *first[TT_SCHED_KINDS];
     for (int kind = 0; kind < TT_SCHED_KINDS; kind++) {
-        fit[kind] = first_fit(s, kind, pages_free, &blocked[kind]);
+        fit[kind] = first_fit(s, kind, pages_free, &first[kind]);
     }
     for (int kind = 0; kind < TT_SCHED_KINDS; kind++) {
-        tt_sched_task *due = blocked[kind];
+        tt_sched_task *due = first[kind];
         if (due == NULL || due->passed < MAX_PASSED) {
             continue;
         }
-        if (!any_goes_on) {
+        if (due == fit[kind] || !any_goes_on) {
             return due;
         }
         fit[TT_SCHED_JOBS] = NULL;
@@ -264,13 +265,13 @@ static tt_sched_task *pick_start(const tt_sched *s, int32_t pages_free, bool any
     }
     for (int kind = 0; kind < TT_SCHED_KINDS; kind++) {
         if (fit[kind] == NULL && !any_goes_on) {
-            fit[kind] = blocked[kind];
+            fit[kind] = first[kind];
         }
     }
     tt_sched_task *t = fit[TT_SCHED_REQUESTS] != NULL ? fit[TT_SCHED_REQUESTS] : fit[TT_SCHED_JOBS];
     for (int kind = 0; t != NULL && kind < TT_SCHED_KINDS; kind++) {
-        if (blocked[kind] != NULL && blocked[kind] != t) {
-            blocked[kind]->passed++;
+        if (first[kind] != NULL && first[kind] != t) {
+            first[kind]->passed++;
         }
     }
     return t;

@@ -13,9 +13,10 @@
  * The rules, in this order:
  *   1. A queued task starts when there is room for it (max_running, pages, and for jobs max_jobs
  *      and one running job per tag). Turn: round robin over the keys, within a key first come first
- *      served; a preempted task goes first in its key. A task that lacks pages may be passed by
- *      others that fit, but only 16 times: then all wait for it (while running jobs are what is in
- *      its way, which can take long, only jobs wait for it). When nothing that runs can go on
+ *      served; a preempted task goes first in its key. Requests go before jobs, and
+ *      what fits before what lacks pages; but the first in line is passed so only 16 times: then
+ * all wait for it (while running jobs are what is in its way, which can take long, only jobs wait
+ *      for it). When nothing that runs can go on
  *      (nothing runs, or all of it is parked or paused) the next in line starts whatever its pages:
  *      the caller then evicts, and preempts by tt_sched_victim().
  *   2. Decode first: all decoding tasks in one batch of at most max_batch rows, the longest waiting

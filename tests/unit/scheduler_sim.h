@@ -134,7 +134,8 @@ struct sim {
     double max_unit;   /* seconds of the longest unit since then */
     double window[2], window_jobs[2], max_decode;        /* of all time, in a row */
     int32_t starts[2][SIM_KEYS], preempted[2][SIM_KEYS]; /* by kind */
-    int32_t *holders;                                    /* [n_pages] scratch */
+    int32_t jobs_passed;
+    int32_t *holders; /* [n_pages] scratch */
 };
 
 /* Runs until nothing arrives any more and every task has ended, or an invariant breaks. Fails only

@@ -75,6 +75,22 @@ static void check_fair(sim *m, const sim_task *t)
     }
 }
 
+/* A job that could start while no other runs is not passed for ever. */
+static void check_jobs_start(sim *m, const sim_task *started)
+{
+    bool waits = false, runs = false;
+    for (int32_t i = 0; i < m->n_live; i++) {
+        const sim_task *t = m->live[i];
+        runs |= t->sched.job && !is_queued(t);
+        waits |=
+            t->sched.job && is_queued(t) && !t->sched.paused && !tt_sched_behind_tag(&t->sched);
+    }
+    m->jobs_passed = waits && !runs && !started->sched.job ? m->jobs_passed + 1 : 0;
+    if (m->jobs_passed > 50) {
+        sim_fail(m, "no job runs, one waits and is passed by %d requests", m->jobs_passed);
+    }
+}
+
 static void check_start(sim *m, const sim_task *t)
 {
     int32_t running = 0, same_tag = 0;
@@ -103,6 +119,7 @@ static void check_start(sim *m, const sim_task *t)
     if (!t->sched.preempted) {
         check_fair(m, t);
     }
+    check_jobs_start(m, t);
     m->starts[t->sched.job][t->sched.key % SIM_KEYS]++;
 }
 
@@ -116,6 +133,14 @@ bool sim_check_victim(sim *m, const tt_sched_task *needy, const tt_sched_task *v
     if (victim->order < needy->order && goes_on((const sim_task *)victim)) {
         sim_fail(m, "an older task that can go on gives way");
         return false;
+    }
+    for (int32_t i = 0; i < m->n_live; i++) {
+        const tt_sched_task *o = &m->live[i]->sched;
+        if (o != needy && o->order > victim->order && o->held > 0 && victim->order > needy->order &&
+            goes_on((const sim_task *)victim)) {
+            sim_fail(m, "not the youngest gives way");
+            return false;
+        }
     }
     return true;
 }
