@@ -2,6 +2,7 @@
 #include "server/answer.h"
 
 #include "server/api_qttt.h"
+#include "server/session_turn.h"
 #include "server/sse.h"
 
 const char *tt_finish_text(tt_finish reason)
@@ -108,6 +109,14 @@ static void put_qttt(tt_buf *b, const tt_chunk *c)
     }
 }
 
+static void put_session(tt_buf *b, const tt_chunk *c)
+{
+    if (c->session != NULL) {
+        tt_buf_puts(b, ",\"session\":");
+        tt_session_turn_write(b, c->session);
+    }
+}
+
 void tt_answer_chunk(tt_buf *b, const tt_answer *a, const tt_chunk *c)
 {
     tt_sse_begin(b);
@@ -126,6 +135,7 @@ void tt_answer_chunk(tt_buf *b, const tt_answer *a, const tt_chunk *c)
         put_progress(b, c);
     }
     put_qttt(b, c);
+    put_session(b, c);
     tt_buf_putc(b, '}');
     tt_sse_end(b);
 }
@@ -156,6 +166,7 @@ void tt_answer_whole(tt_buf *b, const tt_answer *a, const tt_buf *choices, const
     tt_buf_putc(b, ']');
     put_usage(b, c->usage);
     put_qttt(b, c);
+    put_session(b, c);
     tt_buf_putc(b, '}');
     b->failed = b->failed || choices->failed;
 }

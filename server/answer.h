@@ -35,6 +35,7 @@ typedef struct tt_chunk {
     const tt_qttt_result *qttt;
     const char *job_id;
     double prefill_seconds;
+    const struct tt_session_turn *session; /* NULL = in none */
 } tt_chunk;
 
 /* One event of a stream, framing included. */

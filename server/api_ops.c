@@ -2,6 +2,7 @@
  * thread; nothing here waits for the engine. */
 #include "server/api.h"
 #include "server/server.h"
+#include "server/session_store.h"
 
 static void probe(tt_http_request *req, int status, const char *text)
 {
@@ -60,11 +61,14 @@ void tt_api_metrics(tt_http_request *req)
         tt_engine_get_stats(s->engine, &st);
     }
     tt_buf b = {0};
+    tt_session_counts sessions = tt_session_store_counts(s->sessions);
     tt_metrics_write(
         &b, &s->metrics, &st,
         &(tt_metrics_page){.model_name = s->served != NULL ? s->served->name : NULL,
                            .uptime_seconds = tt_now() - s->started,
                            .open_requests = tt_http_active(s->http),
+                           .sessions = sessions.sessions,
+                           .session_bytes = (int64_t)sessions.bytes,
                            .max_context = s->served != NULL ? s->served->max_context : 0});
     tt_http_reply(req, 200, "text/plain; version=0.0.4; charset=utf-8", &b);
 }

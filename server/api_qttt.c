@@ -108,27 +108,37 @@ static bool parse_context(const json_t *v, tt_qttt_request *q, tt_http_error *e)
                            &q->context_n, e);
 }
 
-/* mode, generation, start_from: what sessions will add is refused by name until then. */
+/* "latest", "base" or a number. */
+static bool parse_generation(const json_t *v, tt_qttt_request *q, tt_http_error *e)
+{
+    const json_t *g = tt_json_get(v, "generation");
+    const char *text = json_string_value(g);
+    if (g == NULL || (text != NULL && strcmp(text, "latest") == 0)) {
+        return true;
+    }
+    q->generation = json_is_integer(g) ? json_integer_value(g) : -1;
+    if (text != NULL && strcmp(text, "base") == 0) {
+        q->generation = 0;
+    }
+    if (q->generation < 0) {
+        return tt_json_refuse(e, "qttt.", "generation", NULL,
+                              "must be \"latest\", \"base\" or a number from 0");
+    }
+    return true;
+}
+
 static bool parse_mode(const json_t *v, tt_qttt_request *q, tt_http_error *e)
 {
     static const char *const modes[] = {"off", "on", "auto", NULL}; /* as tt_qttt_mode */
-    static const char *const generations[] = {"latest", "base", NULL};
     static const char *const starts[] = {"base", "latest", NULL};
-    int mode = (int)q->params.mode, generation = 0, start = 0;
-    if (!tt_json_get_choice(v, "qttt.", "mode", modes, &mode, e)) {
-        return false;
-    }
-    const json_t *g = tt_json_get(v, "generation");
-    if (json_is_integer(g)) {
-        return unsupported(e, "qttt.", "generation", "a number");
-    }
-    if (!tt_json_get_choice(v, "qttt.", "generation", generations, &generation, e) ||
+    int mode = (int)q->params.mode, start = 0;
+    if (!tt_json_get_choice(v, "qttt.", "mode", modes, &mode, e) || !parse_generation(v, q, e) ||
         !tt_json_get_choice(v, "qttt.", "start_from", starts, &start, e)) {
         return false;
     }
-    if (mode != TT_QTTT_OFF && generation == 1) {
+    if (mode != TT_QTTT_OFF && q->generation >= 0) { /* what is trained answers */
         return unsupported(e, "qttt.", "generation",
-                           "\"base\" together with mode \"on\" or \"auto\"");
+                           "a generation together with mode \"on\" or \"auto\"");
     }
     q->params.mode = (tt_qttt_mode)mode;
     q->from_latest = start == 1;
@@ -199,7 +209,7 @@ static void report_unknown(const json_t *v, tt_buf *ignored)
 bool tt_qttt_parse(const json_t *v, bool on, const tt_qttt_caps *caps, int32_t n_layers,
                    tt_qttt_request *ret, tt_buf *ignored, tt_http_error *e)
 {
-    *ret = (tt_qttt_request){0};
+    *ret = (tt_qttt_request){.generation = -1};
     tt_qttt_params *p = &ret->params;
     tt_qttt_defaults(p);
     p->mode = on ? TT_QTTT_ON : TT_QTTT_OFF;
@@ -208,6 +218,7 @@ bool tt_qttt_parse(const json_t *v, bool on, const tt_qttt_caps *caps, int32_t n
     }
     if (json_is_false(v)) {
         p->mode = TT_QTTT_OFF;
+        ret->generation = 0;
         return true;
     }
     if (!json_is_object(v)) {

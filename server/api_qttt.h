@@ -16,8 +16,9 @@ typedef enum tt_context_kind {
 typedef struct tt_qttt_request {
     tt_qttt_params params; /* context_tokens is filled after tokenising, by prompt.c */
     tt_context_kind context;
-    int64_t context_n; /* messages or tokens */
-    bool from_latest;  /* start_from "latest": the session's adapter goes into start_adapter */
+    int64_t context_n;  /* messages or tokens */
+    int64_t generation; /* that answers; -1 = the latest */
+    bool from_latest;   /* start_from "latest": the session's adapter goes into start_adapter */
 } tt_qttt_request;
 
 /* v: the request's "qttt" (NULL = absent). on: what mode is without the field (the NAME-qttt

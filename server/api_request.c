@@ -348,6 +348,29 @@ static bool parse_completion(const json_t *body, const tt_request_limits *limits
            parse_legacy_logprobs(body, r, e);
 }
 
+static bool parse_session(const json_t *body, tt_request *r, tt_http_error *e)
+{
+    r->expected_tokens = -1;
+    if (!tt_json_get_string(body, "", "session", &r->session, e)) {
+        return false;
+    }
+    if (r->api != TT_API_CHAT) { /* raw prompts are not appended to */
+        return true;
+    }
+    if (!tt_json_get_bool(body, "", "append", &r->append, e) ||
+        !tt_json_get_int(body, "", "expected_tokens", 0, INT32_MAX, &r->expected_tokens, e)) {
+        return false;
+    }
+    if (!r->append && r->expected_tokens >= 0) {
+        return tt_json_refuse(e, "", "expected_tokens", NULL, "needs append: true");
+    }
+    if (r->append && r->n_samples > 1) {
+        return tt_json_refuse(e, "", "n", NULL, "is %d; an append has one answer",
+                              (int)r->n_samples);
+    }
+    return true;
+}
+
 bool tt_request_parse(const char *text, size_t n, tt_api api, const tt_request_limits *limits,
                       tt_arena *arena, tt_request *ret, tt_http_error *e)
 {
@@ -381,9 +404,9 @@ bool tt_request_parse(const char *text, size_t n, tt_api api, const tt_request_l
                        &ret->qttt, &ret->ignored, e)) {
         return false;
     }
-    if (ret->qttt.from_latest) {
-        return tt_json_refuse(e, "qttt.", "start_from", "unsupported_parameter",
-                              "\"latest\" needs a session");
+    ret->have_qttt = alias || tt_json_get(body, "qttt") != NULL;
+    if (!parse_session(body, ret, e)) {
+        return false;
     }
     if (ret->qttt.params.mode != TT_QTTT_OFF &&
         ret->n_prompts > 1) { /* an answer has one qttt object */

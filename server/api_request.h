@@ -45,7 +45,11 @@ typedef struct tt_request {
     bool have_seed;    /* else the server draws one */
     tt_job_params job; /* prompt and context_tokens are filled later */
     tt_qttt_request qttt;
-    tt_buf ignored; /* names on no list, for x-qttt-ignored-params */
+    bool have_qttt;          /* the request says something of it, if only by its model */
+    const char *session;     /* "ses_...", borrowed from body, or NULL */
+    bool append;             /* messages are new ones only */
+    int64_t expected_tokens; /* of an append; -1 = any */
+    tt_buf ignored;          /* names on no list, for x-qttt-ignored-params */
 } tt_request;
 
 /* Reads `text` into *ret. Small things live in `arena`. false: *e is the answer. Whatever it

@@ -135,6 +135,7 @@ static void finish_create(tt_session_work *w)
         return;
     }
     w->text = NULL; /* the record's now */
+    r->have_qttt = w->have_qttt;
     r->qttt_parsed = w->qttt;
     r->qttt = json_incref(json_object_get(w->body, "qttt"));
     rc = tt_session_start_prefill(r, &err);
@@ -262,6 +263,7 @@ static void pin_all(tt_engine *engine, const tt_session *s)
 static void copy_record(tt_session_record *to, const tt_session_record *from)
 {
     to->qttt = json_incref(from->qttt);
+    to->have_qttt = from->have_qttt;
     to->qttt_parsed = from->qttt_parsed;
     to->ttl_seconds = from->ttl_seconds;
     to->status = from->status;

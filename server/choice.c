@@ -5,6 +5,8 @@
 #include <sys/random.h>
 #include <uv.h>
 
+#include "server/session_turn.h"
+
 void tt_choice_init(tt_choice *c, const tt_prepared *prepared, int32_t index)
 {
     const tt_request *r = &prepared->request;
@@ -12,7 +14,8 @@ void tt_choice_init(tt_choice *c, const tt_prepared *prepared, int32_t index)
                      .sample = index % r->n_samples,
                      .request = r,
                      .prompt = &prepared->prompts[index / r->n_samples],
-                     .tokenizer = prepared->served->tokenizer};
+                     .tokenizer = prepared->served->tokenizer,
+                     .turn = prepared->turn};
     tt_logprob_list_init(&c->logprobs, c->tokenizer, r->api == TT_API_COMPLETIONS);
 }
 
@@ -45,6 +48,9 @@ tt_code tt_choice_create_job(tt_choice *c, const char *scope, void (*wake)(void 
     params.sampling.seed =
         r->have_seed ? params.sampling.seed + (uint64_t)c->sample : random_seed();
     snprintf(params.adapter_scope, sizeof params.adapter_scope, "%s", scope);
+    if (c->turn != NULL) {
+        tt_session_turn_params(c->turn, c->index / r->n_samples, &params);
+    }
     return tt_job_create(&params, wake, arg, &c->job, reterr);
 }
 

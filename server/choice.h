@@ -8,16 +8,17 @@
 #include "server/prepare.h"
 
 typedef struct tt_choice {
-    int32_t index;                    /* in the answer: prompt * n + sample */
-    int32_t sample;                   /* of its prompt */
-    const tt_request *request;        /* borrowed */
-    const tt_prepared_prompt *prompt; /* borrowed */
-    const tt_tokenizer *tokenizer;    /* borrowed */
-    tt_job *job;                      /* a reference; NULL before admission and after its end */
-    tt_buf text;                      /* what is not sent yet; all of it when not streaming */
-    tt_logprob_list logprobs;         /* likewise */
-    bool opened;                      /* its first chunk may go out, or has */
-    double last_token;                /* monotonic; 0 = none has come */
+    int32_t index;                      /* in the answer: prompt * n + sample */
+    int32_t sample;                     /* of its prompt */
+    const tt_request *request;          /* borrowed */
+    const tt_prepared_prompt *prompt;   /* borrowed */
+    const tt_tokenizer *tokenizer;      /* borrowed */
+    const struct tt_session_turn *turn; /* borrowed; NULL = in no session */
+    tt_job *job;                        /* a reference; NULL before admission and after its end */
+    tt_buf text;                        /* what is not sent yet; all of it when not streaming */
+    tt_logprob_list logprobs;           /* likewise */
+    bool opened;                        /* its first chunk may go out, or has */
+    double last_token;                  /* monotonic; 0 = none has come */
 
     /* from TT_EV_ADAPTED */
     tt_qttt_result qttt;

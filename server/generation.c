@@ -8,6 +8,7 @@
 #include "server/generation_priv.h"
 #include "server/job_table.h"
 #include "server/log.h"
+#include "server/session_turn.h"
 #include "server/sse.h"
 
 static void random_hex(char *out, size_t n_bytes)
@@ -181,6 +182,26 @@ static void begin_stream(tt_generation *g)
     }
 }
 
+static void on_session_deleted(void *arg)
+{
+    tt_http_error e;
+    tt_error_set(&e, 404, NULL, "session_deleted", "the session was deleted");
+    tt_generation_fail(arg, &e);
+}
+
+static tt_code enter_session(tt_generation *g, tt_err *reterr)
+{
+    tt_session_turn *t = g->prepared->turn;
+    if (t == NULL) {
+        return TT_OK;
+    }
+    tt_code rc = tt_session_turn_start(t, g->n_choices, on_session_deleted, g, reterr);
+    if (rc == TT_OK && tt_session_turn_skipped(t, &g->choices[0].qttt)) {
+        g->adapted = &g->choices[0];
+    }
+    return rc;
+}
+
 void tt_generation_start(tt_prepared *p)
 {
     tt_http_request *http = p->http;
@@ -194,7 +215,10 @@ void tt_generation_start(tt_prepared *p)
         tt_prepared_destroy(&p);
         return;
     }
-    tt_code rc = submit(g, &err);
+    tt_code rc = enter_session(g, &err);
+    if (rc == TT_OK) {
+        rc = submit(g, &err);
+    }
     if (rc < 0) {
         tt_error_from_code(&e, &err);
         if (rc == TT_E_BUSY) {

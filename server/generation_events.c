@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "server/generation_priv.h"
+#include "server/session_turn.h"
 #include "server/sse.h"
 
 static const tt_request *request_of(const tt_generation *g)
@@ -76,6 +77,9 @@ static void on_token(tt_generation *g, tt_choice *c, const tt_event *ev)
     c->last_token = now;
     open_choice(g, c);
     tt_choice_token(c, ev);
+    if (g->prepared->turn != NULL) {
+        tt_session_turn_token(g->prepared->turn, c->index, ev);
+    }
     send_text(g, c, false);
 }
 
@@ -88,6 +92,9 @@ static bool trained(const tt_qttt_result *q)
 static void on_adapted(tt_generation *g, tt_choice *c, const tt_event *ev)
 {
     c->qttt = ev->u.adapted;
+    if (g->prepared->turn != NULL) {
+        tt_session_turn_adapted(g->prepared->turn, &c->qttt, g->job_id);
+    }
     if (g->adapted == NULL || (trained(&c->qttt) && !trained(&g->adapted->qttt))) {
         g->adapted = c;
     }
@@ -134,6 +141,7 @@ static void finish(tt_generation *g, const tt_choice *last)
     tt_chunk tail = {.usage = &usage};
     bool two = !request_of(g)->stream || request_of(g)->include_usage;
     tt_chunk *carrier = two ? &tail : &end;
+    carrier->session = g->prepared->turn;
     if (g->adapted != NULL) {
         carrier->qttt = &g->adapted->qttt;
         carrier->job_id = tt_generation_settle_record(g);
@@ -167,6 +175,12 @@ static bool on_done(tt_generation *g, tt_choice *c, const tt_event *ev)
     tt_choice_done(c, ev);
     if (tt_choice_failed(c)) {
         fail_code(g, &(tt_err){.code = TT_E_NOMEM});
+        return false;
+    }
+    tt_err err = {0};
+    if (g->prepared->turn != NULL &&
+        tt_session_turn_done(g->prepared->turn, c->index, ev, &err) < 0) {
+        fail_code(g, &err);
         return false;
     }
     send_text(g, c, true);

@@ -47,6 +47,17 @@ void tt_metrics_rejected(tt_metrics *m, int status, const char *reason)
     }
 }
 
+void tt_metrics_session_miss(tt_metrics *m, const char *reason)
+{
+    int i = 0;
+    while (i < TT_METRICS_MISSES - 1 && m->session_misses[i].reason != NULL &&
+           strcmp(m->session_misses[i].reason, reason) != 0) {
+        i++;
+    }
+    m->session_misses[i].reason = reason;
+    m->session_misses[i].n++;
+}
+
 void tt_metrics_qttt(tt_metrics *m, const char *status)
 {
     m->qttt_succeeded += strcmp(status, "succeeded") == 0;
@@ -111,6 +122,19 @@ static void write_requests(tt_buf *b, const tt_metrics *m)
                   (unsigned long long)m->cancelled);
     counter(b, "qttt_clients_left_total", "Requests whose client left before the answer ended.",
             m->clients_left);
+}
+
+static void write_sessions(tt_buf *b, const tt_metrics *m, const tt_metrics_page *page)
+{
+    gauge(b, "qttt_sessions", "Sessions.", (double)page->sessions);
+    gauge(b, "qttt_session_bytes", "Memory of their tokens and messages.",
+          (double)page->session_bytes);
+    head(b, "qttt_session_misses_total", "counter",
+         "Prompts that did not go on from what their session has, by reason.");
+    for (int i = 0; i < TT_METRICS_MISSES && m->session_misses[i].reason != NULL; i++) {
+        tt_buf_printf(b, "qttt_session_misses_total{reason=\"%s\"} %llu\n",
+                      m->session_misses[i].reason, (unsigned long long)m->session_misses[i].n);
+    }
 }
 
 static void write_qttt(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st)
@@ -190,6 +214,7 @@ void tt_metrics_write(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st,
             "Rows of decode steps; divided by the steps, the mean batch.", st->decode_rows);
     gauge(b, "qttt_kv_bytes", "Memory of the K/V pool.", (double)st->kv_bytes_total);
     gauge(b, "qttt_kv_pages_used", "Pages with content.", (double)st->kv_pages_used);
+    write_sessions(b, m, page);
     write_qttt(b, m, st);
     write_aliases(b, st, page);
 }

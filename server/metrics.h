@@ -9,7 +9,12 @@
 #include "core/engine.h"
 #include "server/buf.h"
 
-enum { TT_HISTOGRAM_BUCKETS = 18, TT_METRICS_STATUSES = 16, TT_METRICS_REASONS = 16 };
+enum {
+    TT_HISTOGRAM_BUCKETS = 18,
+    TT_METRICS_STATUSES = 16,
+    TT_METRICS_REASONS = 16,
+    TT_METRICS_MISSES = 4
+};
 
 typedef struct tt_histogram {
     uint64_t
@@ -28,6 +33,10 @@ typedef struct tt_metrics {
         const char *reason; /* static */
         uint64_t n;
     } rejected[TT_METRICS_REASONS];
+    struct {
+        const char *reason; /* static */
+        uint64_t n;
+    } session_misses[TT_METRICS_MISSES];
     uint64_t succeeded, failed, cancelled; /* generations */
     uint64_t clients_left;
     uint64_t qttt_succeeded, qttt_skipped, qttt_failed, qttt_cancelled;
@@ -38,6 +47,8 @@ void tt_histogram_add(tt_histogram *h, double seconds);
 void tt_metrics_request(tt_metrics *m, int status, bool complete);
 /* An error answer; reason: the error's code, may be NULL. */
 void tt_metrics_rejected(tt_metrics *m, int status, const char *reason);
+/* A prompt did not go on from what its session has. */
+void tt_metrics_session_miss(tt_metrics *m, const char *reason);
 /* The outcome of an adaptation: tt_qttt_result.status. */
 void tt_metrics_qttt(tt_metrics *m, const char *status);
 
@@ -46,6 +57,7 @@ typedef struct tt_metrics_page {
     double uptime_seconds;
     int open_requests;
     int max_context;
+    int64_t sessions, session_bytes;
 } tt_metrics_page;
 
 void tt_metrics_write(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st,

@@ -53,6 +53,9 @@ static const struct param params[] = {
     {"add_generation_prompt", {USED, REFUSED}, ONLY_NULL},
     {"chat_template_kwargs", {USED, REFUSED}, ONLY_NULL},
     {"qttt", BOTH(USED), 0},
+    {"session", BOTH(USED), 0},
+    {"append", {USED, REFUSED}, FALSE},
+    {"expected_tokens", {USED, REFUSED}, ONLY_NULL},
 
     {"user", BOTH(INERT), 0},
     {"metadata", BOTH(INERT), 0},
@@ -71,9 +74,6 @@ static const struct param params[] = {
 
     {"best_of", BOTH(REFUSED), ONE},
     {"store", BOTH(REFUSED), FALSE},
-    {"session", BOTH(REFUSED), ONLY_NULL},
-    {"append", BOTH(REFUSED), FALSE},
-    {"expected_tokens", BOTH(REFUSED), ONLY_NULL},
     {"tools", BOTH(REFUSED), EMPTY},
     {"tool_choice", BOTH(REFUSED), NONE},
     {"functions", BOTH(REFUSED), EMPTY},

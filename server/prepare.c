@@ -7,6 +7,8 @@
 #include "server/api_json.h"
 #include "server/generation.h"
 #include "server/server.h"
+#include "server/session_setup.h"
+#include "server/session_turn.h"
 
 tt_request_limits tt_limits_of(const tt_settings *settings, const tt_served *served)
 {
@@ -38,6 +40,8 @@ void tt_prepared_destroy(tt_prepared **prepared)
         free(p->prompts[i].ids);
         free(p->prompts[i].echo);
     }
+    tt_session_turn_destroy(&p->turn);
+    tt_rendered_finish(&p->rendered);
     tt_request_finish(&p->request);
     tt_http_unref(p->http);
     free(p);
@@ -78,7 +82,7 @@ static bool check_length(tt_prepared *p, tt_prepared_prompt *pr)
 static tt_code find_context(tt_prepared *p, const tt_chat_prompt *chat, tt_prepared_prompt *pr,
                             tt_err *err)
 {
-    if (p->request.qttt.params.mode == TT_QTTT_OFF) {
+    if (p->request.qttt.params.mode == TT_QTTT_OFF && !p->want_context) {
         return TT_OK;
     }
     tt_code rc = tt_prompt_context(p->served, chat, pr->ids, pr->n_ids, &p->request.qttt,
@@ -92,8 +96,34 @@ static tt_code tokenise_chat(tt_prepared *p, tt_prepared_prompt *pr, tt_err *err
     tt_chat_prompt chat = {.messages = p->request.messages,
                            .kwargs = p->request.template_kwargs,
                            .add_generation_prompt = p->request.add_generation_prompt};
-    tt_code rc = tt_prompt_chat(p->served, &chat, &pr->ids, &pr->n_ids, err);
+    tt_code rc = tt_prompt_render(p->served, &chat, &p->rendered, err);
+    if (rc == TT_OK) {
+        rc = tt_prompt_tokens(p->served, p->rendered.pieces, p->rendered.n_pieces, &pr->ids,
+                              &pr->n_ids, err);
+    }
     return rc < 0 ? rc : find_context(p, &chat, pr, err);
+}
+
+/* The session's messages and the new ones are the request's from now on. */
+static tt_code tokenise_append(tt_prepared *p, tt_prepared_prompt *pr, tt_err *err)
+{
+    const tt_session_text *old = tt_session_turn_old(p->turn);
+    json_t *all = json_copy((json_t *)tt_session_text_messages(old));
+    if (all == NULL || json_array_extend(all, p->request.messages) != 0) {
+        json_decref(all);
+        return tt_fail(err, TT_E_NOMEM, "out of memory");
+    }
+    json_decref(p->request.messages);
+    p->request.messages = all;
+    tt_chat_prompt chat = {.messages = all,
+                           .kwargs = p->request.template_kwargs != NULL
+                                         ? p->request.template_kwargs
+                                         : tt_session_text_kwargs(old),
+                           .add_generation_prompt = p->request.add_generation_prompt};
+    tt_code rc = tt_prompt_render(p->served, &chat, &p->rendered, err);
+    return rc < 0 ? rc
+                  : tt_session_text_splice(old, p->served, &p->rendered, &pr->ids, &pr->n_ids,
+                                           &p->n_kept, err);
 }
 
 static tt_code make_echo(tt_prepared *p, const tt_prompt_source *src, tt_prepared_prompt *pr,
@@ -139,7 +169,23 @@ static tt_code tokenise_text(tt_prepared *p, int32_t i, tt_prepared_prompt *pr, 
     return rc;
 }
 
-/* In the pool. */
+static void tokenise(tt_prepared *p, int32_t i)
+{
+    tt_err err = {0};
+    tt_prepared_prompt *pr = &p->prompts[i];
+    tt_code rc = p->turn != NULL                 ? tokenise_append(p, pr, &err)
+                 : p->request.api == TT_API_CHAT ? tokenise_chat(p, pr, &err)
+                                                 : tokenise_text(p, i, pr, &err);
+    if (rc < 0) {
+        tt_error_from_code(&p->error, &err);
+        const char *param = p->bad_context ? "qttt.context" : prompt_param(p);
+        strncpy(p->error.param, param, sizeof p->error.param - 1);
+    } else {
+        check_length(p, pr);
+    }
+}
+
+/* In the pool. The prompt of an append depends on the session: the loop thread decides first. */
 static void run(tt_work *w)
 {
     tt_prepared *p = (tt_prepared *)(void *)w;
@@ -154,18 +200,16 @@ static void run(tt_work *w)
         tt_error_from_code(&p->error, &err);
         return;
     }
-    for (int32_t i = 0; i < p->request.n_prompts && p->error.status == 0; i++) {
-        tt_err err = {0};
-        tt_code rc = p->request.api == TT_API_CHAT ? tokenise_chat(p, &p->prompts[i], &err)
-                                                   : tokenise_text(p, i, &p->prompts[i], &err);
-        if (rc < 0) {
-            tt_error_from_code(&p->error, &err);
-            const char *param = p->bad_context ? "qttt.context" : prompt_param(p);
-            strncpy(p->error.param, param, sizeof p->error.param - 1);
-        } else {
-            check_length(p, &p->prompts[i]);
-        }
+    for (int32_t i = 0; !p->request.append && i < p->request.n_prompts && p->error.status == 0;
+         i++) {
+        tokenise(p, i);
     }
+}
+
+/* In the pool. */
+static void run_append(tt_work *w)
+{
+    tokenise((tt_prepared *)(void *)w, 0);
 }
 
 static bool wanted(tt_work *w)
@@ -173,11 +217,47 @@ static bool wanted(tt_work *w)
     return !((tt_prepared *)(void *)w)->http->gone;
 }
 
+/* Goes on, or ends p. */
+static void proceed(tt_prepared *p, tt_turn_next next)
+{
+    switch (next) {
+    case TT_TURN_GO:
+        tt_generation_start(p);
+        break;
+    case TT_TURN_LATER:
+        break;
+    case TT_TURN_REFUSED:
+        tt_http_reply_error(p->http, &p->error);
+        tt_prepared_destroy(&p);
+        break;
+    case TT_TURN_ANSWERED:
+        tt_prepared_destroy(&p);
+        break;
+    }
+}
+
+static void done_append(tt_work *w)
+{
+    tt_prepared *p = (tt_prepared *)(void *)w;
+    if (p->http->gone) {
+        tt_prepared_destroy(&p);
+    } else {
+        proceed(p, p->error.status != 0 ? TT_TURN_REFUSED : tt_session_turn_plan(p));
+    }
+}
+
+void tt_prepare_append(tt_prepared *p)
+{
+    p->work.wanted = wanted;
+    p->work.run = run_append;
+    p->work.done = done_append;
+    tt_work_submit(p->http->server, &p->work);
+}
+
 static void done(tt_work *w)
 {
     tt_prepared *p = (tt_prepared *)(void *)w;
     tt_http_request *req = p->http;
-    tt_http_release_body(req);
     if (p->request.ignored.n > 0 && !p->request.ignored.failed) {
         tt_buf_putc(&p->request.ignored, '\0');
         if (!p->request.ignored.failed) {
@@ -185,13 +265,28 @@ static void done(tt_work *w)
         }
     }
     if (req->gone) {
+        tt_http_release_body(req);
         tt_prepared_destroy(&p);
-    } else if (p->error.status != 0) {
-        tt_http_reply_error(req, &p->error);
-        tt_prepared_destroy(&p);
-    } else {
-        tt_generation_start(p);
+        return;
     }
+    tt_turn_next next = p->error.status != 0 ? TT_TURN_REFUSED : tt_session_turn_begin(p);
+    tt_http_release_body(req);
+    proceed(p, next);
+}
+
+/* What the headers say of a session, and whether a chat will need the context rule for it. */
+static void read_session(tt_prepared *p)
+{
+    tt_server *s = p->http->server;
+    const char *header = tt_sessions_header(p->http);
+    char id[TT_SESSION_ID_BYTES] = "ses_";
+    if (header == NULL) {
+        return;
+    }
+    tt_session_key(header, p->session_key);
+    strcat(id, p->session_key);
+    p->want_context = p->request.api == TT_API_CHAT && s->settings->sessions_implicit &&
+                      tt_session_store_find(s->sessions, p->http->scope, id) == NULL;
 }
 
 void tt_prepare_start(tt_http_request *req, tt_api api)
@@ -213,6 +308,7 @@ void tt_prepare_start(tt_http_request *req, tt_api api)
     p->served = s->served;
     p->limits = tt_limits_of(s->settings, s->served);
     p->request.api = api;
+    read_session(p);
     req->body_busy = true;
     tt_work_submit(s, &p->work);
 }

@@ -56,6 +56,7 @@ typedef struct tt_session_record {
     int32_t done, total;         /* tokens of the prefill */
     char *metadata;              /* owned: JSON text of an object */
     json_t *qttt;                /* owned: default of requests as it was given, or NULL */
+    bool have_qttt;              /* its requests have a default */
     tt_qttt_request qttt_parsed; /* the same, read; with generation and start */
     double ttl_seconds;          /* idle time; 0 = for ever */
     int64_t n_jobs;              /* ever numbered */

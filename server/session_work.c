@@ -90,6 +90,11 @@ static bool read_qttt(tt_session_work *w)
                        &w->qttt, &w->ignored, e)) {
         return false;
     }
+    w->have_qttt = alias || tt_json_get(w->body, "qttt") != NULL;
+    if (w->qttt.generation > 0) {
+        return tt_json_refuse(e, "qttt.", "generation", NULL, "is %lld; a new session has only 0",
+                              (long long)w->qttt.generation);
+    }
     if (w->qttt.context != TT_CONTEXT_RULE) {
         return tt_json_refuse(e, "qttt.", "context", NULL,
                               "cannot be chosen here: all of the messages are the session's");
