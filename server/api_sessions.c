@@ -28,7 +28,7 @@ static void reply_session(tt_http_request *req, int status, const tt_session_rec
 {
     tt_buf b = {0};
     tt_session_write(&b, r, req->server->engine, req->server->served->name);
-    tt_http_header(req, req->server->settings->session_header, r->id + 4);
+    tt_http_header(req, req->server->settings->session_header, r->id + TT_SESSION_PREFIX);
     if (status == 201) {
         char path[TT_SESSION_ID_BYTES + 16] = "/v1/sessions/";
         strcat(path, r->id);
@@ -276,7 +276,7 @@ static void fork_key(tt_http_request *req, const tt_session_record *parent,
                      char key[TT_SESSION_KEY_BYTES])
 {
     tt_session_key(tt_sessions_header(req), key);
-    if (strcmp(key, parent->id + 4) == 0) {
+    if (strcmp(key, parent->id + TT_SESSION_PREFIX) == 0) {
         tt_session_key(NULL, key);
     }
 }

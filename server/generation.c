@@ -38,6 +38,15 @@ static void unlink_generation(tt_generation *g)
     s->n_generations--;
 }
 
+/* A training that goes on may still pin an adapter for a session. */
+static void reap(tt_generation *g, tt_choice *c)
+{
+    if (g->n_running > 0 && c->job != NULL && tt_job_get_params(c->job)->pin_adapter) {
+        tt_session_store_reap(g->server->sessions, c->job);
+        c->job = NULL;
+    }
+}
+
 void tt_generation_destroy(tt_generation *g)
 {
     if (g->adapted != NULL) { /* once an answer, however many samples share the adapter */
@@ -46,6 +55,7 @@ void tt_generation_destroy(tt_generation *g)
     tt_generation_close_record(g);
     unlink_generation(g);
     for (int32_t i = 0; g->choices != NULL && i < g->n_choices; i++) {
+        reap(g, &g->choices[i]);
         tt_choice_finish(&g->choices[i]);
     }
     free(g->choices);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "server/generation_priv.h"
+#include "server/job_record.h"
 #include "server/session_turn.h"
 #include "server/sse.h"
 
@@ -93,7 +94,8 @@ static void on_adapted(tt_generation *g, tt_choice *c, const tt_event *ev)
 {
     c->qttt = ev->u.adapted;
     if (g->prepared->turn != NULL) {
-        tt_session_turn_adapted(g->prepared->turn, &c->qttt, g->job_id);
+        tt_session_turn_adapted(g->prepared->turn, &c->qttt,
+                                g->record != NULL ? g->record->id : NULL);
     }
     if (g->adapted == NULL || (trained(&c->qttt) && !trained(&g->adapted->qttt))) {
         g->adapted = c;
@@ -197,11 +199,15 @@ static bool on_done(tt_generation *g, tt_choice *c, const tt_event *ev)
 
 bool tt_generation_on_event(tt_generation *g, tt_choice *c, const tt_event *ev)
 {
+    if (ev->type == TT_EV_ADAPTED) { /* the session first: it numbers what the record tells of */
+        on_adapted(g, c, ev);
+    }
     tt_generation_tell_record(g, ev);
     switch (ev->type) {
     case TT_EV_STARTED:
     case TT_EV_PROBE:
     case TT_EV_STATUS:
+    case TT_EV_ADAPTED:
         break;
     case TT_EV_ADAPT:
         tt_histogram_add(&g->server->metrics.qttt_step, ev->u.adapt.seconds);
@@ -215,15 +221,13 @@ bool tt_generation_on_event(tt_generation *g, tt_choice *c, const tt_event *ev)
     case TT_EV_PROMPT_LOGPROBS:
         tt_choice_prompt_logprobs(c, ev);
         break;
-    case TT_EV_ADAPTED:
-        on_adapted(g, c, ev);
-        break;
     case TT_EV_TOKEN:
         on_token(g, c, ev);
         break;
     case TT_EV_DONE:
         return on_done(g, c, ev);
     case TT_EV_ERROR:
+        tt_job_unref(&c->job); /* it has ended */
         fail_code(g, &ev->u.error);
         return false;
     }

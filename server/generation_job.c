@@ -4,19 +4,40 @@
 
 #include "server/generation_priv.h"
 #include "server/job_table.h"
+#include "server/session_turn.h"
+
+/* The session has taken the adapter already, and given it its number. */
+static void published(tt_job_record *r, void *arg)
+{
+    const tt_generation *g = arg;
+    r->generation_after = tt_session_turn_generation(g->prepared->turn);
+}
 
 tt_code tt_generation_open_record(tt_generation *g, tt_job *const *jobs, tt_err *reterr)
 {
+    tt_session_record *s =
+        g->prepared->turn != NULL ? tt_session_turn_record(g->prepared->turn) : NULL;
+    tt_job_open open = {.scope = g->http->scope,
+                        .model = g->prepared->served->name,
+                        .jobs = jobs,
+                        .n_jobs = g->n_choices,
+                        .in_request = true};
     if (tt_job_get_params(jobs[0])->qttt.mode == TT_QTTT_OFF) {
         return TT_OK;
     }
-    return tt_job_table_open(g->server->jobs,
-                             &(tt_job_open){.scope = g->http->scope,
-                                            .model = g->prepared->served->name,
-                                            .jobs = jobs,
-                                            .n_jobs = g->n_choices,
-                                            .in_request = true},
-                             &g->record, reterr);
+    if (s != NULL) {
+        open.key = s->id + TT_SESSION_PREFIX;
+        open.session_id = s->id;
+        open.after_n = (int32_t)s->n_jobs;
+        open.generation = tt_session_latest(s->data);
+        open.publish = published;
+        open.arg = g;
+    }
+    tt_code rc = tt_job_table_open(g->server->jobs, &open, &g->record, reterr);
+    if (rc == TT_OK && s != NULL) {
+        s->n_jobs = g->record->n;
+    }
+    return rc;
 }
 
 static bool trained(const tt_qttt_result *q)

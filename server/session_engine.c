@@ -1,6 +1,7 @@
 /* session_engine.c - what a session has in the engine (session_store.h): the prefill of its
  * context, and its pinned adapters. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "server/session_store_priv.h"
@@ -98,19 +99,6 @@ static void poll_prefill(tt_session_record *r)
     }
 }
 
-void tt_session_store_poll(tt_session_store *st)
-{
-    if (st->n_prefills == 0) {
-        return;
-    }
-    for (tt_session_record *r = st->first, *next; r != NULL; r = next) {
-        next = r->next;
-        tt_session_ref(r);
-        poll_prefill(r);
-        tt_session_unref(&r);
-    }
-}
-
 /* ---- adapters ---- */
 
 /* The engine is NULL once the server has ended it, and its adapters with it. */
@@ -150,4 +138,56 @@ void tt_session_drop_adapters(tt_session_record *r)
         unpin(e, g.adapter_id);
     }
     tt_session_reset(r->data);
+}
+
+/* ---- events ---- */
+
+/* False when the job has ended. */
+static bool poll_orphan(tt_session_store *st, tt_job *job)
+{
+    tt_event *ev;
+    bool alive = true;
+    while (alive && (ev = tt_job_next(job)) != NULL) {
+        if (ev->type == TT_EV_ADAPTED && ev->u.adapted.kept) {
+            unpin(st->opt.engine(st->opt.arg), ev->u.adapted.adapter_id);
+        }
+        alive = ev->type != TT_EV_DONE && ev->type != TT_EV_ERROR;
+        tt_event_free(ev);
+    }
+    return alive;
+}
+
+void tt_session_store_reap(tt_session_store *st, tt_job *job)
+{
+    if (st->n_orphans == st->orphans_cap) {
+        int32_t cap = 2 * st->orphans_cap + 8;
+        tt_job **more = realloc(st->orphans, (size_t)cap * sizeof *more);
+        if (more == NULL) { /* its pin stays: memory is lost, nothing else */
+            tt_job_unref(&job);
+            return;
+        }
+        st->orphans = more;
+        st->orphans_cap = cap;
+    }
+    st->orphans[st->n_orphans++] = job;
+    tt_session_store_poll(st);
+}
+
+void tt_session_store_poll(tt_session_store *st)
+{
+    for (int32_t i = st->n_orphans - 1; i >= 0; i--) {
+        if (!poll_orphan(st, st->orphans[i])) {
+            tt_job_unref(&st->orphans[i]);
+            st->orphans[i] = st->orphans[--st->n_orphans];
+        }
+    }
+    if (st->n_prefills == 0) {
+        return;
+    }
+    for (tt_session_record *r = st->first, *next; r != NULL; r = next) {
+        next = r->next;
+        tt_session_ref(r);
+        poll_prefill(r);
+        tt_session_unref(&r);
+    }
 }

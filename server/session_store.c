@@ -36,6 +36,10 @@ void tt_session_store_destroy(tt_session_store **store)
         while (st->first != NULL) {
             tt_session_store_delete(st->first);
         }
+        for (int32_t i = 0; i < st->n_orphans; i++) {
+            tt_job_unref(&st->orphans[i]);
+        }
+        free(st->orphans);
         free(st);
         *store = NULL;
     }

@@ -16,7 +16,7 @@
 #include "server/api_qttt.h"
 #include "server/session_text.h"
 
-enum { TT_SESSION_KEY_BYTES = 65, TT_SESSION_ID_BYTES = 72 };
+enum { TT_SESSION_PREFIX = 4 /* "ses_" */, TT_SESSION_KEY_BYTES = 65, TT_SESSION_ID_BYTES = 72 };
 
 typedef struct tt_session_store tt_session_store;
 
@@ -153,7 +153,11 @@ typedef struct tt_session_list {
 bool tt_session_store_list(tt_session_store *st, const tt_session_list *q, tt_session_record **v,
                            int32_t *ret_n, bool *ret_more);
 
-/* Reads the events of prefills; called when the engine has woken the loop. */
+/* A job that pins what it trains has lost its reader: its events are read to the end, and what it
+ * pins is unpinned. Takes the reference over. */
+void tt_session_store_reap(tt_session_store *st, tt_job *job);
+
+/* Reads the events of prefills and of such jobs; called when the engine has woken the loop. */
 void tt_session_store_poll(tt_session_store *st);
 /* Deletes what has been idle too long; seconds until the next can be due, INFINITY = none. */
 double tt_session_store_sweep(tt_session_store *st);

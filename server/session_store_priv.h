@@ -13,6 +13,8 @@ struct tt_session_store {
     tt_session_record *table[TT_SESSION_SLOTS];
     int32_t n;
     int32_t n_prefills; /* records with a prefill */
+    tt_job **orphans;   /* owned: [n_orphans] references */
+    int32_t n_orphans, orphans_cap;
     size_t bytes;
     uint64_t last_tag;
 };

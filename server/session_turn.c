@@ -204,7 +204,8 @@ tt_turn_next tt_session_turn_begin(tt_prepared *p)
         return TT_TURN_REFUSED;
     }
     tt_session_touch(t->record);
-    tt_http_header(p->http, p->http->server->settings->session_header, t->record->id + 4);
+    tt_http_header(p->http, p->http->server->settings->session_header,
+                   t->record->id + TT_SESSION_PREFIX);
     return p->request.append ? begin_append(t) : tt_session_turn_plan(p);
 }
 
@@ -343,6 +344,11 @@ void tt_session_turn_destroy(tt_session_turn **turn)
         release_record(t);
     }
     free(t);
+}
+
+int32_t tt_session_turn_generation(const tt_session_turn *t)
+{
+    return t->generation;
 }
 
 const tt_session_text *tt_session_turn_old(const tt_session_turn *t)

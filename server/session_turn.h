@@ -53,6 +53,8 @@ tt_code tt_session_turn_done(tt_session_turn *t, int32_t i, const tt_event *ev, 
 
 /* The answer's "session". */
 void tt_session_turn_write(tt_buf *b, const tt_session_turn *t);
+/* The generation that answers. */
+int32_t tt_session_turn_generation(const tt_session_turn *t);
 tt_session_record *tt_session_turn_record(const tt_session_turn *t);
 
 #endif
