@@ -204,7 +204,7 @@ static tt_code through_tokenizer_json(tt_err *err)
 static void test_json(void **state)
 {
     sweep(through_template, 3);
-    sweep(through_tokenizer_json, 3);
+    sweep(through_tokenizer_json, 2);
 }
 
 /* ---- requests and settings ---- */
