@@ -201,9 +201,14 @@ int tt_http_active(const tt_http *h)
     return h->n_active;
 }
 
-static void on_timer_closed(uv_handle_t *handle)
+/* The three handles lie in one struct, and libuv still looks at each of them after the callback of
+ * another: the last one frees it. */
+static void on_handle_closed(uv_handle_t *handle)
 {
-    free(handle->data);
+    tt_http *h = handle->data;
+    if (++h->n_closed == 3) {
+        free(h);
+    }
 }
 
 void tt_http_stop(tt_http **http)
@@ -219,11 +224,11 @@ void tt_http_stop(tt_http **http)
     }
     MHD_run(h->daemon);
     uv_poll_stop(&h->epoll);
-    uv_close((uv_handle_t *)&h->epoll, NULL);
+    uv_close((uv_handle_t *)&h->epoll, on_handle_closed);
     uv_prepare_stop(&h->before);
-    uv_close((uv_handle_t *)&h->before, NULL);
+    uv_close((uv_handle_t *)&h->before, on_handle_closed);
     uv_timer_stop(&h->timer);
     MHD_stop_daemon(h->daemon); /* closes the listening socket and every connection */
     *http = NULL;               /* not before: a last probe may still have been answered */
-    uv_close((uv_handle_t *)&h->timer, on_timer_closed);
+    uv_close((uv_handle_t *)&h->timer, on_handle_closed);
 }

@@ -29,7 +29,7 @@ struct tt_http {
     uv_prepare_t before; /* the one place that calls MHD_run: just before the loop sleeps */
     bool kick;           /* MHD_run is needed */
     tt_conn *conns;
-    int port, n_active;
+    int port, n_active, n_closed; /* n_closed: of the three handles */
     size_t body_bytes; /* of all requests, against server.max_bodies */
 };
 

@@ -170,8 +170,6 @@ static void unsupported_by_name(void **state)
     static const char *const bad[][2] = {
         {"\"best_of\":2", "best_of"},
         {"\"tools\":[{}]", "tools"},
-        {"\"session\":\"ses_x\"", "session"},
-        {"\"append\":true", "append"},
         {"\"response_format\":{\"type\":\"json_object\"}", "response_format"},
         {"\"prompt\":\"x\"", "prompt"},
         {"\"echo\":true", "echo"},
@@ -345,6 +343,49 @@ static void qttt_object(void **state)
     assert_true(q.guard && q.weight_decay == 0.01f && q.learning_rate == 3e-6);
 }
 
+static void generations(void **state)
+{
+    static const struct {
+        const char *field;
+        int64_t generation;
+        bool from_latest;
+    } good[] = {{"{}", -1, false},
+                {"{\"generation\":\"latest\"}", -1, false},
+                {"{\"generation\":\"base\"}", 0, false},
+                {"{\"generation\":7}", 7, false},
+                {"false", 0, false},
+                {"{\"mode\":\"on\",\"start_from\":\"latest\"}", -1, true}};
+    char field[128];
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        snprintf(field, sizeof field, "\"qttt\":%s", good[i].field);
+        assert_true(chat(field));
+        assert_int_equal(r.qttt.generation, good[i].generation);
+        assert_int_equal(r.qttt.from_latest, good[i].from_latest);
+        assert_true(r.have_qttt);
+    }
+    assert_true(chat("\"qttt\":null"));
+    assert_false(r.have_qttt);
+}
+
+static void session_fields(void **state)
+{
+    static const char *const bad[][2] = {
+        {"\"session\":7", "session"},
+        {"\"append\":1", "append"},
+        {"\"append\":true,\"expected_tokens\":-1", "expected_tokens"},
+        {"\"expected_tokens\":5", "expected_tokens"},
+        {"\"append\":true,\"n\":2", "n"}};
+    assert_true(chat("\"session\":\"ses_x\",\"append\":true,\"expected_tokens\":5"));
+    assert_string_equal(r.session, "ses_x");
+    assert_true(r.append);
+    assert_int_equal(r.expected_tokens, 5);
+    assert_true(chat("\"append\":false"));
+    assert_true(r.session == NULL && !r.append && r.expected_tokens == -1);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        refused(chat(bad[i][0]), bad[i][1], "");
+    }
+}
+
 static void qttt_refusals(void **state)
 {
     static const char *const bad[][3] = {
@@ -354,9 +395,11 @@ static void qttt_refusals(void **state)
         {"{\"mode\":\"auto\",\"optimizer\":\"sgd\"}", "qttt.learning_rate", ""},
         {"{\"mode\":\"auto\",\"generation\":\"base\"}", "qttt.generation", "unsupported_parameter"},
         {"{\"mode\":\"yes\"}", "qttt.mode", ""},
-        {"{\"generation\":1}", "qttt.generation", "unsupported_parameter"},
+        {"{\"mode\":\"on\",\"generation\":1}", "qttt.generation", "unsupported_parameter"},
+        {"{\"generation\":-1}", "qttt.generation", ""},
+        {"{\"generation\":1.5}", "qttt.generation", ""},
         {"{\"generation\":\"x\"}", "qttt.generation", ""},
-        {"{\"start_from\":\"latest\"}", "qttt.start_from", "unsupported_parameter"},
+        {"{\"start_from\":\"first\"}", "qttt.start_from", ""},
         {"{\"steps\":0}", "qttt.steps", ""},
         {"{\"steps\":257}", "qttt.steps", ""},
         {"{\"span_tokens\":15}", "qttt.span_tokens", ""},
@@ -399,6 +442,8 @@ int main(void)
                                        cmocka_unit_test(messages),
                                        cmocka_unit_test(prompts),
                                        cmocka_unit_test(qttt_object),
+                                       cmocka_unit_test(generations),
+                                       cmocka_unit_test(session_fields),
                                        cmocka_unit_test(qttt_refusals)};
     int rc = cmocka_run_group_tests(tests, reset, NULL);
     reset(NULL);
