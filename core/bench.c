@@ -1,7 +1,7 @@
 /* bench.c - see bench.h. One sequence is prefilled as deep as the context allows; decoding and
  * training at a depth then use its first pages. Decoding at depth d writes over the K/V of token d,
  * which no later measurement reads before it is written again. */
-#include "core/bench.h"
+#include "core/bench_priv.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -16,33 +16,20 @@
 #include "core/worker.h"
 
 #define DECODE_TOKENS 16
-#define MAX_REPEAT 25
-
-typedef struct bench {
-    const tt_bench_options *opt;
-    tt_bench_report *r;
-    tt_worker w;
-    tt_seq seq;
-    int32_t *ids; /* owned [max_context] */
-    int32_t repeat;
-    double flops_rate, bytes_rate; /* the machine's, per second */
-} bench;
-
 static int by_value(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-static double median(double *v, int32_t n)
+double tt_bench_median(double *v, int32_t n)
 {
     qsort(v, (size_t)n, sizeof *v, by_value);
     return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
-/* limit_value 0 = none. Rates are better when larger, seconds when smaller. */
-static void figure(bench *b, const char *name, const char *unit, double value, tt_bench_limit kind,
-                   double limit)
+void tt_bench_add(tt_bench *b, const char *name, const char *unit, double value,
+                  tt_bench_limit kind, double limit)
 {
     tt_bench_figure *f = &b->r->figure[b->r->n++];
     *f = (tt_bench_figure){.unit = unit, .value = value, .kind = kind, .limit = limit};
@@ -58,7 +45,7 @@ static void figure(bench *b, const char *name, const char *unit, double value, t
 /* ---- the machine ---- */
 
 /* The rate of the table's own large product, the bound of prefill and spans. */
-static tt_code gemm_rate(bench *b, tt_err *reterr)
+static tt_code gemm_rate(tt_bench *b, tt_err *reterr)
 {
     enum { ROWS = 1024, N = 2048, K = 2048 };
     tt_device *d = &b->w.device;
@@ -66,7 +53,7 @@ static tt_code gemm_rate(bench *b, tt_err *reterr)
     uint16_t *w = malloc(n_w * sizeof *w);
     float *x = malloc(n_x * sizeof *x);
     tt_dev xd = 0, yd = 0;
-    double t[MAX_REPEAT];
+    double t[TT_BENCH_MAX_REPEAT];
     tt_weight weight = {.type = TT_BF16, .rows = N, .cols = K};
     tt_code rc =
         w == NULL || x == NULL ? tt_fail(reterr, TT_E_NOMEM, "no memory for the GEMM rate") : TT_OK;
@@ -88,8 +75,9 @@ static tt_code gemm_rate(bench *b, tt_err *reterr)
         t[i < 0 ? 0 : i] = tt_sys_now() - t0;
     }
     if (rc == TT_OK) {
-        b->flops_rate = 2.0 * ROWS * N * K / median(t, b->repeat);
-        figure(b, "machine: matrix product", "GFLOP/s", b->flops_rate / 1e9, TT_LIMIT_NONE, 0);
+        b->flops_rate = 2.0 * ROWS * N * K / tt_bench_median(t, b->repeat);
+        tt_bench_add(b, "machine: matrix product", "GFLOP/s", b->flops_rate / 1e9, TT_LIMIT_NONE,
+                     0);
     }
     d->ops.free(d->lane, xd);
     d->ops.free(d->lane, yd);
@@ -100,10 +88,10 @@ static tt_code gemm_rate(bench *b, tt_err *reterr)
 
 /* Bytes read per second by all threads: a sum over 256 MiB, which no cache of today holds for a
  * process of two cores. */
-static tt_code read_rate(bench *b, tt_err *reterr)
+static tt_code read_rate(tt_bench *b, tt_err *reterr)
 {
     const size_t n = (size_t)32 << 20; /* doubles */
-    double *p = malloc(n * sizeof *p), t[MAX_REPEAT];
+    double *p = malloc(n * sizeof *p), t[TT_BENCH_MAX_REPEAT];
     volatile double sink = 0;
     if (p == NULL) {
         return tt_fail(reterr, TT_E_NOMEM, "no memory for the read rate");
@@ -128,14 +116,14 @@ static tt_code read_rate(bench *b, tt_err *reterr)
         t[r] = tt_sys_now() - t0;
     }
     free(p);
-    b->bytes_rate = (double)(n * sizeof *p) / median(t, b->repeat);
-    figure(b, "machine: memory read", "GB/s", b->bytes_rate / 1e9, TT_LIMIT_NONE, 0);
+    b->bytes_rate = (double)(n * sizeof *p) / tt_bench_median(t, b->repeat);
+    tt_bench_add(b, "machine: memory read", "GB/s", b->bytes_rate / 1e9, TT_LIMIT_NONE, 0);
     return TT_OK;
 }
 
 /* ---- the model ---- */
 
-static tt_code run_to_end(bench *b, tt_err *reterr)
+static tt_code run_to_end(tt_bench *b, tt_err *reterr)
 {
     tt_code rc;
     do {
@@ -145,7 +133,7 @@ static tt_code run_to_end(bench *b, tt_err *reterr)
 }
 
 /* Tokens [from, to) of the sequence, in chunks; their pages exist. */
-static tt_code prefill_range(bench *b, int32_t from, int32_t to, tt_err *reterr)
+static tt_code prefill_range(tt_bench *b, int32_t from, int32_t to, tt_err *reterr)
 {
     tt_code rc = TT_OK;
     for (int32_t at = from; rc == TT_OK && at < to;) {
@@ -164,7 +152,7 @@ static tt_code prefill_range(bench *b, int32_t from, int32_t to, tt_err *reterr)
 }
 
 /* As prefill_range() does it: of all chunks but the last nobody reads the last layer's output. */
-static double prefill_flops(const bench *b, int32_t n)
+static double prefill_flops(const tt_bench *b, int32_t n)
 {
     double sum = 0;
     for (int32_t at = 0, chunk; at < n; at += chunk) {
@@ -178,9 +166,9 @@ static double prefill_flops(const bench *b, int32_t n)
     return sum;
 }
 
-static tt_code bench_prefill(bench *b, int32_t n, tt_err *reterr)
+static tt_code bench_prefill(tt_bench *b, int32_t n, tt_err *reterr)
 {
-    double t[MAX_REPEAT];
+    double t[TT_BENCH_MAX_REPEAT];
     int32_t repeat = n > 2048 ? (b->repeat + 1) / 2 : b->repeat;
     tt_code rc = TT_OK;
     for (int32_t i = 0; rc == TT_OK && i < repeat; i++) {
@@ -191,27 +179,32 @@ static tt_code bench_prefill(bench *b, int32_t n, tt_err *reterr)
     if (rc == TT_OK) {
         char name[32];
         snprintf(name, sizeof name, "prefill %d", n);
-        figure(b, name, "tokens/s", n / median(t, repeat), TT_LIMIT_FLOPS,
-               n * b->flops_rate / prefill_flops(b, n));
+        tt_bench_add(b, name, "tokens/s", n / tt_bench_median(t, repeat), TT_LIMIT_FLOPS,
+                     n * b->flops_rate / prefill_flops(b, n));
     }
     return rc;
 }
 
-/* Bytes that one decoded token reads: every matrix once (the embedding is one row unless it is the
- * head) and its K/V. */
-static double decode_bytes(const bench *b, int32_t depth)
+double tt_bench_decode_limit(const tt_bench *b, int32_t depth)
+{
+    return b->bytes_rate / (b->weight_bytes + depth * b->kv_bytes);
+}
+
+/* A decoded token reads every matrix once (the embedding is one row unless it is the head) and the
+ * K/V before it. */
+static void count_bytes(tt_bench *b)
 {
     const tt_model *m = b->w.model;
     double embed = m->tied_head ? 0
                                 : (double)m->embed.w.rows *
                                       (double)tt_row_bytes(m->embed.w.type, m->embed.w.cols);
-    return (double)m->weight_bytes - embed +
-           (double)depth * (double)tt_model_kv_bytes_per_token(m, b->opt->engine->kv_type);
+    b->weight_bytes = (double)m->weight_bytes - embed;
+    b->kv_bytes = (double)tt_model_kv_bytes_per_token(m, b->opt->engine->kv_type);
 }
 
-static tt_code bench_decode(bench *b, int32_t depth, tt_err *reterr)
+static tt_code bench_decode(tt_bench *b, int32_t depth, tt_err *reterr)
 {
-    double t[MAX_REPEAT * DECODE_TOKENS];
+    double t[TT_BENCH_MAX_REPEAT * DECODE_TOKENS];
     tt_code rc = TT_OK;
     int32_t n = 0;
     for (int32_t r = 0; r < b->repeat; r++) {
@@ -231,13 +224,13 @@ static tt_code bench_decode(bench *b, int32_t depth, tt_err *reterr)
     if (rc == TT_OK) {
         char name[32];
         snprintf(name, sizeof name, "decode at depth %d", depth);
-        figure(b, name, "tokens/s", 1 / median(t, n), TT_LIMIT_BYTES,
-               b->bytes_rate / decode_bytes(b, depth + DECODE_TOKENS / 2));
+        tt_bench_add(b, name, "tokens/s", 1 / tt_bench_median(t, n), TT_LIMIT_BYTES,
+                     tt_bench_decode_limit(b, depth + DECODE_TOKENS / 2));
     }
     return rc;
 }
 
-static tt_code train_steps(bench *b, tt_trainer *tr, int32_t depth, int32_t *targets, double *t,
+static tt_code train_steps(tt_bench *b, tt_trainer *tr, int32_t depth, int32_t *targets, double *t,
                            tt_err *reterr)
 {
     int32_t k = 128, start = (depth - k) / 2; /* the mean position of a span */
@@ -262,9 +255,9 @@ static tt_code train_steps(bench *b, tt_trainer *tr, int32_t depth, int32_t *tar
     return rc;
 }
 
-static tt_code bench_step(bench *b, int32_t depth, bool lora, tt_err *reterr)
+static tt_code bench_step(tt_bench *b, int32_t depth, bool lora, tt_err *reterr)
 {
-    double t[MAX_REPEAT];
+    double t[TT_BENCH_MAX_REPEAT];
     int32_t targets[128];
     tt_qttt_params p;
     tt_trainer *tr = NULL;
@@ -281,19 +274,23 @@ static tt_code bench_step(bench *b, int32_t depth, bool lora, tt_err *reterr)
                              .n_logits = 128,
                              .adapter = tt_trainer_params(tr)};
         double flops = tt_cost_forward(b->w.model, &rows) + tt_cost_backward(b->w.model, &rows);
-        figure(b, name, "s", median(t, b->repeat), TT_LIMIT_FLOPS, flops / b->flops_rate);
+        tt_bench_add(b, name, "s", tt_bench_median(t, b->repeat), TT_LIMIT_FLOPS,
+                     flops / b->flops_rate);
     }
     tt_trainer_destroy(&tr);
     return rc;
 }
 
-static tt_code measure(bench *b, tt_err *reterr)
+static tt_code measure(tt_bench *b, tt_err *reterr)
 {
     static const int32_t prefills[] = {512, 4096}, decodes[] = {0, 2048, 7000},
                          steps[] = {2048, 7000};
     int32_t room = b->w.max_context - DECODE_TOKENS;
-    tt_code rc = gemm_rate(b, reterr);
-    rc = rc == TT_OK ? read_rate(b, reterr) : rc;
+    tt_code rc = read_rate(b, reterr);
+    if (rc != TT_OK || b->opt->part == TT_BENCH_SERVE) {
+        return rc;
+    }
+    rc = gemm_rate(b, reterr);
     int32_t deepest = room < 7000 ? room : 7000;
     rc = rc == TT_OK ? tt_seq_reserve(&b->seq, deepest + DECODE_TOKENS, reterr) : rc;
     /* weights are prepared on their first use; a context may be shorter than that */
@@ -301,8 +298,8 @@ static tt_code measure(bench *b, tt_err *reterr)
     for (size_t i = 0; rc == TT_OK && i < sizeof prefills / sizeof *prefills; i++) {
         rc = prefills[i] <= deepest ? bench_prefill(b, prefills[i], reterr) : rc;
         if (rc == TT_OK && prefills[i] == 4096 && prefills[i] <= deepest) {
-            figure(b, "resident after 4096 tokens", "MiB", (double)tt_sys_resident_bytes() / 0x1p20,
-                   TT_LIMIT_NONE, 0);
+            tt_bench_add(b, "resident after 4096 tokens", "MiB",
+                         (double)tt_sys_resident_bytes() / 0x1p20, TT_LIMIT_NONE, 0);
         }
     }
     rc = rc == TT_OK ? prefill_range(b, 0, deepest, reterr) : rc;
@@ -318,9 +315,10 @@ static tt_code measure(bench *b, tt_err *reterr)
 
 tt_code tt_bench_run(const tt_bench_options *opt, tt_bench_report *r, tt_err *reterr)
 {
-    bench b = {.opt = opt,
-               .r = r,
-               .repeat = opt->repeat > 0 && opt->repeat <= MAX_REPEAT ? opt->repeat : 5};
+    tt_bench b = {.opt = opt,
+                  .r = r,
+                  .repeat =
+                      opt->repeat > 0 && opt->repeat <= TT_BENCH_MAX_REPEAT ? opt->repeat : 5};
     *r = (tt_bench_report){.threads =
                                opt->engine->n_threads > 0 ? opt->engine->n_threads : tt_sys_cpus()};
     double t0 = tt_sys_now();
@@ -328,9 +326,11 @@ tt_code tt_bench_run(const tt_bench_options *opt, tt_bench_report *r, tt_err *re
     if (rc != TT_OK) {
         return rc;
     }
-    figure(&b, "model ready (files cached)", "s", tt_sys_now() - t0, TT_LIMIT_NONE, 0);
+    tt_bench_add(&b, "model ready (files cached)", "s", tt_sys_now() - t0, TT_LIMIT_NONE, 0);
     snprintf(r->model, sizeof r->model, "%s", b.w.model->name);
     snprintf(r->isa, sizeof r->isa, "%s", b.w.device.ops.isa);
+    b.max_context = b.w.max_context;
+    count_bytes(&b);
     tt_seq_init(&b.seq, b.w.kv, "");
     b.ids = malloc((size_t)b.w.max_context * sizeof *b.ids);
     tt_rng rng = tt_rng_make(1, 2);
@@ -342,5 +342,5 @@ tt_code tt_bench_run(const tt_bench_options *opt, tt_bench_report *r, tt_err *re
     tt_seq_finish(&b.seq);
     free(b.ids);
     tt_worker_close(&b.w);
-    return rc;
+    return rc == TT_OK && opt->part != TT_BENCH_MODEL ? tt_bench_serve(&b, reterr) : rc;
 }

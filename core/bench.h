@@ -10,18 +10,22 @@ typedef enum tt_bench_limit { TT_LIMIT_NONE, TT_LIMIT_FLOPS, TT_LIMIT_BYTES } tt
 
 typedef struct tt_bench_figure {
     char name[64];       /* "prefill 512" */
-    const char *unit;    /* "tokens/s", "s", "GFLOP/s", "GB/s", "MiB" */
+    const char *unit;    /* "tokens/s", "s", "GFLOP/s", "GB/s", "MiB", "ms", "times", "%" */
     double value;        /* median over the repetitions */
     tt_bench_limit kind; /* what bounds it */
     double limit;        /* value at the machine's measured rate, same unit; 0 with TT_LIMIT_NONE */
     double percent;      /* share of the limit that is reached, 0..100 */
 } tt_bench_figure;
 
-#define TT_BENCH_MAX_FIGURES 24
+#define TT_BENCH_MAX_FIGURES 48
+
+/* MODEL: one sequence at a time. SERVE: many users at once. */
+typedef enum tt_bench_part { TT_BENCH_ALL, TT_BENCH_MODEL, TT_BENCH_SERVE } tt_bench_part;
 
 typedef struct tt_bench_options {
     const tt_engine_options *engine;
-    int32_t repeat;                                         /* 0 = 5 */
+    int32_t repeat; /* 0 = 5 */
+    tt_bench_part part;
     void (*on_figure)(void *arg, const tt_bench_figure *f); /* as each is ready; may be NULL */
     void *arg;
 } tt_bench_options;

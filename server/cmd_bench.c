@@ -17,10 +17,11 @@ static void print_usage(void)
         "Usage: qttt bench --model PATH [flags]\n"
         "\n"
         "Measures prefill, decode and qTTT steps, each beside the limit of the machine measured in "
-        "the same run.\n"
+        "the same run,\nthen many users at once.\n"
         "\n"
         "  --json FILE                      also write the figures to FILE\n"
         "  --repeat N                       repetitions of which the median counts, 1 to 25 [5]\n"
+        "  --part model|serve|all           what to measure [all]\n"
         "  --config FILE                    YAML file to read first\n");
     tt_settings_print_help(own_sections);
     printf("  --help                           this text\n");
@@ -80,8 +81,21 @@ static tt_code write_json(const tt_bench_report *r, const char *cpu, const char 
     return ok ? TT_OK : tt_fail(reterr, TT_E_IO, "cannot write %s", path);
 }
 
+static bool part_of(const char *name, tt_bench_part *ret)
+{
+    static const char *const names[] = {
+        [TT_BENCH_ALL] = "all", [TT_BENCH_MODEL] = "model", [TT_BENCH_SERVE] = "serve"};
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(name, names[i]) == 0) {
+            *ret = (tt_bench_part)i;
+            return true;
+        }
+    }
+    return false;
+}
+
 static tt_code parse(tt_settings *s, int argc, char **argv, const char **ret_json,
-                     int32_t *ret_repeat, tt_err *reterr)
+                     tt_bench_options *ret_options, tt_err *reterr)
 {
     tt_code rc = tt_settings_parse_flags(s, &argc, argv, reterr);
     for (int i = 1; rc == TT_OK && i < argc; i += 2) {
@@ -90,7 +104,10 @@ static tt_code parse(tt_settings *s, int argc, char **argv, const char **ret_jso
             *ret_json = value;
         } else if (value != NULL && strcmp(argv[i], "--repeat") == 0 && atoi(value) >= 1 &&
                    atoi(value) <= 25) {
-            *ret_repeat = atoi(value);
+            ret_options->repeat = atoi(value);
+        } else if (value != NULL && strcmp(argv[i], "--part") == 0 &&
+                   part_of(value, &ret_options->part)) {
+            continue;
         } else {
             rc = tt_fail(reterr, TT_E_INVALID,
                          "unknown argument or bad value: '%.80s'; see qttt bench --help", argv[i]);
@@ -111,16 +128,15 @@ int tt_cmd_bench(int argc, char **argv)
     tt_err err = {0};
     const char *json_path = NULL;
     char cpu[128];
-    int32_t repeat = 0;
+    tt_bench_options options = {.engine = &engine, .on_figure = print_figure};
     tt_code rc = tt_settings_init(&settings, &err);
-    rc = rc == TT_OK ? parse(&settings, argc, argv, &json_path, &repeat, &err) : rc;
+    rc = rc == TT_OK ? parse(&settings, argc, argv, &json_path, &options, &err) : rc;
     rc = rc == TT_OK ? tt_engine_options_from(&settings, &engine, &err) : rc;
     int usage = rc == TT_OK ? 1 : 2;
     if (rc == TT_OK) {
         cpu_name(cpu, sizeof cpu);
         printf("%s\n%-32s %10s %-9s %10s\n", cpu, "figure", "median", "", "limit");
-        tt_bench_options o = {.engine = &engine, .repeat = repeat, .on_figure = print_figure};
-        rc = tt_bench_run(&o, &report, &err);
+        rc = tt_bench_run(&options, &report, &err);
         usage = rc == TT_E_MODEL || rc == TT_E_IO || rc == TT_E_UNSUPPORTED ? 2 : 1;
     }
     if (rc == TT_OK) {

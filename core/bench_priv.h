@@ -1,0 +1,32 @@
+/* bench_priv.h - shared by bench.c (the model's figures) and bench_serve.c (many users at once). */
+#ifndef TT_BENCH_PRIV_H
+#define TT_BENCH_PRIV_H
+
+#include "core/bench.h"
+#include "core/seq.h"
+#include "core/worker.h"
+
+#define TT_BENCH_MAX_REPEAT 25
+
+typedef struct tt_bench {
+    const tt_bench_options *opt;
+    tt_bench_report *r;
+    tt_worker w; /* closed before tt_bench_serve() */
+    tt_seq seq;
+    int32_t *ids; /* owned [max_context] */
+    int32_t repeat, max_context;
+    double flops_rate, bytes_rate; /* the machine's, per second */
+    double weight_bytes, kv_bytes; /* read per decoded token: all weights; per token of depth */
+} tt_bench;
+
+double tt_bench_median(double *v, int32_t n);
+/* limit 0 = none. Rates are better when larger, seconds when smaller. */
+void tt_bench_add(tt_bench *b, const char *name, const char *unit, double value,
+                  tt_bench_limit kind, double limit);
+/* Tokens per second of one stream at this depth, were memory the only bound. */
+double tt_bench_decode_limit(const tt_bench *b, int32_t depth);
+
+/* The figures of many users at once. */
+tt_code tt_bench_serve(tt_bench *b, tt_err *reterr);
+
+#endif
