@@ -38,12 +38,22 @@ static tt_code run(tt_worker *w, const row *rows, int32_t n, tt_segment *segs, t
     return rc;
 }
 
+/* Sampling walks the whole vocabulary for each row: too long for one thread. */
+static void draw_all(tt_worker *w, const row *rows, int32_t n, tt_drawn *drawn)
+{
+#pragma omp parallel for num_threads(w->n_threads) schedule(dynamic, 1) if (n > 1)
+    for (int32_t i = 0; i < n; i++) {
+        tt_generate_draw(w, rows[i].t, tt_step_logits(w->decode_step, i), &drawn[i]);
+    }
+}
+
 tt_code tt_batch_decode(tt_worker *w, tt_task *const *tasks, int32_t n, tt_code *outcome,
                         tt_err *errs, tt_err *reterr)
 {
     row *rows = malloc((size_t)n * sizeof *rows);
     tt_segment *segs = malloc((size_t)n * sizeof *segs);
-    tt_code rc = rows == NULL || segs == NULL
+    tt_drawn *drawn = malloc((size_t)n * sizeof *drawn);
+    tt_code rc = rows == NULL || segs == NULL || drawn == NULL
                      ? tt_fail(reterr, TT_E_NOMEM, "no memory for a batch of %d", n)
                      : TT_OK;
     for (int32_t i = 0; rc == TT_OK && i < n; i++) {
@@ -53,11 +63,13 @@ tt_code tt_batch_decode(tt_worker *w, tt_task *const *tasks, int32_t n, tt_code 
         qsort(rows, (size_t)n, sizeof *rows, by_adapter);
         rc = run(w, rows, n, segs, reterr);
     }
+    if (rc == TT_OK) {
+        draw_all(w, rows, n, drawn);
+    }
     for (int32_t i = 0; rc == TT_OK && i < n; i++) {
         tt_task *t = rows[i].t;
         tt_seq_append(&t->seq, t->ids + t->seq.n, 1, true, t->p->keep);
-        outcome[rows[i].i] =
-            tt_generate_token(w, t, tt_step_logits(w->decode_step, i), &errs[rows[i].i]);
+        outcome[rows[i].i] = tt_generate_token(w, t, &drawn[i], &errs[rows[i].i]);
     }
     if (rc == TT_OK) {
         w->totals.decode_steps++;
@@ -65,5 +77,6 @@ tt_code tt_batch_decode(tt_worker *w, tt_task *const *tasks, int32_t n, tt_code 
     }
     free(rows);
     free(segs);
+    free(drawn);
     return rc;
 }

@@ -200,7 +200,12 @@ tt_code tt_generate_arrived(tt_worker *w, tt_task *t, tt_err *reterr)
     } else {
         logits = tt_step_logits(w->step, 0);
     }
-    return rc == TT_OK ? tt_generate_token(w, t, logits, reterr) : rc;
+    tt_drawn drawn;
+    if (rc == TT_OK) {
+        tt_generate_draw(w, t, logits, &drawn);
+        rc = tt_generate_token(w, t, &drawn, reterr);
+    }
+    return rc;
 }
 
 /* ---- tokens ---- */
@@ -216,9 +221,10 @@ static bool ends(const tt_worker *w, const tt_task *t, int32_t id)
 }
 
 /* One token's event; sets r.stopped when its text completed a stop string. */
-static tt_code push_token(tt_worker *w, tt_task *t, int32_t id, const float *logits, tt_err *reterr)
+static tt_code push_token(tt_worker *w, tt_task *t, const tt_drawn *drawn, tt_err *reterr)
 {
     size_t n_shown, n_piece;
+    int32_t id = drawn->id;
     tt_code rc = tt_textout_push(t->r.text, id, reterr);
     if (rc < 0) {
         return rc;
@@ -241,18 +247,27 @@ static tt_code push_token(tt_worker *w, tt_task *t, int32_t id, const float *log
     if (t->p->n_logprobs >= 0) {
         ev->u.token.have_logprob = true;
         ev->u.token.n_top = t->p->n_logprobs;
-        ev->u.token.logprob =
-            tt_logprobs(logits, w->model->n_vocab, id, ev->u.token.top, t->p->n_logprobs);
+        ev->u.token.logprob = drawn->logprob;
+        memcpy(ev->u.token.top, drawn->top, sizeof drawn->top);
     }
     tt_job_push(t->job, ev);
     return TT_OK;
 }
 
-tt_code tt_generate_token(tt_worker *w, tt_task *t, const float *logits, tt_err *reterr)
+void tt_generate_draw(tt_worker *w, tt_task *t, const float *logits, tt_drawn *ret)
 {
     tt_generate_state *r = &t->r;
-    int32_t id = tt_sampler_draw(&r->sampler, logits, r->banned,
-                                 r->n_out < t->p->min_tokens ? r->n_banned : 0);
+    ret->id = tt_sampler_draw(&r->sampler, logits, r->banned,
+                              r->n_out < t->p->min_tokens ? r->n_banned : 0);
+    if (t->p->n_logprobs >= 0) {
+        ret->logprob = tt_logprobs(logits, w->model->n_vocab, ret->id, ret->top, t->p->n_logprobs);
+    }
+}
+
+tt_code tt_generate_token(tt_worker *w, tt_task *t, const tt_drawn *drawn, tt_err *reterr)
+{
+    tt_generate_state *r = &t->r;
+    int32_t id = drawn->id;
     r->n_out++;
     w->totals.generated_tokens++;
     if (ends(w, t, id)) {
@@ -260,7 +275,7 @@ tt_code tt_generate_token(tt_worker *w, tt_task *t, const float *logits, tt_err 
         return (tt_code)TT_TASK_OVER;
     }
     tt_sampler_accept(&r->sampler, id);
-    tt_code rc = push_token(w, t, id, logits, reterr);
+    tt_code rc = push_token(w, t, drawn, reterr);
     if (rc == TT_OK && r->stopped) {
         r->reason = TT_FINISH_STOP;
         return (tt_code)TT_TASK_OVER;

@@ -100,8 +100,17 @@ tt_code tt_generate_arrived(tt_worker *w, tt_task *t, tt_err *reterr);
 /* The training it waited for (or the cache) has this result; the adapter is transferred. */
 tt_code tt_generate_adapted(tt_worker *w, tt_task *t, const tt_qttt_result *result,
                             tt_adapter *adapter, tt_err *reterr);
-/* Draws from logits, tells the client. TT_OK: decode on. TT_TASK_OVER. */
-tt_code tt_generate_token(tt_worker *w, tt_task *t, const float *logits, tt_err *reterr);
+/* A token drawn from logits, with its log-probabilities when the client wants them. */
+typedef struct tt_drawn {
+    int32_t id;
+    float logprob;
+    tt_logprob top[TT_MAX_TOP_LOGPROBS];
+} tt_drawn;
+
+/* Any thread of the engine's, one at a time for a task. */
+void tt_generate_draw(tt_worker *w, tt_task *t, const float *logits, tt_drawn *ret);
+/* Tells the client. TT_OK: decode on. TT_TASK_OVER. */
+tt_code tt_generate_token(tt_worker *w, tt_task *t, const tt_drawn *drawn, tt_err *reterr);
 /* Fills t->last with TT_EV_DONE. */
 tt_code tt_generate_done(tt_worker *w, tt_task *t, tt_err *reterr);
 void tt_generate_finish(tt_task *t);

@@ -65,7 +65,8 @@ tt_code tt_worker_open(tt_worker *w, const tt_engine_options *opt, tt_err *reter
         rc = list_eog(w, reterr);
     }
     if (rc == TT_OK) {
-        tt_lane_options lane = {.n_threads = opt->n_threads > 0 ? opt->n_threads : tt_sys_cpus()};
+        w->n_threads = opt->n_threads > 0 ? opt->n_threads : tt_sys_cpus();
+        tt_lane_options lane = {.n_threads = w->n_threads};
         rc = tt_device_open(&w->device, w->model, opt->isa_mask, &lane, reterr);
     }
     if (rc == TT_OK) {

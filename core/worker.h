@@ -18,6 +18,7 @@ typedef struct tt_worker {
     tt_step *decode_step;       /* owned */
     tt_step *spare_step;        /* owned: a training's that is over; NULL while one runs */
     tt_adapter_cache *adapters; /* owned */
+    int n_threads;
     int32_t max_context, prefill_chunk;
     tt_qttt_caps caps;
     tt_auto_rule auto_rule;

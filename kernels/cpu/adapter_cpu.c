@@ -2,6 +2,8 @@
  * products of matmul.c and matvec.c. Thread: engine. Where products run in BF16 the operands D, A
  * and B are rounded to it, each by itself: an update of 3e-6 keeps its 8 bits, because it is never
  * added to W before the f32 sum. */
+#include <omp.h>
+
 #include "kernels/cpu/kern.h"
 
 enum { SLOT_T = 3 }; /* scratch of the low-rank middle; the products use 0 .. 2 */
@@ -65,8 +67,66 @@ static void forward_group(tt_lane *lane, const tt_adapter_fwd_args *a, const tt_
     }
 }
 
+/* ---- decode: few rows of many adapters, all in one parallel region ---- */
+
+enum { BLOCK = 32 }; /* outputs of a full delta in a task */
+
+static int64_t tasks_of(const tt_adapter_fwd_args *a, const tt_adapter_group *g)
+{
+    return g->layer.kind == TT_ADAPTER_FULL ? (a->nq + BLOCK - 1) / BLOCK : 1;
+}
+
+/* Task i of a group; t: [n_rows, rank] of this thread. */
+static void decode_task(const tt_adapter_fwd_args *a, const tt_adapter_group *g, int64_t i,
+                        float *t)
+{
+    const tt_adapter_layer *l = &g->layer;
+    const float *x = (const float *)tt_ptr(a->x) + (int64_t)g->row0 * a->h;
+    float *q = (float *)tt_ptr(a->q) + (int64_t)g->row0 * a->nq;
+    if (l->kind == TT_ADAPTER_FULL) {
+        tt_weight d = view(l, l->d, a->nq, a->h);
+        int64_t end = (i + 1) * BLOCK < a->nq ? (i + 1) * BLOCK : a->nq;
+        TT_FN(tt_matvec_some)(&d, i * BLOCK, end, x, g->n_rows, q, true);
+        return;
+    }
+    tt_weight wa = view(l, l->a, l->rank, a->h), wb = view(l, l->b, a->nq, l->rank);
+    TT_FN(tt_matvec_some)(&wa, 0, l->rank, x, g->n_rows, t, false);
+    scale_all(t, (int64_t)g->n_rows * l->rank, l->scale);
+    TT_FN(tt_matvec_some)(&wb, 0, a->nq, t, g->n_rows, q, true);
+}
+
+static void decode_groups(tt_lane *lane, const tt_adapter_fwd_args *a)
+{
+    int64_t *first = tt_lane_scratch(lane, SLOT_T, ((size_t)a->n_groups + 1) * sizeof *first);
+    size_t most = 1;
+    for (int32_t i = 0; i < a->n_groups; i++) {
+        size_t n = (size_t)a->groups[i].n_rows * (size_t)a->groups[i].layer.rank;
+        most = n > most ? n : most;
+    }
+    if (first == NULL || !tt_lane_reserve_threads(lane, most * sizeof(float))) {
+        return;
+    }
+    first[0] = 0;
+    for (int32_t i = 0; i < a->n_groups; i++) {
+        first[i + 1] = first[i] + tasks_of(a, &a->groups[i]);
+    }
+#pragma omp parallel for num_threads(lane->n_threads) schedule(dynamic, 1)
+    for (int64_t task = 0; task < first[a->n_groups]; task++) {
+        int32_t i = 0;
+        while (task >= first[i + 1]) {
+            i++;
+        }
+        decode_task(a, &a->groups[i], task - first[i],
+                    tt_lane_thread_buf(lane, omp_get_thread_num()));
+    }
+}
+
 void TT_FN(tt_adapter_fwd)(tt_lane *lane, const tt_adapter_fwd_args *a)
 {
+    if (a->family == TT_DECODE) {
+        decode_groups(lane, a);
+        return;
+    }
     for (int32_t i = 0; i < a->n_groups; i++) {
         if (a->groups[i].n_rows > 0) {
             forward_group(lane, a, &a->groups[i]);

@@ -45,6 +45,13 @@ void TT_FN(tt_product_bwd)(tt_lane *lane, const tt_matmul_bwd_args *a);
 void TT_FN(tt_product_grad)(tt_lane *lane, const float *dq, const float *x, float *g,
                             int64_t n_rows, int64_t n_out, int64_t n_in);
 
+/* ---- matvec.c ---- */
+
+/* Weight rows [row0, row1) of a product of the family DECODE, by the calling thread alone: the sums
+ * are those of tt_ops.matmul. */
+void TT_FN(tt_matvec_some)(const tt_weight *w, int64_t row0, int64_t row1, const float *x,
+                           int32_t n_rows, float *y, bool accumulate);
+
 /* ---- norm.c ---- */
 
 /* y[n] = (add +) x / sqrt(mean(x^2) + eps) * w; add may be NULL; y may be x or add. */

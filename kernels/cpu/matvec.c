@@ -12,11 +12,12 @@
 #include "kernels/cpu/qblock.h"
 
 enum {
-    ROWS = VW / 4, /* activation rows whose sums are in registers: 4 * 2 or 2 * 4 vectors */
-    GROUP = 16,    /* weight rows of a task */
-    PIECE = 512,   /* columns at a time of plain types */
-    AHEAD = 1536,  /* bytes between what is read and what is fetched: the hardware's own prefetch
-                      stops at each page */
+    ROWS =
+        VW == 16 ? 8 : 2, /* activation rows whose sums are in registers: 8 * 2 or 2 * 4 vectors */
+    GROUP = 16,           /* weight rows of a task */
+    PIECE = 512,          /* columns at a time of plain types */
+    AHEAD = 1536, /* bytes between what is read and what is fetched: the hardware's own prefetch
+                     stops at each page */
 };
 
 static inline float total(const vf s[QV])
@@ -55,26 +56,36 @@ TT_INLINE void dot_rows(q32_loader load, const tt_dtype_info *info, const uint8_
     }
 }
 
-/* The number of rows as a constant, so that the sums stay in registers. */
+/* As many rows at a time as there are, each number a constant, so that the sums stay in registers.
+ */
 TT_INLINE void dot_some(q32_loader load, const tt_dtype_info *info, const uint8_t *b,
                         const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
 {
-    if (n_rows == ROWS) {
-        dot_rows(load, info, b, x, ldx, n, ROWS, y);
-        return;
+    int r = 0;
+    if (ROWS >= 8 && n_rows - r >= 8) {
+        dot_rows(load, info, b, x + r * ldx, ldx, n, ROWS, y + r);
+        r += 8;
     }
-    for (int r = 0; r < n_rows; r++) {
+    if (ROWS >= 4 && n_rows - r >= 4) {
+        dot_rows(load, info, b, x + r * ldx, ldx, n, ROWS >= 4 ? 4 : 1, y + r);
+        r += 4;
+    }
+    if (n_rows - r >= 2) {
+        dot_rows(load, info, b, x + r * ldx, ldx, n, 2, y + r);
+        r += 2;
+    }
+    if (n_rows - r >= 1) {
         dot_rows(load, info, b, x + r * ldx, ldx, n, 1, y + r);
     }
 }
 
 /* Plain types: the same, in pieces, with the same order of sums. */
-static void dot_plain(tt_dtype t, const char *src, const float *x, int64_t ldx, int64_t n,
-                      int n_rows, float *y)
+TT_INLINE void plain_rows(tt_dtype t, const char *src, const float *x, int64_t ldx, int64_t n,
+                          int n_rows, float *y)
 {
     float piece[PIECE];
     vf s[ROWS][QV];
-    for (int r = 0; r < ROWS; r++) {
+    for (int r = 0; r < n_rows; r++) {
         for (int j = 0; j < QV; j++) {
             s[r][j] = vf_zero();
         }
@@ -85,22 +96,40 @@ static void dot_plain(tt_dtype t, const char *src, const float *x, int64_t ldx, 
             _mm_prefetch(src + tt_row_bytes(t, c) + AHEAD + i, _MM_HINT_T0);
         }
         TT_FN(tt_dequant)(t, src + tt_row_bytes(t, c), piece, m);
-        for (int r = 0; r < n_rows; r++) {
-            const float *xr = x + r * ldx + c;
-            int64_t i = 0;
-            for (; i + 32 <= m; i += 32) {
+        const float *xc = x + c;
+        int64_t i = 0;
+        for (; i + 32 <= m; i += 32) {
+            for (int r = 0; r < n_rows; r++) {
                 for (int j = 0; j < QV; j++) {
-                    s[r][j] =
-                        vf_fma(vf_load(piece + i + j * VW), vf_load(xr + i + j * VW), s[r][j]);
+                    s[r][j] = vf_fma(vf_load(piece + i + j * VW),
+                                     vf_load(xc + r * ldx + i + j * VW), s[r][j]);
                 }
             }
-            for (; i < m; i += VW) {
-                s[r][0] = vf_fma(vf_at(piece, i, m), vf_at(xr, i, m), s[r][0]);
+        }
+        for (; i < m; i += VW) {
+            for (int r = 0; r < n_rows; r++) {
+                s[r][0] = vf_fma(vf_at(piece, i, m), vf_at(xc + r * ldx, i, m), s[r][0]);
             }
         }
     }
     for (int r = 0; r < n_rows; r++) {
         y[r] = total(s[r]);
+    }
+}
+
+static void dot_plain(tt_dtype t, const char *src, const float *x, int64_t ldx, int64_t n,
+                      int n_rows, float *y)
+{
+    int r = 0;
+    if (n_rows == ROWS) {
+        plain_rows(t, src, x, ldx, n, ROWS, y);
+        return;
+    }
+    for (; n_rows - r >= 2; r += 2) {
+        plain_rows(t, src, x + r * ldx, ldx, n, 2, y + r);
+    }
+    if (r < n_rows) {
+        plain_rows(t, src, x + r * ldx, ldx, n, 1, y + r);
     }
 }
 
@@ -154,6 +183,14 @@ static void one_output(const tt_weight *w, int64_t row, const float *x, int32_t 
     }
 }
 
+void TT_FN(tt_matvec_some)(const tt_weight *w, int64_t row0, int64_t row1, const float *x,
+                           int32_t n_rows, float *y, bool accumulate)
+{
+    for (int64_t row = row0; row < row1; row++) {
+        one_output(w, row, x, n_rows, y, accumulate);
+    }
+}
+
 void TT_FN(tt_matvec)(tt_lane *lane, const tt_matmul_args *a)
 {
     int64_t first[TT_MATMUL_MAX + 1] = {0};
@@ -169,8 +206,8 @@ void TT_FN(tt_matvec)(tt_lane *lane, const tt_matmul_args *a)
         }
         const tt_weight *w = a->w[i];
         int64_t row0 = (t - first[i]) * GROUP;
-        for (int64_t row = row0; row < row0 + GROUP && row < w->rows; row++) {
-            one_output(w, row, tt_ptr(a->x), a->n_rows, tt_ptr(a->y[i]), a->accumulate);
-        }
+        int64_t row1 = row0 + GROUP < w->rows ? row0 + GROUP : w->rows;
+        TT_FN(tt_matvec_some)
+        (w, row0, row1, tt_ptr(a->x), a->n_rows, tt_ptr(a->y[i]), a->accumulate);
     }
 }
