@@ -65,6 +65,9 @@ const float *tt_step_logits(const tt_step *s, int32_t i);
  * call. */
 tt_code tt_step_logits_block(tt_step *s, int32_t row0, int32_t n, const float **ret_logits,
                              tt_err *reterr);
+/* q [n_rows, NQ] after RoPE of the layer that ran last, of a step without a trainee between two
+ * tt_step_run() or after the last. */
+tt_dev tt_step_queries(const tt_step *s);
 /* Loss of every row of the step, nats; 0 where there is no target. [n_rows of the step]. */
 const float *tt_step_losses(const tt_step *s);
 /* Device addresses for the optimiser: row losses and weights (1 / number of targets, 0 without). */

@@ -106,7 +106,7 @@ tt_code tt_generate_start(tt_worker *w, tt_task *t, tt_err *reterr)
         return TT_E_NOMEM;
     }
     tt_job_push(t->job, ev);
-    if (p->kind == TT_JOB_PREFILL) {
+    if (p->kind == TT_JOB_PREFILL || p->kind == TT_JOB_DIAGNOSE) {
         t->r.phase = TT_GENERATE_PROMPT;
         t->until = p->n_prompt;
         return use_adapter(w, t, reterr);
@@ -187,7 +187,7 @@ tt_code tt_generate_arrived(tt_worker *w, tt_task *t, tt_err *reterr)
     r->phase = TT_GENERATE_DECODE;
     r->reason = TT_FINISH_LENGTH;
     r->prefilled = r->prefilled > 0 ? r->prefilled : tt_sys_now();
-    if (t->p->kind == TT_JOB_PREFILL || r->n_max == 0) {
+    if (t->p->kind != TT_JOB_GENERATE || r->n_max == 0) {
         return (tt_code)TT_TASK_OVER;
     }
     if (r->n_out > 0) {
@@ -323,6 +323,8 @@ tt_code tt_generate_done(tt_worker *w, tt_task *t, tt_err *reterr)
 void tt_generate_finish(tt_task *t)
 {
     tt_textout_destroy(&t->r.text);
+    tt_event_free(t->r.diagnosis);
+    t->r.diagnosis = NULL;
     free(t->r.banned);
     t->r.banned = NULL;
     tt_sampler_finish(&t->r.sampler);

@@ -54,9 +54,38 @@ typedef struct tt_qttt_params {
 } tt_qttt_params;
 
 /* GENERATE: a request. TRAIN: a qTTT job: prefill of the context, training, publication; ends with
- * TT_EV_ADAPTED and TT_EV_DONE. PREFILL: the prompt's K/V come into the cache, nothing else. Of
- * TRAIN and PREFILL the sampling, stop and logprob fields are unused. */
-typedef enum tt_job_kind { TT_JOB_GENERATE, TT_JOB_TRAIN, TT_JOB_PREFILL } tt_job_kind;
+ * TT_EV_ADAPTED and TT_EV_DONE. PREFILL: the prompt's K/V come into the cache, nothing else.
+ * DIAGNOSE: the prompt is read, then the attention of its last token is measured (diagnose.h);
+ * TT_EV_DIAGNOSIS and TT_EV_DONE. Of all but GENERATE the sampling, stop and logprob fields are
+ * unused, max_tokens is 0. */
+typedef enum tt_job_kind {
+    TT_JOB_GENERATE,
+    TT_JOB_TRAIN,
+    TT_JOB_PREFILL,
+    TT_JOB_DIAGNOSE
+} tt_job_kind;
+
+/* Of a DIAGNOSE job. */
+typedef struct tt_diagnose_params {
+    int32_t needle_start, needle_end; /* tokens [start, end) of the prompt, at least one */
+    double delta;                     /* nats, >= 0: what still is a near-tie */
+    double epsilon;                   /* in (0, 1): the attention that may miss the needle */
+} tt_diagnose_params;
+
+/* One query head of the prompt's last token over the keys that it sees; scores z are scaled, nats.
+ * With z_* the largest score of the needle's keys: */
+typedef struct tt_head_diagnosis {
+    int32_t n_keys;     /* seen; fewer than the prompt's in a layer with a window */
+    int32_t best;       /* position of z_*; -1 = it sees none of the needle */
+    int32_t near_ties;  /* keys outside the needle with z >= z_* - delta */
+    double needle_mass; /* attention on the whole needle */
+    double sink_mass;   /* attention on position 0; 0 when it is out of the window */
+    double margin;      /* z_* - logsumexp of all other keys, so that z_*'s attention is
+                           1 / (1 + exp(-margin)); NAN without a best, INFINITY without others */
+    double gap;         /* z_* - the largest score outside the needle; likewise */
+    double required;    /* log((n_keys - 1) (1 - epsilon) / epsilon): the gap that is enough for an
+                           attention of 1 - epsilon, whatever the other scores; -INFINITY of one key */
+} tt_head_diagnosis;
 
 typedef struct tt_job_params {
     tt_job_kind kind;
@@ -90,6 +119,7 @@ typedef struct tt_job_params {
     uint64_t session_tag;   /* trainings with the same tag run one after another; 0 = none */
     bool pin_adapter;       /* a kept adapter stays until tt_engine_unpin() */
     double timeout_seconds; /* from submit; TT_EV_ERROR TT_E_TIMEOUT; 0 = none */
+    tt_diagnose_params diagnose;
 } tt_job_params;
 
 typedef struct tt_logprob {
@@ -106,6 +136,7 @@ typedef enum tt_event_type {
     TT_EV_STATUS,          /* paused or resumed, preempted */
     TT_EV_ADAPTED,         /* adaptation over: qttt holds its result */
     TT_EV_TOKEN,           /* one generated token */
+    TT_EV_DIAGNOSIS,       /* what a DIAGNOSE job has measured */
     TT_EV_DONE,
     TT_EV_ERROR
 } tt_event_type;
@@ -173,6 +204,10 @@ typedef struct tt_event {
             int32_t n_top;
             tt_logprob top[TT_MAX_TOP_LOGPROBS];
         } token;
+        struct {
+            int32_t n_layers, n_heads;
+            const tt_head_diagnosis *heads; /* [n_layers, n_heads] */
+        } diagnosis;
         struct {
             tt_finish reason;
             int32_t prompt_tokens, cached_tokens, completion_tokens;

@@ -209,5 +209,5 @@ tt_code tt_prefill_run(tt_worker *w, tt_task *t, double seconds, tt_err *reterr)
             return (tt_code)TT_TASK_MORE;
         }
     }
-    return rc;
+    return rc == TT_OK && t->p->kind == TT_JOB_DIAGNOSE ? tt_diagnose_run(w, t, until, reterr) : rc;
 }

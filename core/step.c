@@ -356,6 +356,12 @@ tt_code tt_step_logits_block(tt_step *s, int32_t row0, int32_t n, const float **
     return rc;
 }
 
+tt_dev tt_step_queries(const tt_step *s)
+{
+    assert(s->opt.trainee == NULL);
+    return s->saved[0].q; /* all layers share it */
+}
+
 const float *tt_step_losses(const tt_step *s)
 {
     assert(s->phase == PHASE_DONE && s->any_loss);

@@ -33,8 +33,10 @@ typedef struct tt_generate_state {
     int32_t *banned;  /* owned [n_banned], rising */
     int32_t n_banned;
     int32_t n_out, n_max;
-    int32_t echoed; /* prompt positions whose log-probabilities are out */
-    bool stopped;   /* by a stop string */
+    int32_t echoed;      /* prompt positions whose log-probabilities are out */
+    bool stopped;        /* by a stop string */
+    tt_event *diagnosis; /* owned: a DIAGNOSE job's, being filled */
+    int32_t diagnosed;   /* layers that are in it */
     tt_finish reason;
     double prefilled, adapt_from;
     double adapting_seconds; /* between start and prefilled, that were no prefill */
@@ -90,6 +92,12 @@ tt_code tt_prefill_run(tt_worker *w, tt_task *t, double seconds, tt_err *reterr)
 void tt_prefill_abandon(tt_worker *w, tt_task *t);
 /* Pages that the sequence lacks for its next piece. */
 int32_t tt_prefill_need(const tt_worker *w, const tt_task *t);
+
+/* ---- diagnose.c ---- */
+
+/* A DIAGNOSE job whose sequence is there, until about `until` on tt_sys_now()'s clock. TT_OK: its
+ * event is out. TT_TASK_MORE. After tt_prefill_abandon() it begins anew. */
+tt_code tt_diagnose_run(tt_worker *w, tt_task *t, double until, tt_err *reterr);
 
 /* ---- generate.c ---- */
 

@@ -165,6 +165,20 @@ static tt_code check_qttt(const tt_worker *w, const tt_qttt_params *p, tt_err *r
     return TT_OK;
 }
 
+static tt_code check_needle(const tt_job_params *p, tt_err *reterr)
+{
+    const tt_diagnose_params *d = &p->diagnose;
+    if (d->needle_start < 0 || d->needle_start >= d->needle_end || d->needle_end > p->n_prompt) {
+        return tt_fail(reterr, TT_E_INVALID,
+                       "the needle [%d, %d) is no range of the prompt's %d tokens", d->needle_start,
+                       d->needle_end, p->n_prompt);
+    }
+    if (!(d->delta >= 0) || !(d->epsilon > 0 && d->epsilon < 1)) {
+        return tt_fail(reterr, TT_E_INVALID, "delta must be 0 or more, epsilon between 0 and 1");
+    }
+    return TT_OK;
+}
+
 int32_t tt_worker_pages(const tt_job_params *p)
 {
     int64_t n = p->n_prompt + (p->max_tokens > 0 ? (int64_t)p->max_tokens : 0), scratch = 0;
@@ -212,5 +226,6 @@ tt_code tt_worker_check(const tt_worker *w, const tt_job_params *p, tt_err *rete
                        (long long)pages, tt_kv_total(w->kv));
     }
     tt_code rc = check_ids(w, p, reterr);
+    rc = rc == TT_OK && p->kind == TT_JOB_DIAGNOSE ? check_needle(p, reterr) : rc;
     return rc == TT_OK && p->qttt.mode != TT_QTTT_OFF ? check_qttt(w, &p->qttt, reterr) : rc;
 }

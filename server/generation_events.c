@@ -208,6 +208,7 @@ bool tt_generation_on_event(tt_generation *g, tt_choice *c, const tt_event *ev)
     case TT_EV_PROBE:
     case TT_EV_STATUS:
     case TT_EV_ADAPTED:
+    case TT_EV_DIAGNOSIS:
         break;
     case TT_EV_ADAPT:
         tt_histogram_add(&g->server->metrics.qttt_step, ev->u.adapt.seconds);

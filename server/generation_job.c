@@ -62,6 +62,7 @@ void tt_generation_tell_record(tt_generation *g, const tt_event *ev)
     case TT_EV_PREFILL:
     case TT_EV_PROMPT_LOGPROBS:
     case TT_EV_TOKEN:
+    case TT_EV_DIAGNOSIS:
     case TT_EV_DONE:
         break;
     }

@@ -272,6 +272,7 @@ void tt_job_record_feed(tt_job_record *r, const tt_event *ev, double now)
     case TT_EV_PREFILL:
     case TT_EV_PROMPT_LOGPROBS:
     case TT_EV_TOKEN:
+    case TT_EV_DIAGNOSIS:
         break;
     }
     if (r->log.last != before) {

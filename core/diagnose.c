@@ -1,0 +1,232 @@
+/* diagnose.c - see diagnose.h. A layer's K is copied to the host in blocks of pages, so that the
+ * memory taken is bounded by the scores, [n_heads, keys] doubles. */
+#include "core/diagnose.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/step_priv.h"
+#include "core/sysinfo.h"
+#include "core/task.h"
+
+#define BLOCK_PAGES 32 /* of K, on the host at a time */
+
+/* ---- the numbers of one head ---- */
+
+/* log(sum of exp(z[i])) over i in [0, n) but `skip`, relative to `max`; -INFINITY of nothing. */
+static double log_sum(const double *z, int32_t n, int32_t skip, double max)
+{
+    double sum = 0;
+    for (int32_t i = 0; i < n; i++) {
+        sum += i == skip ? 0 : exp(z[i] - max);
+    }
+    return max + log(sum);
+}
+
+static double largest(const double *z, int32_t n, int32_t skip)
+{
+    double max = -INFINITY;
+    for (int32_t i = 0; i < n; i++) {
+        max = i != skip && z[i] > max ? z[i] : max;
+    }
+    return max;
+}
+
+void tt_diagnose_scores(const double *z, int32_t first, int32_t n, const tt_diagnose_params *p,
+                        tt_head_diagnosis *ret)
+{
+    assert(n >= 1);
+    int32_t lo = p->needle_start - first, hi = p->needle_end - first, best = -1;
+    lo = lo < 0 ? 0 : lo;
+    hi = hi > n ? n : hi;
+    double lse = log_sum(z, n, -1, largest(z, n, -1)), rival = -INFINITY;
+    *ret = (tt_head_diagnosis){.n_keys = n, .best = -1, .margin = NAN, .gap = NAN};
+    ret->sink_mass = first == 0 ? exp(z[0] - lse) : 0;
+    ret->required = log((n - 1) * (1 - p->epsilon) / p->epsilon);
+    for (int32_t i = lo; i < hi; i++) {
+        best = best < 0 || z[i] > z[best] ? i : best;
+        ret->needle_mass += exp(z[i] - lse);
+    }
+    if (best < 0) {
+        return; /* the window has passed it */
+    }
+    for (int32_t i = 0; i < n; i++) {
+        bool outside = i < lo || i >= hi;
+        ret->near_ties += outside && z[i] >= z[best] - p->delta;
+        rival = outside && z[i] > rival ? z[i] : rival;
+    }
+    double others = largest(z, n, best);
+    ret->best = first + best;
+    ret->margin = n > 1 ? z[best] - log_sum(z, n, best, others) : INFINITY;
+    ret->gap = z[best] - rival;
+}
+
+/* ---- one layer ---- */
+
+/* What a layer's scores are made of; [0, n_keys) are positions first .. pos. */
+typedef struct layer_keys {
+    const tt_kv_layer *kv;
+    int32_t n_heads, first, pos;
+    double scale;
+    float *q;  /* owned [n_heads, head_dim] */
+    void *k;   /* owned [BLOCK_PAGES, n_kv_heads, 64, head_dim] */
+    double *z; /* owned [n_heads, n_keys] */
+} layer_keys;
+
+static double dot(const float *q, const void *k, tt_dtype type, size_t at, int32_t n)
+{
+    double sum = 0;
+    if (type == TT_F32) {
+        const float *x = (const float *)k + at;
+        for (int32_t i = 0; i < n; i++) {
+            sum += (double)q[i] * (double)x[i];
+        }
+        return sum;
+    }
+    const uint16_t *x = (const uint16_t *)k + at;
+    for (int32_t i = 0; i < n; i++) {
+        sum += (double)q[i] * (double)tt_bf16_to_f32(x[i]);
+    }
+    return sum;
+}
+
+/* Scores of the keys that lie in pages [page, page + n_pages), which are in l->k. */
+static void score_block(layer_keys *l, int32_t page, int32_t n_pages)
+{
+    const tt_kv_layer *kv = l->kv;
+    int32_t from = page * TT_PAGE_TOKENS, to = from + n_pages * TT_PAGE_TOKENS;
+    int32_t n_keys = l->pos + 1 - l->first, dim = kv->head_dim;
+    from = from < l->first ? l->first : from;
+    to = to > l->pos + 1 ? l->pos + 1 : to;
+    for (int32_t h = 0; h < l->n_heads; h++) {
+        int32_t kv_head = h / (l->n_heads / kv->n_kv_heads);
+        const float *q = l->q + (size_t)h * (size_t)dim;
+        double *z = l->z + (size_t)h * (size_t)n_keys;
+        for (int32_t p = from; p < to; p++) {
+            size_t row =
+                ((size_t)(p / TT_PAGE_TOKENS - page) * (size_t)kv->n_kv_heads + (size_t)kv_head) *
+                    TT_PAGE_TOKENS +
+                (size_t)(p % TT_PAGE_TOKENS);
+            z[p - l->first] = l->scale * dot(q, l->k, kv->type, row * (size_t)dim, dim);
+        }
+    }
+}
+
+static tt_code score_all(const tt_step *s, layer_keys *l, const int32_t *pages, tt_err *reterr)
+{
+    const tt_kv_layer *kv = l->kv;
+    size_t bytes = (size_t)kv->n_kv_heads * TT_PAGE_TOKENS * (size_t)kv->head_dim *
+                   (size_t)tt_dtypes[kv->type].block_bytes;
+    size_t n_q = (size_t)l->n_heads * (size_t)kv->head_dim;
+    s->d->ops.download(s->d->lane, l->q, tt_step_queries(s), n_q * sizeof *l->q);
+    tt_code rc = TT_OK;
+    int32_t last = l->pos / TT_PAGE_TOKENS;
+    for (int32_t page = l->first / TT_PAGE_TOKENS; rc == TT_OK && page <= last;
+         page += BLOCK_PAGES) {
+        int32_t n = last - page + 1 < BLOCK_PAGES ? last - page + 1 : BLOCK_PAGES;
+        for (int32_t i = 0; i < n; i++) {
+            s->d->ops.download(s->d->lane, (char *)l->k + (size_t)i * bytes,
+                               kv->k + (size_t)pages[page + i] * (size_t)kv->page_stride, bytes);
+        }
+        rc = s->d->ops.lane_sync(s->d->lane, reterr);
+        if (rc == TT_OK) {
+            score_block(l, page, n);
+        }
+    }
+    return rc;
+}
+
+tt_code tt_diagnose_layer(const tt_step *step, int32_t layer, const int32_t *pages, int32_t pos,
+                          const tt_diagnose_params *p, tt_head_diagnosis *ret_heads, tt_err *reterr)
+{
+    const tt_model *m = step->d->model;
+    const tt_kv_layer *kv = tt_kv_layer_of(step->kv, layer);
+    int32_t window = m->layers[layer].window;
+    int32_t first = window > 0 && pos + 1 > window ? pos + 1 - window : 0;
+    size_t n_keys = (size_t)(pos + 1 - first), n_heads = (size_t)m->n_heads;
+    size_t row_bytes = (size_t)m->head_dim * (size_t)tt_dtypes[kv->type].block_bytes;
+    layer_keys l = {
+        .kv = kv, .n_heads = m->n_heads, .first = first, .pos = pos, .scale = m->attn_scale};
+    assert(step->n_rows == 1 && step->opt.trainee == NULL);
+    l.q = malloc(n_heads * (size_t)m->head_dim * sizeof *l.q);
+    l.k = malloc(BLOCK_PAGES * (size_t)m->n_kv_heads * TT_PAGE_TOKENS * row_bytes);
+    l.z = malloc(n_heads * n_keys * sizeof *l.z);
+    tt_code rc = l.q == NULL || l.k == NULL || l.z == NULL
+                     ? tt_fail(reterr, TT_E_NOMEM, "no memory for diagnostics")
+                     : score_all(step, &l, pages, reterr);
+    for (size_t h = 0; rc == TT_OK && h < n_heads; h++) {
+        tt_diagnose_scores(l.z + h * n_keys, first, (int32_t)n_keys, p, &ret_heads[h]);
+    }
+    free(l.q);
+    free(l.k);
+    free(l.z);
+    return rc;
+}
+
+/* ---- as a task ---- */
+
+/* The prompt's last row is run once more, alone: its K are there. */
+static tt_code begin(tt_worker *w, tt_task *t, tt_err *reterr)
+{
+    int32_t pos = t->seq.n - 1;
+    size_t n = (size_t)w->model->n_layers * (size_t)w->model->n_heads;
+    tt_segment seg = {.ids = t->ids + pos,
+                      .n_rows = 1,
+                      .pos0 = pos,
+                      .pages = t->seq.pages,
+                      .adapter = pos >= t->n_base ? t->adapter : NULL};
+    tt_family family = t->decoded[pos] ? TT_DECODE : TT_PREFILL;
+    if (t->r.diagnosis == NULL) {
+        t->r.diagnosis = tt_task_event(TT_EV_DIAGNOSIS, n * sizeof(tt_head_diagnosis), reterr);
+    }
+    if (t->r.diagnosis == NULL) {
+        return TT_E_NOMEM;
+    }
+    tt_code rc = tt_step_begin(w->step, &seg, 1, &(tt_step_options){.family = family}, reterr);
+    if (rc == TT_OK) {
+        w->step_owner = t;
+        t->sched.mid_step = true;
+        t->r.diagnosed = 0;
+    }
+    return rc;
+}
+
+static void finish(tt_worker *w, tt_task *t)
+{
+    tt_event *ev = t->r.diagnosis;
+    w->step_owner = NULL;
+    t->sched.mid_step = false;
+    t->r.diagnosis = NULL;
+    ev->u.diagnosis.n_layers = w->model->n_layers;
+    ev->u.diagnosis.n_heads = w->model->n_heads;
+    ev->u.diagnosis.heads = ev->owned;
+    tt_job_push(t->job, ev);
+}
+
+tt_code tt_diagnose_run(tt_worker *w, tt_task *t, double until, tt_err *reterr)
+{
+    const tt_model *m = w->model;
+    tt_code rc = w->step_owner == t ? TT_OK : begin(w, t, reterr);
+    while (rc == TT_OK && t->r.diagnosed < m->n_layers) {
+        tt_head_diagnosis *heads = t->r.diagnosis->owned;
+        rc = tt_step_run(w->step, 1, reterr);
+        rc = rc < 0
+                 ? rc
+                 : tt_diagnose_layer(w->step, t->r.diagnosed, t->seq.pages, t->seq.n - 1,
+                                     &t->p->diagnose,
+                                     heads + (size_t)t->r.diagnosed * (size_t)m->n_heads, reterr);
+        t->r.diagnosed++;
+        if (rc == TT_OK && tt_job_cancelled(t->job)) {
+            return tt_task_cancelled(reterr);
+        }
+        if (rc == TT_OK && t->r.diagnosed < m->n_layers && tt_sys_now() >= until) {
+            return (tt_code)TT_TASK_MORE;
+        }
+    }
+    if (rc == TT_OK) {
+        finish(w, t);
+    }
+    return rc;
+}

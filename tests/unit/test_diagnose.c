@@ -1,0 +1,112 @@
+/* test_diagnose.c - what is made of one head's scores, by numbers that can be worked out by hand.
+ * Real heads are held against PyTorch in tests/golden, whole jobs in test_engine_diagnose.c. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "core/diagnose.h"
+
+static void near(double got, double want)
+{
+    assert_true(fabs(got - want) < 1e-10 * fmax(1, fabs(want)));
+}
+
+static tt_head_diagnosis head(const double *z, int32_t first, int32_t n, int32_t lo, int32_t hi)
+{
+    tt_diagnose_params p = {.needle_start = lo, .needle_end = hi, .delta = 1, .epsilon = 0.1};
+    tt_head_diagnosis h;
+    tt_diagnose_scores(z, first, n, &p, &h);
+    return h;
+}
+
+/* docs/qttt.md: a score of 5 against 100 distractors at 4 leaves 1 / (1 + 100 / e) = 0.026. */
+static void test_one_against_a_hundred(void **state)
+{
+    double z[101];
+    for (int i = 0; i < 101; i++) {
+        z[i] = i == 60 ? 5 : 4;
+    }
+    tt_head_diagnosis h = head(z, 0, 101, 60, 61);
+    near(h.needle_mass, 1 / (1 + 100 / exp(1)));
+    near(h.sink_mass, 1 / (exp(1) + 100));
+    near(h.margin, 1 - log(100));
+    near(1 / (1 + exp(-h.margin)), h.needle_mass);
+    near(h.gap, 1);
+    near(h.required, log(100 * 9.0));
+    assert_int_equal(h.near_ties, 100); /* exactly delta away counts */
+    assert_int_equal(h.best, 60);
+    assert_int_equal(h.n_keys, 101);
+    z[60] = 5.0000001;
+    assert_int_equal(head(z, 0, 101, 60, 61).near_ties, 0);
+}
+
+/* The gap that is required is enough, and no more than that. */
+static void test_the_required_gap(void **state)
+{
+    double z[16384];
+    tt_head_diagnosis h = {.required = 0};
+    for (int i = 0; i < 16384; i++) {
+        z[i] = -3;
+    }
+    h = head(z, 0, 16384, 7, 8);
+    assert_true(fabs(h.required - 11.9) < 0.01); /* docs/qttt.md */
+    z[7] = -3 + h.required;
+    near(head(z, 0, 16384, 7, 8).needle_mass, 0.9);
+    near(head(z, 0, 16384, 7, 8).gap, h.required);
+}
+
+/* The best key's own neighbours in the needle are others of its margin, not of its gap and ties. */
+static void test_a_needle_of_several_tokens(void **state)
+{
+    const double z[] = {0, log(2), log(3), log(4), 0};
+    tt_head_diagnosis h = head(z, 0, 5, 1, 4);
+    near(h.needle_mass, 9.0 / 11);
+    near(h.sink_mass, 1.0 / 11);
+    near(h.margin, log(4.0 / 7));
+    near(h.gap, log(4));
+    assert_int_equal(h.best, 3);
+    assert_int_equal(h.near_ties, 0);
+}
+
+static void test_windows(void **state)
+{
+    const double z[] = {1, 2, 3, 4};
+    tt_head_diagnosis h = head(z, 10, 4, 3, 12); /* its first keys have left the window */
+    assert_int_equal(h.best, 11);
+    near(h.needle_mass, (exp(1) + exp(2)) / (exp(1) + exp(2) + exp(3) + exp(4)));
+    near(h.gap, -2);
+    assert_int_equal(h.near_ties, 2);
+    assert_true(h.sink_mass == 0);
+    h = head(z, 10, 4, 3, 10); /* all of them have */
+    assert_int_equal(h.best, -1);
+    assert_true(h.needle_mass == 0 && h.near_ties == 0 && isnan(h.margin) && isnan(h.gap));
+}
+
+static void test_extremes(void **state)
+{
+    const double z[] = {-800, 900, 880};
+    tt_head_diagnosis h = head(z, 0, 3, 2, 3); /* no overflow, no underflow of the margin */
+    near(h.margin, -20);
+    near(h.needle_mass, exp(-20) / (1 + exp(-20)));
+    h = head(z, 0, 1, 0, 1); /* the only key */
+    assert_true(h.needle_mass == 1 && h.sink_mass == 1);
+    assert_true(isinf(h.margin) && h.margin > 0 && isinf(h.gap) && h.gap > 0);
+    assert_true(isinf(h.required) && h.required < 0);
+    h = head(z, 0, 3, 0, 3); /* everything is needle */
+    near(h.needle_mass, 1);
+    near(h.margin, 20);
+    assert_true(isinf(h.gap) && h.near_ties == 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_one_against_a_hundred), cmocka_unit_test(test_the_required_gap),
+        cmocka_unit_test(test_a_needle_of_several_tokens), cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_extremes)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
