@@ -205,7 +205,7 @@ static tt_code adapted_streams(serving *v, bool lora, double one, tt_err *reterr
         tt_engine_unpin(v->e, adapters[i]);
     }
     if (rc == TT_OK) {
-        tt_bench_add(v->b, lora ? "  against one stream" : "  against one stream ", "times",
+        tt_bench_add(v->b, lora ? "  against 1 stream, LoRA" : "  against 1 stream, full", "times",
                      all / one, TT_LIMIT_NONE, 0);
         tt_bench_add(v->b, lora ? "  bytes of a LoRA adapter" : "  bytes of a full adapter", "MiB",
                      (double)bytes / STREAMS / 0x1p20, TT_LIMIT_NONE, 0);
@@ -220,7 +220,7 @@ static tt_code streams(serving *v, tt_err *reterr)
         median_rate(v, "1 stream", 1, NULL, tt_bench_decode_limit(v->b, 160), &one, reterr);
     rc = rc == TT_OK ? median_rate(v, "8 streams", STREAMS, NULL, 0, &all, reterr) : rc;
     if (rc == TT_OK) {
-        tt_bench_add(v->b, "  against one stream", "times", all / one, TT_LIMIT_NONE, 0);
+        tt_bench_add(v->b, "  against 1 stream, base", "times", all / one, TT_LIMIT_NONE, 0);
     }
     rc = rc == TT_OK ? adapted_streams(v, true, one, reterr) : rc;
     return rc == TT_OK ? adapted_streams(v, false, one, reterr) : rc;
@@ -406,6 +406,9 @@ static tt_code measure(serving *v, tt_err *reterr)
 {
     int32_t room = v->b->max_context - 512;
     int32_t document = room < 4096 ? room : 4096, longest = room < 7500 ? room : 7500;
+    if (room < 0) {
+        return TT_OK; /* a context this short serves nobody */
+    }
     tt_code rc = streams(v, reterr);
     rc = rc == TT_OK && longest > 2560 ? gaps(v, longest, reterr) : rc;
     rc = rc == TT_OK && document > 512 ? turns(v, document, reterr) : rc;
@@ -420,6 +423,7 @@ tt_code tt_bench_serve(tt_bench *b, tt_err *reterr)
     /* room for eight full adapters and the sessions' K/V, whatever the settings say */
     o.adapter_cache_bytes =
         o.adapter_cache_bytes > ((size_t)1 << 30) ? o.adapter_cache_bytes : (size_t)1 << 30;
+    o.caps = o.caps.max_steps > 0 ? o.caps : (tt_qttt_caps){256, 1024, 64, 1e-3, 0.05};
     tt_code rc = tt_engine_create(&o, &v.e, reterr);
     if (rc != TT_OK) {
         return rc;

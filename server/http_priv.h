@@ -30,7 +30,7 @@ struct tt_http {
     bool kick;           /* MHD_run is needed */
     tt_conn *conns;
     int port, n_active, n_closed; /* n_closed: of the three handles */
-    size_t body_bytes; /* of all requests, against server.max_bodies */
+    size_t body_bytes;            /* of all requests, against server.max_bodies */
 };
 
 enum MHD_Result tt_http_access(void *cls, struct MHD_Connection *mhd, const char *url,

@@ -28,6 +28,7 @@
 static char path[4300];
 static char *folder;
 static int n_told;
+static tt_bench_part part = TT_BENCH_MODEL;
 
 static void on_figure(void *arg, const tt_bench_figure *f)
 {
@@ -47,8 +48,9 @@ static tt_code run(int32_t max_context, size_t kv_bytes, tt_bench_report *r, tt_
     n_told = 0;
     *err = (tt_err){0};
     return tt_bench_run(
-        &(tt_bench_options){.engine = &engine, .repeat = 1, .on_figure = on_figure, .arg = r}, r,
-        err);
+        &(tt_bench_options){
+            .engine = &engine, .part = part, .repeat = 1, .on_figure = on_figure, .arg = r},
+        r, err);
 }
 
 static const tt_bench_figure *find(const tt_bench_report *r, const char *name)
@@ -122,6 +124,31 @@ static void test_a_longer_context(void **state)
     assert_int_equal(r.n, 8);
 }
 
+/* Many users at once, on the same model. */
+static void test_serving(void **state)
+{
+    char good[sizeof path];
+    tt_bench_report r;
+    tt_err err = {0};
+    memcpy(good, path, sizeof good);
+    snprintf(path, sizeof path, "%s/longer.gguf", folder);
+    part = TT_BENCH_ALL;
+    tt_code rc = run(0, 0, &r, &err);
+    part = TT_BENCH_MODEL;
+    memcpy(path, good, sizeof path);
+    assert_string_equal(err.msg, "");
+    assert_int_equal(rc, TT_OK);
+    check_figures(&r);
+    assert_int_equal(find(&r, "1 stream")->kind, TT_LIMIT_BYTES);
+    assert_non_null(find(&r, "8 streams"));
+    assert_non_null(find(&r, "8 streams, 8 LoRA adapters"));
+    assert_non_null(find(&r, "8 streams, 8 full adapters"));
+    double one = find(&r, "K/V of one context")->value;
+    double eight = find(&r, "K/V of 8 adapted sessions on it")->value;
+    assert_true(eight >= one && eight < 3 * one);             /* shared, not copied */
+    assert_null(find(&r, "gap beside prefill and job, p99")); /* the context is too short */
+}
+
 static void test_short_contexts(void **state)
 {
     static const int32_t contexts[] = {1, 16};
@@ -159,9 +186,8 @@ int main(void)
     tt_model_close(&m);
     snprintf(path, sizeof path, "%s/small.gguf", folder);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_figures),
-        cmocka_unit_test(test_a_longer_context),
-        cmocka_unit_test(test_short_contexts),
+        cmocka_unit_test(test_figures),  cmocka_unit_test(test_a_longer_context),
+        cmocka_unit_test(test_serving),  cmocka_unit_test(test_short_contexts),
         cmocka_unit_test(test_failures),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
