@@ -258,10 +258,10 @@ static tt_sched_task *pick_start(const tt_sched *s, int32_t pages_free, bool any
         if (due == fit[kind] || !any_goes_on) {
             return due;
         }
-        fit[TT_SCHED_JOBS] = NULL;
         if (!jobs_in_the_way(s, due)) {
             return NULL;
         }
+        fit[TT_SCHED_JOBS] = first[TT_SCHED_JOBS] = NULL;
     }
     for (int kind = 0; kind < TT_SCHED_KINDS; kind++) {
         if (fit[kind] == NULL && !any_goes_on) {

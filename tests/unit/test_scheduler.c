@@ -10,6 +10,7 @@
 
 #include "core/rng.h"
 #include "core/scheduler.h"
+#include "fail_alloc.h"
 
 enum { MANY = 10000 };
 
@@ -191,6 +192,89 @@ static void test_pages_and_passing(void **state)
     assert_int_equal(tt_sched_next(f->s, f->now, 7).what, TT_SCHED_RUN_PREFILL);
     starts(f, big, 8);
     starts(f, late, 8);
+}
+
+/* Requests that always fit do not keep a job from its place. */
+static void test_a_job_is_passed_only_so_often(void **state)
+{
+    fixture *f = *state;
+    tt_sched_task *job = add_job(f, 0, 1, 0);
+    int n = 0;
+    for (; n < 20 && job->state == TT_SCHED_QUEUED; n++) {
+        tt_sched_task *t = add(f, 1, 2, 1);
+        tt_sched_choice c = tt_sched_next(f->s, f->now, 1);
+        assert_int_equal(c.what, TT_SCHED_START);
+        tt_sched_remove(f->s, t, f->now);
+    }
+    assert_int_equal(n, 17);
+}
+
+/* A request that a training keeps from its pages does not keep other requests waiting, but other
+ * jobs. */
+static void test_jobs_in_the_way(void **state)
+{
+    fixture *f = *state;
+    tt_sched_set_pages_total(f->s, 10);
+    tt_sched_task *job = add_job(f, 0, 1, 0), *big;
+    job->pages = 6;
+    starts(f, job, 10);
+    job->held = 6;
+    big = add(f, 1, 1, 5);
+    add_job(f, 2, 2, 0);
+    big->passed = 16;
+    for (int i = 0; i < 40; i++) {
+        tt_sched_task *t = add(f, 3, 3, 1);
+        tt_sched_choice c = tt_sched_next(f->s, f->now, 4);
+        assert_int_equal(c.what, TT_SCHED_START);
+        assert_ptr_equal(c.task, t);
+        tt_sched_remove(f->s, t, f->now);
+    }
+    assert_int_equal(tt_sched_next(f->s, f->now, 4).what, TT_SCHED_RUN_PREFILL);
+    tt_sched_remove(f->s, job, f->now);
+    starts(f, big, 10);
+}
+
+/* An allocation that fails leaves nothing behind: no task queued, no record kept. */
+static void test_no_memory(void **state)
+{
+    fixture *f = *state;
+    tt_sched *s = NULL;
+    tt_err err;
+    tt_sched_task *t[100];
+    for (int n = 0;; n++) {
+        fail_alloc_at(n);
+        tt_code rc = tt_sched_create(&options, &s, &err);
+        if (!fail_alloc_off()) {
+            assert_int_equal(rc, TT_OK);
+            break;
+        }
+        assert_int_equal(rc, TT_E_NOMEM);
+    }
+    int n = 0, refused = 0, done = 0;
+    for (; !done; n++) { /* keys, tags, deadlines and a table that grows */
+        for (int i = 0; i < 100; i++) {
+            t[i] = &f->task[i];
+            *t[i] =
+                (tt_sched_task){.key = (uint64_t)i, .tag = 1 + (uint64_t)i / 2, .job = i % 3 > 0};
+            t[i]->deadline = i;
+        }
+        fail_alloc_at(n);
+        tt_code rc = tt_sched_add(s, t, 100, 0, &err);
+        done = !fail_alloc_off();
+        if (rc == TT_OK) { /* a table that could not grow only has longer chains */
+            assert_int_equal(tt_sched_next(s, 1e9, 0).what, TT_SCHED_EXPIRE);
+            for (int i = 0; i < 100; i++) {
+                tt_sched_remove(s, t[i], 0);
+            }
+        } else {
+            assert_int_equal(rc, TT_E_NOMEM);
+            assert_null(tt_sched_walk(s, NULL));
+            assert_int_equal(t[0]->state, TT_SCHED_NONE);
+            refused++;
+        }
+    }
+    assert_true(refused > 100);
+    tt_sched_destroy(&s); /* asserts that no record is left */
 }
 
 static void test_next_starts_when_nothing_can_go_on(void **state)
@@ -516,6 +600,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_round_robin_over_keys, setup, teardown),
         cmocka_unit_test_setup_teardown(test_queue_bound_is_all_or_none, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pages_and_passing, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_job_is_passed_only_so_often, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_jobs_in_the_way, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_no_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_next_starts_when_nothing_can_go_on, setup, teardown),
         cmocka_unit_test_setup_teardown(test_jobs_one_per_tag_and_max_jobs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_preempted_goes_first_in_its_key, setup, teardown),
