@@ -174,7 +174,7 @@ void tt_api_session_jobs_create(tt_http_request *req)
 {
     job_request r = {0};
     tt_http_error e = {0};
-    if (!tt_http_once(req)) {
+    if (!tt_http_once(req, "")) {
         return;
     }
     tt_session_record *ses = find_session(req);

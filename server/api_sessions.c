@@ -151,7 +151,7 @@ static void finish_create(tt_session_work *w)
 void tt_api_sessions_create(tt_http_request *req)
 {
     tt_session_work *w;
-    if (!tt_http_once(req)) {
+    if (!tt_http_once(req, "")) {
         return;
     }
     w = tt_session_work_create(req, finish_create);
@@ -323,7 +323,7 @@ void tt_api_sessions_fork(tt_http_request *req)
     int adapter = 1;
     double ttl = -1;
     tt_session_fork_options opt = {.transcript = true};
-    if (parent == NULL || !tt_http_once(req) || !read_body(req, known, &body)) {
+    if (parent == NULL || !tt_http_once(req, "") || !read_body(req, known, &body)) {
         return;
     }
     if (!tt_json_get_choice(body, "", "adapter", adapters, &adapter, &e) ||
@@ -392,7 +392,7 @@ void tt_api_sessions_extend(tt_http_request *req)
 {
     tt_session_record *r = find(req);
     tt_http_error e;
-    if (r == NULL || !tt_http_once(req)) {
+    if (r == NULL || !tt_http_once(req, "")) {
         return;
     }
     if (r->text == NULL) {

@@ -42,7 +42,7 @@ static bool replay(tt_http_request *req, const tt_idem_result *r)
     return false;
 }
 
-bool tt_http_once(tt_http_request *req)
+bool tt_http_once(tt_http_request *req, const char *of)
 {
     const char *key = tt_http_get_header(req, "Idempotency-Key");
     tt_idem_result result;
@@ -56,7 +56,13 @@ bool tt_http_once(tt_http_request *req)
                      "an Idempotency-Key has 1 to %d visible ASCII characters", TT_IDEM_MAX_KEY);
         return refuse(req, &e);
     }
-    tt_idem_request r = {req->scope, req->method, req->url, key, req->body.p, req->body.n};
+    tt_idem_request r = {.scope = req->scope,
+                         .method = req->method,
+                         .path = req->url,
+                         .of = of,
+                         .key = key,
+                         .body = req->body.p,
+                         .n_body = req->body.n};
     tt_code rc = tt_idem_begin(req->server->idempotency, &r, tt_now(), &req->once, &result, &err);
     switch ((int)rc) {
     case TT_IDEM_NEW:

@@ -6,14 +6,17 @@
 
 #include "server/http.h"
 
-/* Call before the body is released, while the request is being dispatched or its worker's `done`
+/* of: what the request is about when neither path nor body say it (the session that a header
+ * names), else "".
+ *
+ * Call before the body is released, while the request is being dispatched or its worker's `done`
  * runs. True: go on; without the header nothing else happens. False: answered (the stored result
  * again; 409 while the first one runs; 400 for another body or a bad key), and nothing may be done.
  *
  * What is kept: answers below 300, and streams that end in [DONE]. After any other end (an error,
  * or the client has left before there was an answer) nothing was done and the key is free, so that
  * a retry runs. */
-bool tt_http_once(tt_http_request *req);
+bool tt_http_once(tt_http_request *req, const char *of);
 
 /* ---- http_reply.c and http.c ---- */
 

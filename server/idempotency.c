@@ -19,7 +19,7 @@ struct tt_idem_entry {
     char *result;    /* owned: header values and body, or NULL */
     tt_idem_result head;
     size_t n_name;
-    char name[]; /* [n_name] scope, method, path, key, each with its NUL */
+    char name[]; /* [n_name] scope, method, path, of, key, each with its NUL */
 };
 
 struct tt_idem {
@@ -120,7 +120,7 @@ static bool make_room(tt_idem *s, int32_t n_entries, size_t n_bytes, const tt_id
 /* The name of a request as one run of bytes: its parts, each with its NUL. */
 static void put_name(char *out, const tt_idem_request *r)
 {
-    const char *const parts[] = {r->scope, r->method, r->path, r->key};
+    const char *const parts[] = {r->scope, r->method, r->path, r->of, r->key};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         size_t n = strlen(parts[i]) + 1;
         memcpy(out, parts[i], n);
@@ -130,7 +130,8 @@ static void put_name(char *out, const tt_idem_request *r)
 
 static tt_idem_entry *create_entry(const tt_idem_request *r)
 {
-    size_t n = strlen(r->scope) + strlen(r->method) + strlen(r->path) + strlen(r->key) + 4;
+    size_t n =
+        strlen(r->scope) + strlen(r->method) + strlen(r->path) + strlen(r->of) + strlen(r->key) + 5;
     tt_idem_entry *e = calloc(1, sizeof *e + n);
     if (e != NULL) {
         e->n_name = n;

@@ -29,6 +29,7 @@ typedef struct tt_idem_request {
     const char *scope;  /* hash of the API key */
     const char *method; /* with path: the route, ids included */
     const char *path;
+    const char *of;  /* what the headers say it is about, "" = nothing */
     const char *key; /* at most TT_IDEM_MAX_KEY bytes */
     const char *body;
     size_t n_body;

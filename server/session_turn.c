@@ -183,7 +183,8 @@ static bool take_default(tt_prepared *p, const tt_session_record *r)
 
 tt_turn_next tt_session_turn_begin(tt_prepared *p)
 {
-    if (p->request.append && !tt_http_once(p->http)) {
+    const char *by_header = p->request.session == NULL ? p->session_key : "";
+    if (p->request.append && !tt_http_once(p->http, by_header)) {
         return TT_TURN_ANSWERED;
     }
     tt_session_turn *t = p->turn = calloc(1, sizeof *t);

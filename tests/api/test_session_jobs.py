@@ -355,3 +355,98 @@ def test_the_same_request_twice_at_a_time(server):
             error(a, 409, "conflict_error", code="idempotency_key_in_use")
             assert a.headers["x-should-retry"] == "false"
     assert len({a.json()["id"] for a in answers if a.status == 201}) == 1
+
+
+def append(server, ses, text, key, headers=None, **fields):
+    return server.post(CHAT, {"messages": [{"role": "user", "content": text}], "append": True, "max_tokens": 40,
+                              "ignore_eos": True, "temperature": 0, **({"session": ses} if ses else {}), **fields},
+                       headers={**keyed(key), **(headers or {})})
+
+
+def transcript(server, ses):
+    return server.get(f"{SESSIONS}/{ses}").json()["transcript_tokens"]
+
+
+def chat_session(server):
+    r = server.post(SESSIONS, {"messages": [{"role": "system", "content": "Be brief."}]})
+    assert r.status == 201
+    return r.json()["id"]
+
+
+def test_a_streamed_append_is_given_again_as_it_was(server):
+    ses = chat_session(server)
+    fields = {"stream": True, "stream_options": {"include_usage": True}}
+    first = append(server, ses, "Count.", "stream-1", **fields)
+    assert first.status == 200 and first.events()[-1] == "[DONE]"
+    tokens = transcript(server, ses)
+    again = append(server, ses, "Count.", "stream-1", **fields)
+    assert again.body == first.body and again.headers["content-type"] == first.headers["content-type"]
+    assert again.headers["idempotent-replayed"] == "true" and transcript(server, ses) == tokens > 0
+    error(append(server, ses, "Count!", "stream-1", **fields), 400, code="idempotency_key_used")
+
+
+def test_a_long_stream_is_kept_whole_though_its_reader_is_slow(server):
+    """More than the stream's backlog and than what the server drops at once."""
+    ses = chat_session(server)
+    fields = {"stream": True, "max_tokens": 400, "logprobs": True, "top_logprobs": 20}
+    body = {"messages": [{"role": "user", "content": "Count."}], "append": True, "session": ses, "temperature": 0,
+            "ignore_eos": True, **fields}
+    with server.connect() as c:
+        c.send(harness.encode("POST", CHAT, body, keyed("stream-2")))
+        status, _ = c.head()
+        time.sleep(1)
+        first = b"".join(c.chunks())
+    assert status == 200 and len(first) > 300000
+    again = server.post(CHAT, body, headers=keyed("stream-2"))
+    assert again.body == first
+
+
+def test_an_append_that_was_cut_runs_again_under_its_key(server):
+    ses = chat_session(server)
+    body = {"messages": [{"role": "user", "content": "Count."}], "append": True, "session": ses, "max_tokens": 300,
+            "ignore_eos": True, "temperature": 0, "stream": True}
+    with server.connect() as c:
+        c.send(harness.encode("POST", CHAT, body, keyed("cut-1")))
+        assert c.head()[0] == 200
+        chunks = c.chunks()
+        next(chunks)
+        busy = server.post(CHAT, body, headers=keyed("cut-1"))
+        error(busy, 409, "conflict_error", code="idempotency_key_in_use")
+        assert busy.headers["x-should-retry"] == "false"
+    server.wait_idle()
+    assert transcript(server, ses) == 0
+    again = server.post(CHAT, body, headers=keyed("cut-1"))
+    assert again.status == 200 and again.events()[-1] == "[DONE]" and "idempotent-replayed" not in again.headers
+    assert transcript(server, ses) > 300
+
+
+def test_one_key_in_two_sessions_that_a_header_names(server):
+    """Neither path nor body tell the two requests apart."""
+    ids = [chat_session(server) for _ in range(2)]
+    for ses in ids:
+        r = append(server, None, "Count.", "two-1", headers={"x-session-id": ses[4:]})
+        assert r.status == 200 and "idempotent-replayed" not in r.headers and r.headers["x-session-id"] == ses[4:]
+    assert transcript(server, ids[0]) == transcript(server, ids[1]) > 0
+
+
+def test_stateless_requests_ignore_the_key(server):
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    for text in ("Hi", "Ho"):
+        body["messages"][0]["content"] = text
+        r = server.post(CHAT, body, headers=keyed("stateless-1"))
+        assert r.status == 200 and "idempotent-replayed" not in r.headers
+
+
+def test_an_answer_that_is_too_large_to_keep():
+    with harness.Server(settings={"idempotency": {"max_size": "64KiB", "max_entries": 2}}) as s:
+        ses = chat_session(s)
+        big = {"stream": True, "max_tokens": 100, "logprobs": True, "top_logprobs": 20}
+        first = append(s, ses, "Count.", "big-1", **big)
+        assert first.status == 200 and len(first.body) > 16384
+        tokens = transcript(s, ses)
+        error(append(s, ses, "Count.", "big-1", **big), 409, "conflict_error", code="idempotency_key_used")
+        assert transcript(s, ses) == tokens, "it ran once all the same"
+        for key in ("a", "b", "c"):
+            assert append(s, ses, "Go on.", key, max_tokens=1).status == 200
+        assert append(s, ses, "Go on.", "c", max_tokens=1).headers.get("idempotent-replayed") == "true"
+        assert "idempotent-replayed" not in append(s, ses, "Go on.", "a", max_tokens=1).headers, "the oldest had to go"

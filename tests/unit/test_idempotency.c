@@ -33,7 +33,7 @@ static int begin_as(tt_idem *s, const tt_idem_request *r, double now)
 /* One route of one tenant. */
 static int begin(tt_idem *s, const char *key, const char *body, double now)
 {
-    tt_idem_request r = {"a", "POST", "/v1/sessions", key, body, strlen(body)};
+    tt_idem_request r = {"a", "POST", "/v1/sessions", "", key, body, strlen(body)};
     return begin_as(s, &r, now);
 }
 
@@ -82,10 +82,11 @@ static void outcomes(void **state)
 static void scope(void **state)
 {
     static const tt_idem_request requests[] = {
-        {"a", "POST", "/p", "k", "", 0},  {"b", "POST", "/p", "k", "", 0},
-        {"a", "PUT", "/p", "k", "", 0},   {"a", "POST", "/pk", "", "", 0},
-        {"a", "POST", "/p", "kk", "", 0}, {"aP", "OST", "/p", "k", "", 0},
-        {"", "aPOST", "/p", "k", "", 0},
+        {"a", "POST", "/p", "", "k", "", 0},  {"b", "POST", "/p", "", "k", "", 0},
+        {"a", "PUT", "/p", "", "k", "", 0},   {"a", "POST", "/pk", "", "", "", 0},
+        {"a", "POST", "/p", "", "kk", "", 0}, {"aP", "OST", "/p", "", "k", "", 0},
+        {"", "aPOST", "/p", "", "k", "", 0},  {"a", "POST", "/p", "s", "k", "", 0},
+        {"a", "POST", "/ps", "", "k", "", 0}, {"a", "POST", "/p", "", "sk", "", 0},
     };
     tt_idem *s = create(100, 10000);
     for (int round = 0; round < 2; round++) {
