@@ -25,6 +25,7 @@ void tt_engine_publish(tt_engine *e)
     s.kv_bytes_total = (int64_t)kv.bytes_total;
     s.adapter_bytes = bytes;
     s.adapters = adapters;
+    s.adapter_pinned_bytes = (int64_t)pinned;
     s.last_progress_seconds = tt_sys_now();
     e->pinned_bytes = pinned;
     e->stats = s;

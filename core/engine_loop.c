@@ -252,12 +252,23 @@ static const char *reason_to_wait(const tt_engine *e, const tt_task *t, bool beh
                                                       : "engine";
 }
 
+/* A training on behalf of a request that has ended (its time was up): what it would publish and
+ * pin, nobody would hear of. */
+static bool for_nobody(const tt_task *t, tt_task *const *list, int32_t n)
+{
+    bool alone = t->t != NULL && t->last == NULL;
+    for (int32_t i = 0; alone && i < n; i++) {
+        alone = list[i]->t != NULL || list[i]->job != t->job;
+    }
+    return alone;
+}
+
 /* Ends the first task whose client has left. False: there is none. */
 static bool end_one_cancelled(tt_engine *e, tt_task *const *list, int32_t n)
 {
     for (int32_t i = 0; i < n; i++) {
         tt_task *t = list[i];
-        if (tt_job_cancelled(t->job) ||
+        if (tt_job_cancelled(t->job) || for_nobody(t, list, n) ||
             (t->t != NULL && t->last == NULL && tt_job_adaptation_cancelled(t->job))) {
             tt_err err;
             tt_engine_end_task(e, t, tt_task_cancelled(&err), &err);

@@ -248,6 +248,28 @@ static void test_the_others_train_when_the_first_gives_up(void **state)
     assert_int_equal(y.n_adapt, 20);
 }
 
+/* Its adapter would be pinned for nobody. */
+static void test_a_request_that_expires_takes_its_training_along(void **state)
+{
+    tt_job_params p = client_params(500, 6);
+    client_turn_on(&p, 400, 200, false);
+    p.qttt.seed = 53;
+    p.pin_adapter = true;
+    p.timeout_seconds = 1;
+    tt_job *job = client_submit(engine, &p);
+    tt_event_free(await(job, TT_EV_ADAPT));
+    tt_job_pause(job, true); /* it will not be done in time */
+    assert_int_equal(client_collect(job).error.code, TT_E_TIMEOUT);
+    tt_engine_stats st;
+    double t0 = tt_sys_now();
+    do {
+        client_nap();
+        tt_engine_get_stats(engine, &st);
+    } while (st.running_jobs + st.queued_jobs > 0 && tt_sys_now() - t0 < 10);
+    assert_int_equal(st.running_jobs + st.queued_jobs, 0);
+    assert_int_equal(st.kv_pages_used, 0);
+}
+
 /* A training whose context's pages are taken by an older request finds them again. */
 static void test_preempted_training_reaches_the_same_adapter(void **state)
 {
@@ -311,6 +333,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_jobs_of_one_session_run_one_after_another),
         cmocka_unit_test(test_requests_share_one_training),
         cmocka_unit_test(test_the_others_train_when_the_first_gives_up),
+        cmocka_unit_test(test_a_request_that_expires_takes_its_training_along),
         cmocka_unit_test(test_preempted_training_reaches_the_same_adapter),
         cmocka_unit_test(test_auto_says_what_it_decided),
     };
