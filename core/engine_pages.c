@@ -37,7 +37,8 @@ int32_t tt_engine_promised_pages(const tt_engine *e)
 static void preempt(tt_engine *e, tt_task *t)
 {
     tt_err err = {0};
-    while (t->t != NULL && t->sched.mid_step) { /* a training is only ever between two steps */
+    /* a training gives its pages back between two steps; a piece of its prefill is just dropped */
+    while (t->sched.state == TT_SCHED_TRAIN && t->sched.mid_step) {
         tt_code rc = tt_training_run(&e->worker, t, 0, &err);
         if (rc != (tt_code)TT_TASK_MORE) {
             tt_engine_end_task(e, t, rc, &err);

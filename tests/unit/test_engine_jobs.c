@@ -280,7 +280,7 @@ static void test_preempted_training_reaches_the_same_adapter(void **state)
     }
     tt_engine *e = client_start(&(tt_engine_options){.isa_mask = TT_ISA_ALL,
                                                      .adapter_cache_bytes = 64 << 20,
-                                                     .kv_bytes = 22 * tt_engine_page_bytes(engine)},
+                                                     .kv_bytes = 24 * tt_engine_page_bytes(engine)},
                                 "llama.gguf", TT_ENGINE_READY);
     p.prompt = client_prompt + 800;
     tt_job *request = client_submit(e, &p), *trainee = client_submit(e, &job);
@@ -289,6 +289,9 @@ static void test_preempted_training_reaches_the_same_adapter(void **state)
     assert_int_equal(got.last, TT_EV_DONE);
     assert_true(got.qttt.loss_last == want.qttt.loss_last);
     assert_int_equal(got.n_adapt, 30);
+    tt_engine_stats st;
+    tt_engine_get_stats(e, &st);
+    assert_true(st.preemptions > 0);
     tt_engine_destroy(&e);
 }
 
