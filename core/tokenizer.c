@@ -291,7 +291,7 @@ static tt_code encode_segment(tt_encoding *e, const char *text, size_t n, tt_err
     }
     tt_code rc = e->tok->vocab->kind == TT_VOCAB_BPE ? tt_bpe_encode(e, text, n, reterr)
                                                      : tt_spm_encode(e, text, n, reterr);
-    e->first_segment = false;
+    e->first_segment = e->mid_text = false;
     return rc;
 }
 
@@ -313,7 +313,7 @@ static tt_code encode_joined(tt_encoding *e, struct joined *j, tt_err *reterr)
         if (!tt_encoding_push(e, id)) {
             return tt_fail(reterr, TT_E_NOMEM, "no memory for token ids");
         }
-        e->first_segment = false;
+        e->first_segment = e->mid_text = false;
         at += n;
         begin = at;
     }
@@ -321,8 +321,8 @@ static tt_code encode_joined(tt_encoding *e, struct joined *j, tt_err *reterr)
 }
 
 static tt_code encode_pieces(const tt_tokenizer *tok, const tt_text_piece *pieces, size_t n_pieces,
-                             bool add_special, bool first, int32_t **ret_ids, size_t *ret_n,
-                             tt_err *reterr)
+                             bool add_special, const int32_t *before, int32_t **ret_ids,
+                             size_t *ret_n, tt_err *reterr)
 {
     const tt_vocab *v = tok->vocab;
     struct joined j = {0};
@@ -330,7 +330,8 @@ static tt_code encode_pieces(const tt_tokenizer *tok, const tt_text_piece *piece
     if (rc != TT_OK) {
         return rc;
     }
-    tt_encoding e = {.tok = tok, .first_segment = first};
+    tt_encoding e = {.tok = tok, .first_segment = before == NULL};
+    e.mid_text = before != NULL && !tt_tokenizer_is_control(tok, *before);
     e.may_be_unk =
         v->unk >= 0 && (tok->types[v->unk] != TT_TOKEN_CONTROL || trusted_bytes(&j, 0, j.n) == j.n);
     j.piece = j.piece_at = 0;
@@ -359,13 +360,14 @@ tt_code tt_tokenizer_encode_pieces(const tt_tokenizer *tok, const tt_text_piece 
                                    size_t n_pieces, bool add_special, int32_t **ret_ids,
                                    size_t *ret_n, tt_err *reterr)
 {
-    return encode_pieces(tok, pieces, n_pieces, add_special, true, ret_ids, ret_n, reterr);
+    return encode_pieces(tok, pieces, n_pieces, add_special, NULL, ret_ids, ret_n, reterr);
 }
 
-tt_code tt_tokenizer_encode_more(const tt_tokenizer *tok, const tt_text_piece *pieces,
-                                 size_t n_pieces, int32_t **ret_ids, size_t *ret_n, tt_err *reterr)
+tt_code tt_tokenizer_encode_more(const tt_tokenizer *tok, int32_t before,
+                                 const tt_text_piece *pieces, size_t n_pieces, int32_t **ret_ids,
+                                 size_t *ret_n, tt_err *reterr)
 {
-    return encode_pieces(tok, pieces, n_pieces, false, false, ret_ids, ret_n, reterr);
+    return encode_pieces(tok, pieces, n_pieces, false, &before, ret_ids, ret_n, reterr);
 }
 
 tt_code tt_tokenizer_encode(const tt_tokenizer *tok, const char *text, size_t n_bytes,

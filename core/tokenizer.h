@@ -42,10 +42,11 @@ tt_code tt_tokenizer_encode_pieces(const tt_tokenizer *tok, const tt_text_piece 
                                    size_t n_pieces, bool add_special, int32_t **ret_ids,
                                    size_t *ret_n, tt_err *reterr);
 
-/* The same in the middle of a text, what comes before it being tokens already: nothing is put in
- * front of it, not even SPM's space. */
-tt_code tt_tokenizer_encode_more(const tt_tokenizer *tok, const tt_text_piece *pieces,
-                                 size_t n_pieces, int32_t **ret_ids, size_t *ret_n, tt_err *reterr);
+/* The same in the middle of a text, of which `before` is the last token so far: nothing is put in
+ * front, not even SPM's space (but where the model wants it behind a control token). */
+tt_code tt_tokenizer_encode_more(const tt_tokenizer *tok, int32_t before,
+                                 const tt_text_piece *pieces, size_t n_pieces, int32_t **ret_ids,
+                                 size_t *ret_n, tt_err *reterr);
 
 /* The bytes of one token as decoding prints them (byte-level and byte-fallback tokens resolved; not
  * necessarily whole UTF-8). Control tokens give "" unless `special`. *ret_n bytes, borrowed from

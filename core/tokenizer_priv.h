@@ -37,6 +37,7 @@ typedef struct tt_encoding {
     bool may_be_unk;    /* an unk token that is a control token may stand for what the vocabulary
                            cannot spell */
     bool first_segment; /* nothing of the text has been encoded yet */
+    bool mid_text;      /* the next segment goes on from plain text that is tokens already */
     bool last_is_unk;   /* SPM: neighbouring unks are one */
     tt_merge_space merge;
 } tt_encoding;

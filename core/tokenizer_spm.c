@@ -356,7 +356,8 @@ static char *normalize(const tt_encoding *e, const char *text, size_t n, size_t 
             n--;
         }
     }
-    if (n > 0 && v->add_space_prefix && (e->first_segment || !v->space_prefix_once) &&
+    if (n > 0 && v->add_space_prefix && !e->mid_text &&
+        (e->first_segment || !v->space_prefix_once) &&
         !(v->space_prefix_lazy && begins_with_space(text, n))) {
         memcpy(out, space_mark, SPACE_MARK_BYTES);
         len = SPACE_MARK_BYTES;

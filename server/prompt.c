@@ -156,10 +156,11 @@ tt_code tt_prompt_tokens(const tt_served *sv, const tt_text_piece *pieces, size_
     return TT_OK;
 }
 
-tt_code tt_prompt_more_tokens(const tt_served *sv, const tt_text_piece *pieces, size_t n_pieces,
-                              int32_t **ret_ids, size_t *ret_n, tt_err *reterr)
+tt_code tt_prompt_more_tokens(const tt_served *sv, int32_t before, const tt_text_piece *pieces,
+                              size_t n_pieces, int32_t **ret_ids, size_t *ret_n, tt_err *reterr)
 {
-    return tt_tokenizer_encode_more(sv->tokenizer, pieces, n_pieces, ret_ids, ret_n, reterr);
+    return tt_tokenizer_encode_more(sv->tokenizer, before, pieces, n_pieces, ret_ids, ret_n,
+                                    reterr);
 }
 
 tt_code tt_prompt_chat(const tt_served *sv, const tt_chat_prompt *p, int32_t **ret_ids,

@@ -47,9 +47,9 @@ tt_code tt_prompt_render(const tt_served *sv, const tt_chat_prompt *p, tt_render
  */
 tt_code tt_prompt_tokens(const tt_served *sv, const tt_text_piece *pieces, size_t n_pieces,
                          int32_t **ret_ids, size_t *ret_n, tt_err *reterr);
-/* The same in the middle of a text: nothing is put in front. */
-tt_code tt_prompt_more_tokens(const tt_served *sv, const tt_text_piece *pieces, size_t n_pieces,
-                              int32_t **ret_ids, size_t *ret_n, tt_err *reterr);
+/* The same in the middle of a text, behind the token `before`: nothing is put in front. */
+tt_code tt_prompt_more_tokens(const tt_served *sv, int32_t before, const tt_text_piece *pieces,
+                              size_t n_pieces, int32_t **ret_ids, size_t *ret_n, tt_err *reterr);
 /* Ids of a rendered chat, both in one. User text never becomes a special token (unless the operator
  * wants it); BOS once, whether template or model asks for it. *ret_ids: malloc'ed, transferred.
  * TT_E_INVALID: the template's own complaint.

@@ -202,7 +202,8 @@ tt_code tt_session_text_splice(const tt_session_text *t, const tt_served *sv,
     }
     tt_code rc = pieces_from(rendered, c.byte, &pieces, &n_pieces, reterr);
     if (rc == TT_OK) {
-        rc = tt_prompt_more_tokens(sv, pieces, n_pieces, &rest, &n_rest, reterr);
+        rc = tt_prompt_more_tokens(sv, t->ids[c.n_ids - 1], pieces, n_pieces, &rest, &n_rest,
+                                   reterr);
     }
     free(pieces);
     if (rc < 0) {
