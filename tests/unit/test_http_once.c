@@ -190,6 +190,12 @@ static void streams(void **state)
     size_t head = (size_t)(rig_body(c.p) - c.p);
     for (int i = 0; i < BURSTS * LINES; i++) {
         tt_buf_printf(tt_http_stream_out(req), "data: %0*d\n\n", LINE - 8, i);
+        if (i < 20) { /* event by event: the buffer is emptied each time */
+            tt_http_stream_flush(req);
+            while (tt_http_stream_pending(req) > 0) {
+                rig_pump(&c, 1 << 20);
+            }
+        }
         if (i % LINES == LINES - 1) {
             tt_http_stream_flush(req);
             for (int k = 0; k < i / LINES % 7; k++) {
