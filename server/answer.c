@@ -58,8 +58,13 @@ static void put_progress(tt_buf *b, const tt_chunk *c)
         put_number(b, "grad_norm", e->u.adapt.grad_norm);
         put_number(b, "learning_rate", e->u.adapt.learning_rate);
         put_number(b, "seconds", e->u.adapt.seconds);
-        tt_buf_printf(b, ",\"span_start\":%d,\"span_tokens\":%d}", (int)e->u.adapt.span_start,
+        tt_buf_printf(b, ",\"span_start\":%d,\"span_tokens\":%d", (int)e->u.adapt.span_start,
                       (int)e->u.adapt.span_tokens);
+        if (c->job_id != NULL) {
+            tt_buf_puts(b, ",\"job_id\":");
+            tt_buf_puts_json(b, c->job_id);
+        }
+        tt_buf_putc(b, '}');
     }
 }
 

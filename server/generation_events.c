@@ -61,7 +61,7 @@ static void fail_code(tt_generation *g, const tt_err *err)
 static void on_progress(tt_generation *g, const tt_event *ev)
 {
     if (request_of(g)->include_progress && !backlogged(g)) {
-        tt_generation_send(g, &(tt_chunk){.progress = ev});
+        tt_generation_send(g, &(tt_chunk){.progress = ev, .job_id = tt_generation_record_id(g)});
     }
 }
 

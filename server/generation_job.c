@@ -71,6 +71,11 @@ void tt_generation_tell_record(tt_generation *g, const tt_event *ev)
     }
 }
 
+const char *tt_generation_record_id(const tt_generation *g)
+{
+    return g->record != NULL ? g->record->id : NULL;
+}
+
 const char *tt_generation_settle_record(tt_generation *g)
 {
     if (g->record == NULL || g->adapted == NULL) {

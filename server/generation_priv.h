@@ -41,6 +41,8 @@ void tt_generation_destroy(tt_generation *g);
  * submitted. TT_E_NOMEM. */
 tt_code tt_generation_open_record(tt_generation *g, tt_job *const *jobs, tt_err *reterr);
 void tt_generation_tell_record(tt_generation *g, const tt_event *ev);
+/* By which the training can be cancelled while it runs; NULL = there is none. */
+const char *tt_generation_record_id(const tt_generation *g);
 /* The answer is being written: the job's id, or NULL when there was nothing to train. */
 const char *tt_generation_settle_record(tt_generation *g);
 /* The request is over, however it ended. */

@@ -150,6 +150,20 @@ def test_cancelling_the_job_of_a_request_lets_the_base_answer(server):
                 assert run.act(what) == job
 
 
+def test_a_stream_tells_its_job_while_it_trains(server):
+    body = body_of(LONG_RUN, stream=True, stream_options={"include_progress": True})
+    with server.connect() as c:
+        c.send(harness.encode("POST", CHAT, body))
+        assert c.head()[0] == 200
+        events = c.events()
+        job_id = next(e["progress"]["job_id"] for e in events if e and e.get("progress", {}).get("phase") == "adapt")
+        assert server.get(f"{JOBS}/{job_id}").json()["status"] == "running"
+        assert server.post(f"{JOBS}/{job_id}/cancel", None).status == 200
+        rest = [e for e in events if e is not None]
+        (qttt,) = [e["qttt"] for e in rest if e != "[DONE]" and "qttt" in e]
+        assert rest[-1] == "[DONE]" and qttt["status"] == "cancelled" and qttt["job_id"] == job_id
+
+
 def test_a_client_that_leaves_cancels_its_job(server):
     with Running(server) as run:
         wait_for(server, run.id, lambda job: job["steps_done"] >= 1)
