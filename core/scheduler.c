@@ -16,6 +16,7 @@ struct tt_sched {
     tt_sched_queue queue;
     tt_sched_list list[TT_SCHED_PARKED + 1]; /* by state; NONE's and QUEUED's are empty */
     int32_t n_running[TT_SCHED_KINDS];
+    int32_t passed[TT_SCHED_KINDS]; /* starts of others while a first in line waited */
     uint64_t last_order, last_turn;
     int32_t pages_total;
     tt_sched_task **batch; /* [max_batch] */
@@ -151,7 +152,7 @@ tt_code tt_sched_add(tt_sched *s, tt_sched_task *const *tasks, int32_t n, double
         t->queued_at = now;
         t->served = s->last_turn;
         t->preempted = t->mid_step = false;
-        t->passed = t->held = 0;
+        t->held = 0;
         tt_sched_queue_admit(&s->queue, t);
         tt_sched_queue_push(&s->queue, t);
     }
@@ -193,7 +194,7 @@ void tt_sched_set(tt_sched *s, tt_sched_task *t, tt_sched_state state)
     s->n_running[tt_sched_kind(t)]--;
     t->preempted = true;
     t->mid_step = false;
-    t->passed = t->held = 0;
+    t->held = 0;
     tt_sched_queue_push(&s->queue, t);
 }
 
@@ -244,7 +245,7 @@ static bool jobs_in_the_way(const tt_sched *s, const tt_sched_task *t)
 }
 
 /* Requests go before jobs, but a job too is passed only so often. */
-static tt_sched_task *pick_start(const tt_sched *s, int32_t pages_free, bool any_goes_on)
+static tt_sched_task *pick_start(tt_sched *s, int32_t pages_free, bool any_goes_on)
 {
     tt_sched_task *fit[TT_SCHED_KINDS], *first[TT_SCHED_KINDS];
     for (int kind = 0; kind < TT_SCHED_KINDS; kind++) {
@@ -252,10 +253,11 @@ static tt_sched_task *pick_start(const tt_sched *s, int32_t pages_free, bool any
     }
     for (int kind = 0; kind < TT_SCHED_KINDS; kind++) {
         tt_sched_task *due = first[kind];
-        if (due == NULL || due->passed < MAX_PASSED) {
+        if (due == NULL || s->passed[kind] < MAX_PASSED) {
             continue;
         }
         if (due == fit[kind] || !any_goes_on) {
+            s->passed[kind] = 0;
             return due;
         }
         if (!jobs_in_the_way(s, due)) {
@@ -263,15 +265,15 @@ static tt_sched_task *pick_start(const tt_sched *s, int32_t pages_free, bool any
         }
         fit[TT_SCHED_JOBS] = first[TT_SCHED_JOBS] = NULL;
     }
-    for (int kind = 0; kind < TT_SCHED_KINDS; kind++) {
-        if (fit[kind] == NULL && !any_goes_on) {
-            fit[kind] = first[kind];
-        }
+    for (int kind = 0; kind < TT_SCHED_KINDS && !any_goes_on; kind++) {
+        fit[kind] = fit[kind] != NULL ? fit[kind] : first[kind];
     }
     tt_sched_task *t = fit[TT_SCHED_REQUESTS] != NULL ? fit[TT_SCHED_REQUESTS] : fit[TT_SCHED_JOBS];
     for (int kind = 0; t != NULL && kind < TT_SCHED_KINDS; kind++) {
-        if (first[kind] != NULL && first[kind] != t) {
-            first[kind]->passed++;
+        if (first[kind] == t || s->queue.n[kind] == 0) {
+            s->passed[kind] = 0;
+        } else if (first[kind] != NULL) {
+            s->passed[kind]++;
         }
     }
     return t;
@@ -284,7 +286,6 @@ static void start(tt_sched *s, tt_sched_task *t)
     tt_sched_queue_rotate(&s->queue, t->key_queue, kind);
     s->n_running[kind]++;
     t->state = TT_SCHED_PREFILL;
-    t->passed = 0;
     t->served = s->last_turn;
     tt_sched_list_append(&s->list[TT_SCHED_PREFILL], t);
 }

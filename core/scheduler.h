@@ -69,7 +69,7 @@ typedef struct tt_sched_task {
     uint64_t served; /* when it last got a turn */
     bool preempted;
     /* the scheduler's */
-    int32_t passed, heap_at;
+    int32_t heap_at;
     struct tt_sched_key *key_queue;
     struct tt_sched_tag *tag_queue;
     struct tt_sched_task *prev, *next;         /* in the list of its state */
