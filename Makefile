@@ -17,7 +17,7 @@ help:
 	@echo 'make run        the same set-up, then serve on $(HOST):$(PORT) until Ctrl-C (MODEL=PATH for your own)'
 	@echo 'make test       every test but the slow ones'
 	@echo 'make test-deep  sanitizers, the second model, ten seconds of each fuzz target'
-	@echo 'make bench      speed on this machine, as a table and as build/bench.json'
+	@echo 'make bench      speed on this machine, also with many users, as a table and as build/bench.json'
 	@echo 'make fuzz       fuzz until stopped (FUZZ_SECONDS=N a target, TARGET=name for one)'
 	@echo 'make lint       layers, sizes, format'
 	@echo 'make clean      remove what was built (models/ stays)'
@@ -65,6 +65,7 @@ test-deep: setup-deep build test-venv model model-gemma
 
 bench: build model
 	@$(BUILD)/server/qttt bench --model '$(MODEL)' --json $(BUILD)/bench.json
+	@python3 tools/bench_http.py --binary $(BUILD)/server/qttt --model '$(MODEL)' --json $(BUILD)/bench.json
 
 fuzz: setup-deep venv
 	@sh tools/fuzz.sh '$(FUZZ_SECONDS)' '$(TARGET)'

@@ -37,7 +37,7 @@ typedef struct tt_engine_options {
     int n_threads;       /* 0 = what the machine and the cgroup give */
     int32_t max_context; /* tokens of one sequence, 0 = the model's */
     size_t
-        kv_bytes; /* K/V pool, 0 = enough for two full contexts, bounded by half of free memory */
+        kv_bytes; /* K/V pool, 0 = enough for eight full contexts, bounded by half of free memory */
     tt_dtype kv_type;           /* TT_BF16 or TT_F32 */
     size_t adapter_cache_bytes; /* adapters of sessions and of the cache together */
     int32_t prefill_chunk;      /* rows, 0 = 512 */

@@ -13,7 +13,7 @@
 #include "server/listen.h"
 #include "server/log.h"
 
-enum { MAX_RUNS = 16, CONNECTION_MEMORY = 64 * 1024 };
+enum { MAX_RUNS = 16, CONNECTION_MEMORY = 32 * 1024 };
 
 static void on_epoll(uv_poll_t *p, int status, int events)
 {

@@ -25,7 +25,7 @@ const tt_setting tt_setting_table[] = {
     {"model.kv_type", "kv-type", TT_SET_CHOICE, AT(kv_type), 0, 0, "bf16", kv_types,
      "type of keys and values"},
     {"model.kv_size", "kv-size", TT_SET_SIZE, AT(kv_size), 0, 4096 * GIB, "0", NULL,
-     "memory for keys and values; 0: two full contexts"},
+     "memory for keys and values; 0: eight full contexts"},
     {"model.prefill_chunk", "prefill-chunk", TT_SET_INT, AT(prefill_chunk), 0, 8192, "0", NULL,
      "prompt rows per step; 0: 512"},
 
