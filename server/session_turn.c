@@ -161,7 +161,8 @@ static bool check_stateless(tt_prepared *p)
                       "only a session has generations%s", "");
     }
     if (q->from_latest) {
-        return refuse(p, 400, "qttt.start_from", NULL, "\"latest\" needs a session%s", "");
+        return refuse(p, 400, "qttt.start_from", "unsupported_parameter",
+                      "\"latest\" needs a session%s", "");
     }
     return true;
 }

@@ -132,12 +132,13 @@ def test_wrong_values_of_qttt_are_refused_by_name(server):
     assert r.status == 200 and r.headers["x-qttt-ignored-params"] == "qttt.no_such_field"
 
 
-@pytest.mark.parametrize("qttt,param", [
-    ({"generation": 3}, "qttt.generation"), ({"generation": "x"}, "qttt.generation"),
-    ({"mode": "on", "start_from": "latest"}, "qttt.start_from"), ({"mode": "on", "generation": "base"}, "qttt.generation")])
-def test_what_needs_sessions_is_refused_until_there_are_any(server, qttt, param):
-    code = None if qttt.get("generation") == "x" else "unsupported_parameter"
-    error(server.post(CHAT, chat("Hi", max_tokens=1, qttt=qttt)), 400, param=param, code=code)
+@pytest.mark.parametrize("qttt,status,param,code", [
+    ({"generation": 3}, 404, "qttt.generation", "generation_unknown"), ({"generation": "x"}, 400, "qttt.generation", None),
+    ({"mode": "on", "start_from": "latest"}, 400, "qttt.start_from", "unsupported_parameter"),
+    ({"mode": "on", "generation": "base"}, 400, "qttt.generation", "unsupported_parameter")])
+def test_what_needs_a_session_is_refused_without_one(server, qttt, status, param, code):
+    kind = "not_found_error" if status == 404 else "invalid_request_error"
+    error(server.post(CHAT, chat("Hi", max_tokens=1, qttt=qttt)), status, kind, param=param, code=code)
 
 
 def test_sgd_needs_a_learning_rate(server):
