@@ -75,6 +75,7 @@ void start(void)
 int join(void)
 {
     pthread_join(server_thread, NULL);
+    unlink(port_file);
     tt_settings_finish(&settings);
     return exit_status;
 }
