@@ -17,6 +17,7 @@ void tt_api_sessions_delete(tt_http_request *req);
 void tt_api_sessions_fork(tt_http_request *req);
 void tt_api_sessions_extend(tt_http_request *req);
 void tt_api_sessions_reset(tt_http_request *req);
+void tt_api_session_diagnostics(tt_http_request *req);
 void tt_api_tokenize(tt_http_request *req);
 void tt_api_detokenize(tt_http_request *req);
 void tt_api_tokenizer_info(tt_http_request *req);

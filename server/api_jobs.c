@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "server/api.h"
 #include "server/job_json.h"
@@ -131,18 +130,6 @@ static bool read_number(const char *text, const char *param, int64_t *ret, tt_ht
     return true;
 }
 
-/* Whether Accept names event streams (types are told apart without case). */
-static bool wants_stream(tt_http_request *req)
-{
-    static const char type[] = "text/event-stream";
-    const char *accept = tt_http_get_header(req, "Accept");
-    while (accept != NULL && strncasecmp(accept, type, sizeof type - 1) != 0) {
-        accept = strchr(accept, ',');
-        accept = accept != NULL ? accept + 1 + strspn(accept + 1, " \t") : NULL;
-    }
-    return accept != NULL;
-}
-
 static void list_events(tt_http_request *req, const tt_job_record *r, int64_t after)
 {
     tt_list_query q;
@@ -182,7 +169,7 @@ void tt_api_jobs_events(tt_http_request *req)
     if (r == NULL) {
         return;
     }
-    bool stream = wants_stream(req);
+    bool stream = tt_http_accepts(req, "text/event-stream");
     bool by_header = stream && query == NULL;
     if (!read_number(by_header ? header : query, by_header ? "Last-Event-ID" : "after", &after,
                      &e)) {

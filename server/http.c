@@ -40,6 +40,18 @@ const char *tt_http_get_header(tt_http_request *req, const char *name)
     return req->mhd != NULL ? MHD_lookup_connection_value(req->mhd, MHD_HEADER_KIND, name) : NULL;
 }
 
+bool tt_http_accepts(tt_http_request *req, const char *type)
+{
+    const char *accept = tt_http_get_header(req, "Accept");
+    size_t n = strlen(type);
+    while (accept != NULL && (strncasecmp(accept, type, n) != 0 ||
+                              (accept[n] != '\0' && strchr(",; \t", accept[n]) == NULL))) {
+        accept = strchr(accept, ',');
+        accept = accept != NULL ? accept + 1 + strspn(accept + 1, " \t") : NULL;
+    }
+    return accept != NULL;
+}
+
 const char *tt_http_get_query(tt_http_request *req, const char *name)
 {
     return req->mhd != NULL ? MHD_lookup_connection_value(req->mhd, MHD_GET_ARGUMENT_KIND, name)

@@ -112,6 +112,9 @@ void tt_http_release_body(tt_http_request *req);
 
 /* A request header's value or NULL; valid while the request is being dispatched. */
 const char *tt_http_get_header(tt_http_request *req, const char *name);
+/* Whether Accept names this type (types are told apart without case); while it is being dispatched.
+ */
+bool tt_http_accepts(tt_http_request *req, const char *type);
 /* An argument of the query ("after"), percent-decoded, or NULL; valid likewise. */
 const char *tt_http_get_query(tt_http_request *req, const char *name);
 

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "server/diagnostics.h"
 #include "server/engine_options.h"
 #include "server/generation.h"
 #include "server/http.h"
@@ -136,6 +137,7 @@ static void on_wake(uv_async_t *a)
     tt_server *s = a->data;
     follow_engine(s);
     tt_generations_poll(s);
+    tt_diagnostics_poll(s);
     tt_session_store_poll(s->sessions);
     tt_job_table_poll(s->jobs);
 }
@@ -156,6 +158,7 @@ static void cut_short(uv_timer_t *t)
         tt_log(TT_LOG_WARN, "drain: %d requests cut short", (int)s->n_generations);
     }
     tt_generations_cut(s);
+    tt_diagnostics_cut(s);
     tt_job_streams_cut(s);
     uv_timer_start(&s->drain_timer, stop_now, CLOSE_WAIT_MS, 0);
 }
@@ -256,6 +259,7 @@ static void shut_down(tt_server *s)
 {
     bool listened = s->http != NULL; /* else the files below are another process's */
     tt_generations_cut(s);
+    tt_diagnostics_cut(s);
     tt_job_streams_cut(s);
     tt_http_stop(&s->http);
     while (s->n_working > 0 || s->work_first != NULL) { /* workers use the engine's tokenizer */

@@ -14,6 +14,7 @@ const tt_route tt_routes[] = {
     {"/v1/sessions/{id}", "DELETE", tt_api_sessions_delete, .ready = true},
     {"/v1/sessions/{id}/fork", "POST", tt_api_sessions_fork, .ready = true, .optional_body = true},
     {"/v1/sessions/{id}/extend", "POST", tt_api_sessions_extend, .ready = true},
+    {"/v1/sessions/{id}/diagnostics", "POST", tt_api_session_diagnostics, .ready = true},
     {"/v1/sessions/{id}/adapter", "DELETE", tt_api_sessions_reset, .ready = true},
     {"/v1/sessions/{id}/qttt/jobs", "POST", tt_api_session_jobs_create, .ready = true,
      .optional_body = true},

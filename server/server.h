@@ -32,6 +32,7 @@ typedef struct tt_server {
     struct tt_job_stream *job_streams; /* list of clients that follow one */
     struct tt_generation *generations; /* list of running ones */
     int32_t n_generations;
+    struct tt_diagnostics *diagnostics;     /* list of running ones */
     struct tt_work *work_first, *work_last; /* waiting for a worker */
     int32_t n_working;
     tt_metrics metrics;
