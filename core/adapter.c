@@ -2,9 +2,10 @@
 #include "core/adapter.h"
 
 #include <assert.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
-static uint64_t next_id = 1; /* engine thread only */
+static _Atomic uint64_t next_id = 1; /* of all engines of the process */
 
 void tt_adapter_sizes(const tt_model *m, tt_adapter_kind kind, int32_t rank, int64_t ret_n[2])
 {
@@ -22,6 +23,27 @@ static bool wants_layer(const uint8_t *set, int32_t layer)
     return !any || (layer < 256 && (set[layer / 8] >> (layer % 8) & 1) != 0);
 }
 
+/* Bytes of each tensor of a layer, padded. */
+static void parts_of(const tt_model *m, const tt_adapter_shape *shape, size_t part[2])
+{
+    int64_t n[2];
+    size_t es = (size_t)tt_dtypes[shape->type].block_bytes;
+    tt_adapter_sizes(m, shape->kind, shape->rank, n);
+    for (int i = 0; i < 2; i++) {
+        part[i] = ((size_t)n[i] * es + 63) & ~(size_t)63;
+    }
+}
+
+size_t tt_adapter_bytes(const tt_model *m, const tt_adapter_shape *shape)
+{
+    size_t part[2], bytes = 0;
+    parts_of(m, shape, part);
+    for (int32_t i = 0; i < m->n_layers; i++) {
+        bytes += wants_layer(shape->layers, i) ? part[0] + part[1] : 0;
+    }
+    return bytes;
+}
+
 tt_code tt_adapter_create(tt_device *d, const tt_adapter_shape *shape, tt_adapter **ret_adapter,
                           tt_err *reterr)
 {
@@ -34,15 +56,12 @@ tt_code tt_adapter_create(tt_device *d, const tt_adapter_shape *shape, tt_adapte
         return tt_fail(reterr, TT_E_NOMEM, "no memory for an adapter");
     }
     *a = (tt_adapter){.id = next_id++, .refs = 1, .n_layers = m->n_layers, .layers = layers};
-    int64_t n[2];
-    tt_adapter_sizes(m, shape->kind, shape->rank, n);
-    size_t es = (size_t)tt_dtypes[shape->type].block_bytes;
-    size_t part[2] = {((size_t)n[0] * es + 63) & ~(size_t)63,
-                      ((size_t)n[1] * es + 63) & ~(size_t)63};
-    for (int32_t i = 0; i < m->n_layers; i++) {
-        a->bytes += wants_layer(shape->layers, i) ? part[0] + part[1] : 0;
-    }
-    tt_code rc = d->ops.alloc(d->lane, a->bytes, &a->block, reterr);
+    size_t part[2];
+    parts_of(m, shape, part);
+    a->bytes = tt_adapter_bytes(m, shape);
+    a->block = shape->place;
+    a->placed = shape->place != 0;
+    tt_code rc = a->placed ? TT_OK : d->ops.alloc(d->lane, a->bytes, &a->block, reterr);
     if (rc != TT_OK) {
         tt_adapter_unref(d, &a);
         return rc;
@@ -136,7 +155,9 @@ void tt_adapter_unref(tt_device *d, tt_adapter **adapter)
     if (--a->refs > 0) {
         return;
     }
-    d->ops.free(d->lane, a->block);
+    if (!a->placed) {
+        d->ops.free(d->lane, a->block);
+    }
     free(a->layers);
     free(a);
 }

@@ -9,7 +9,8 @@ typedef struct tt_adapter {
     uint64_t id; /* unique in this process; 0 is the base and never an adapter's */
     int32_t refs, n_layers;
     size_t bytes; /* device memory of its tensors */
-    tt_dev block; /* owned: all tensors */
+    tt_dev block; /* all tensors; owned unless the shape named a place */
+    bool placed;
     tt_adapter_layer
         *layers; /* owned [n_layers]; a layer without tensors (d == 0 and a == 0) is not adapted */
 } tt_adapter;
@@ -25,7 +26,11 @@ typedef struct tt_adapter_shape {
     int32_t rank;          /* LoRA */
     float scale;           /* LoRA: alpha / rank */
     const uint8_t *layers; /* bit set; all zero = every layer */
+    tt_dev place;          /* tt_adapter_bytes() of memory that outlives it; 0 = its own */
 } tt_adapter_shape;
+
+/* Device memory of an adapter's tensors. */
+size_t tt_adapter_bytes(const tt_model *m, const tt_adapter_shape *shape);
 
 /* Zeroed tensors of the given shape, refs == 1. */
 tt_code tt_adapter_create(tt_device *d, const tt_adapter_shape *shape, tt_adapter **ret_adapter,

@@ -99,6 +99,7 @@ void tt_device_close(tt_device *d)
 {
     if (d->lane != NULL) {
         d->ops.free(d->lane, d->vectors);
+        d->ops.free(d->lane, d->arena);
         d->ops.lane_destroy(&d->lane);
     }
     *d = (tt_device){0};

@@ -12,6 +12,11 @@ typedef struct tt_device {
     tt_model *model; /* borrowed while the device lives; its w.data and dev fields belong to this
                         device */
     tt_dev vectors;  /* owned: all norms, biases and rope tables in one block */
+    /* Owned: where a training keeps parameters, gradient and moments; stays for the next one. Two
+     * at a time: the second allocates its own. */
+    tt_dev arena;
+    size_t arena_bytes;
+    bool arena_taken;
 } tt_device;
 
 /* Makes the lane and loads the weights. On failure *d is closed again. */

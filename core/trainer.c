@@ -14,7 +14,9 @@ struct tt_trainer {
     tt_adapter *param, *grad, *m, *v;
     tt_optim_tensor *tensors; /* owned [n_tensors] */
     int32_t n_tensors, step;
-    tt_dev state;  /* owned: tt_train_state, then f64 [n_layers][2] of delta_norm */
+    tt_dev block; /* all below; the device's arena or owned */
+    bool in_arena;
+    tt_dev state;  /* tt_train_state, then f64 [n_layers][2] of delta_norm */
     double *norms; /* owned, host [n_layers][2] */
 };
 
@@ -27,11 +29,46 @@ static tt_adapter_shape shape_of(const tt_qttt_params *p)
                               .layers = p->layers};
 }
 
+static size_t state_bytes(const tt_model *m)
+{
+    return sizeof(tt_train_state) + (size_t)m->n_layers * 2 * sizeof(double);
+}
+
 size_t tt_trainer_bytes(const tt_model *m, const tt_qttt_params *p)
 {
-    int64_t n[2];
-    tt_adapter_sizes(m, p->lora ? TT_ADAPTER_LORA : TT_ADAPTER_FULL, p->rank, n);
-    return (size_t)(n[0] + n[1]) * sizeof(float) * (size_t)m->n_layers * (p->sgd ? 2 : 4);
+    tt_adapter_shape shape = shape_of(p);
+    return tt_adapter_bytes(m, &shape) * (p->sgd ? 2 : 4) + state_bytes(m);
+}
+
+/* The device's arena when no other training has it, grown if need be; else memory of its own. */
+static tt_code take_block(tt_trainer *t, size_t n, tt_err *reterr)
+{
+    tt_device *d = t->d;
+    if (d->arena_taken) {
+        return d->ops.alloc(d->lane, n, &t->block, reterr);
+    }
+    if (d->arena_bytes < n) {
+        d->ops.free(d->lane, d->arena);
+        d->arena = 0;
+        d->arena_bytes = 0;
+        tt_code rc = d->ops.alloc(d->lane, n, &d->arena, reterr);
+        if (rc != TT_OK) {
+            return rc;
+        }
+        d->arena_bytes = n;
+    }
+    t->block = d->arena;
+    t->in_arena = d->arena_taken = true;
+    return TT_OK;
+}
+
+static void give_block(tt_trainer *t)
+{
+    if (t->in_arena) {
+        t->d->arena_taken = false;
+    } else {
+        t->d->ops.free(t->d->lane, t->block);
+    }
 }
 
 /* A's rows are the unit-variance directions that B mixes; B = 0 makes the first forward pass the
@@ -103,17 +140,17 @@ tt_code tt_trainer_create(tt_device *d, const tt_qttt_params *params, uint64_t c
     if (t->tensors == NULL || t->norms == NULL) {
         rc = tt_fail(reterr, TT_E_NOMEM, "no memory for an adaptation");
     }
+    rc = rc == TT_OK ? take_block(t, tt_trainer_bytes(d->model, params), reterr) : rc;
     tt_adapter_shape shape = shape_of(params);
     tt_adapter **all[] = {&t->param, &t->grad, &t->m, &t->v};
+    shape.place = t->block;
     for (int i = 0; rc == TT_OK && i < (params->sgd ? 2 : 4); i++) {
         rc = tt_adapter_create(d, &shape, all[i], reterr);
+        shape.place += tt_adapter_bytes(d->model, &shape);
     }
     if (rc == TT_OK) {
-        size_t bytes = sizeof(tt_train_state) + n_layers * 2 * sizeof(double);
-        rc = d->ops.alloc(d->lane, bytes, &t->state, reterr);
-        if (rc == TT_OK) {
-            d->ops.zero(d->lane, t->state, bytes);
-        }
+        t->state = shape.place;
+        d->ops.zero(d->lane, t->state, state_bytes(d->model));
     }
     if (rc == TT_OK && params->lora) {
         rc = init_lora(t, context_hash, reterr);
@@ -138,7 +175,7 @@ void tt_trainer_destroy(tt_trainer **trainer)
     tt_adapter_unref(t->d, &t->grad);
     tt_adapter_unref(t->d, &t->m);
     tt_adapter_unref(t->d, &t->v);
-    t->d->ops.free(t->d->lane, t->state);
+    give_block(t);
     free(t->tensors);
     free(t->norms);
     free(t);

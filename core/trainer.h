@@ -14,6 +14,7 @@ typedef struct tt_trainer tt_trainer;
 tt_code tt_trainer_create(tt_device *d, const tt_qttt_params *params, uint64_t context_hash,
                           tt_trainer **ret_trainer, tt_err *reterr);
 void tt_trainer_destroy(tt_trainer **t);
+/* Device memory of a trainer: parameters, gradient and moments, and the optimiser's small state. */
 size_t tt_trainer_bytes(const tt_model *m, const tt_qttt_params *params);
 
 /* The trainee and where its gradient goes: the options of a training step. */

@@ -343,11 +343,34 @@ static void test_bytes(void **state)
         tt_trainer *t = create(&p, 1);
         size_t n = tt_trainer_params(t)->bytes;
         assert_int_equal(n, tt_trainer_grads(t)->bytes);
-        assert_int_equal(tt_trainer_bytes(e.model, &p), n * (p.sgd ? 2 : 4));
+        size_t all = tt_trainer_bytes(e.model, &p), tensors = n * (p.sgd ? 2 : 4);
+        assert_true(all > tensors && all < tensors + 4096); /* and the optimiser's small state */
         tt_trainer_destroy(&t);
     }
     tt_trainer *none = NULL;
     tt_trainer_destroy(&none);
+}
+
+/* One arena, from training to training; a second training at the same time has memory of its own.
+ */
+static void test_arena(void **state)
+{
+    tt_qttt_params p = params(true, false), larger = params(false, false);
+    tt_trainer *first = create(&p, 1);
+    tt_dev at = tt_trainer_params(first)->block;
+    tt_trainer *beside = create(&p, 2);
+    assert_true(e.d.arena_taken && at == e.d.arena);
+    assert_true(tt_trainer_params(beside)->block != at);
+    tt_trainer_destroy(&first);
+    assert_false(e.d.arena_taken);
+    first = create(&p, 3);
+    assert_true(tt_trainer_params(first)->block == at);
+    tt_trainer_destroy(&first);
+    first = create(&larger, 4);
+    assert_true(e.d.arena_bytes >= tt_trainer_bytes(e.model, &larger));
+    tt_trainer_destroy(&beside);
+    assert_true(e.d.arena_taken);
+    tt_trainer_destroy(&first);
 }
 
 static void test_no_memory(void **state)
@@ -369,7 +392,7 @@ static void test_no_memory(void **state)
         assert_null(t);
     }
     assert_int_equal(rc, TT_OK);
-    assert_true(n >= 3 + 4 * 3 + 2); /* itself and two tables, four adapters, state, A's draw */
+    assert_true(n >= 3 + 4 * 2 + 1); /* itself and two tables, four adapters, A's draw */
     tt_trainer_destroy(&t);
 }
 
@@ -384,6 +407,7 @@ int main(void)
         cmocka_unit_test(test_what_is_not_finite_updates_nothing),
         cmocka_unit_test(test_nothing_is_learnt_at_rate_zero),
         cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_arena),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
