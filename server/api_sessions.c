@@ -12,6 +12,9 @@
 #include "server/session_setup.h"
 #include "server/session_work.h"
 
+/* What a body that is read on the loop thread may be: metadata at its bounds, in escapes. */
+enum { MAX_SMALL_BODY = 128 * 1024, SMALL_JSON_MEMORY = 1 << 16 };
+
 static void reply_code(tt_http_request *req, const tt_err *err)
 {
     tt_http_error e;
@@ -56,8 +59,13 @@ static bool read_body(tt_http_request *req, const char *const *known, json_t **r
     const tt_settings *set = req->server->settings;
     tt_http_error e = {0};
     tt_buf ignored = {0};
-    json_t *body =
-        req->body.n > 0 ? tt_json_parse(req->body.p, req->body.n, 1 << 16, &e) : json_object();
+    json_t *body = NULL;
+    if (req->body.n > MAX_SMALL_BODY) {
+        tt_error_set(&e, 413, NULL, NULL, "the body is larger than %d bytes", MAX_SMALL_BODY);
+    } else {
+        body = req->body.n > 0 ? tt_json_parse(req->body.p, req->body.n, SMALL_JSON_MEMORY, &e)
+                               : json_object();
+    }
     bool ok = body != NULL && tt_session_check_names(body, known, set->strict, &ignored, &e);
     tt_http_release_body(req);
     if (ok && ignored.n > 0) {

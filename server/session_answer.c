@@ -199,6 +199,7 @@ tt_code tt_session_turn_done(tt_session_turn *t, int32_t i, const tt_event *ev, 
         r->status = TT_SESSION_READY;
     }
     tt_session_touch(r);
+    tt_session_store_trim(r->store);
     return TT_OK;
 }
 

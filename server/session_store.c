@@ -180,23 +180,37 @@ static bool can_go(const tt_session_record *r)
     return r->implicit && r->users == NULL && r->refs == 1 && tt_session_latest(r->data) == 0;
 }
 
-/* Room for one more of n bytes, at the cost of the idle ones that were used least recently. */
-static bool make_room(tt_session_store *st, size_t n)
+/* Deletes the one of them that was used least recently; false: there is none. */
+static bool drop_oldest(tt_session_store *st)
 {
-    while (st->n >= st->opt.max_sessions || n > st->opt.max_bytes - st->bytes ||
-           st->bytes > st->opt.max_bytes) {
-        tt_session_record *oldest = NULL;
-        for (tt_session_record *r = st->first; r != NULL; r = r->next) {
-            if (can_go(r) && (oldest == NULL || r->last_used < oldest->last_used)) {
-                oldest = r;
-            }
+    tt_session_record *oldest = NULL;
+    for (tt_session_record *r = st->first; r != NULL; r = r->next) {
+        if (can_go(r) && (oldest == NULL || r->last_used < oldest->last_used)) {
+            oldest = r;
         }
-        if (oldest == NULL) {
-            return false;
-        }
+    }
+    if (oldest != NULL) {
         tt_session_store_delete(oldest);
     }
+    return oldest != NULL;
+}
+
+/* Room for one more of n bytes. */
+static bool make_room(tt_session_store *st, size_t n)
+{
+    while (st->n >= st->opt.max_sessions || st->bytes > st->opt.max_bytes ||
+           n > st->opt.max_bytes - st->bytes) {
+        if (!drop_oldest(st)) {
+            return false;
+        }
+    }
     return true;
+}
+
+void tt_session_store_trim(tt_session_store *st)
+{
+    while (st->bytes > st->opt.max_bytes && drop_oldest(st)) {
+    }
 }
 
 tt_code tt_session_store_add(tt_session_store *st, const char *scope, const char *key,

@@ -107,6 +107,9 @@ tt_session_record *tt_session_store_find(tt_session_store *st, const char *scope
 tt_code tt_session_store_add(tt_session_store *st, const char *scope, const char *key,
                              bool implicit, tt_session *data, tt_session_text *text,
                              tt_session_record **ret, tt_err *reterr);
+/* Deletes idle implicit sessions, the least recently used first, while all together take more
+ * memory than they may. */
+void tt_session_store_trim(tt_session_store *st);
 /* Takes it out: users are told, its prefill is cancelled, its adapters are unpinned. */
 void tt_session_store_delete(tt_session_record *r);
 

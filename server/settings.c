@@ -326,10 +326,17 @@ static bool is_loopback(const char *host)
 
 tt_code tt_settings_check(const tt_settings *s, tt_err *reterr)
 {
+    static const char header_chars[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     for (int32_t i = 0; i < s->api_keys.n; i++) {
         if (s->api_keys.v[i][0] == '\0') {
             return tt_fail(reterr, TT_E_INVALID, "server.api_keys: an empty key");
         }
+    }
+    size_t n = strlen(s->session_header);
+    if (n == 0 || n != strspn(s->session_header, header_chars)) {
+        return tt_fail(reterr, TT_E_INVALID, "sessions.header: '%.80s' is not the name of a header",
+                       s->session_header);
     }
     if (s->unix_socket[0] == '\0' && s->api_keys.n == 0 && !s->allow_public &&
         !is_loopback(s->host)) {

@@ -142,6 +142,18 @@ static void memory(void **state)
     add(st, "", "e", false, 10000, TT_E_CAPACITY);
     tt_session_store_delete(tt_session_store_find(st, "", "ses_c"));
     assert_int_equal(tt_session_store_counts(st).bytes, one);
+    add(st, "", "f", true, 1000, TT_OK);
+    tt_session_record *d = tt_session_store_find(st, "", "ses_d");
+    static int32_t more[25000];
+    assert_int_equal(tt_session_extend(d->data, more, 20000, NULL), TT_OK);
+    tt_session_touch(d); /* it has grown */
+    tt_session_store_trim(st);
+    assert_non_null(tt_session_store_find(st, "", "ses_f"));
+    assert_int_equal(tt_session_extend(d->data, more, 25000, NULL), TT_OK);
+    tt_session_touch(d);
+    tt_session_store_trim(st); /* f goes; d was asked for and stays */
+    assert_null(tt_session_store_find(st, "", "ses_f"));
+    assert_non_null(tt_session_store_find(st, "", "ses_d"));
     tt_session_store_destroy(&st);
 }
 

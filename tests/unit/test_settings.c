@@ -277,11 +277,32 @@ static void public_addresses_need_keys(void **state)
     }
 }
 
+static void session_headers_have_a_name(void **state)
+{
+    static const struct {
+        const char *name;
+        tt_code want;
+    } names[] = {{"x-session-id", TT_OK},
+                 {"X_Chat9", TT_OK},
+                 {"", TT_E_INVALID},
+                 {"x session", TT_E_INVALID},
+                 {"x:y", TT_E_INVALID}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        tt_settings s;
+        tt_err err;
+        assert_int_equal(tt_settings_init(&s, &err), TT_OK);
+        s.session_header = (char *)(intptr_t)names[i].name;
+        assert_int_equal(tt_settings_check(&s, &err), names[i].want);
+        tt_settings_finish(&s);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(file_holds_every_default),
         cmocka_unit_test(faults_are_told_with_their_place),
+        cmocka_unit_test(session_headers_have_a_name),
         cmocka_unit_test(odd_files_that_are_fine),
         cmocka_unit_test(values_arrive),
         cmocka_unit_test(sizes),
