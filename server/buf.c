@@ -208,11 +208,18 @@ void tt_buf_puts_json(tt_buf *b, const char *s)
 
 void tt_buf_put_float(tt_buf *b, float v)
 {
-    if (isfinite(v)) {
-        tt_buf_printf(b, "%.9g", (double)v);
-    } else {
+    if (!isfinite(v)) {
         tt_buf_puts(b, "null");
+        return;
     }
+    char text[24];
+    for (int digits = 6; digits <= 9; digits++) { /* the shortest of these that reads back */
+        snprintf(text, sizeof text, "%.*g", digits, (double)v);
+        if (strtof(text, NULL) == v) {
+            break;
+        }
+    }
+    tt_buf_puts(b, text);
 }
 
 void tt_buf_put_double(tt_buf *b, double v)
