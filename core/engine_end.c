@@ -28,6 +28,7 @@ void tt_engine_publish(tt_engine *e)
     s.adapter_pinned_bytes = (int64_t)pinned;
     s.last_progress_seconds = tt_sys_now();
     e->pinned_bytes = pinned;
+    e->arena_bytes = e->worker.device.arena_bytes;
     e->stats = s;
     pthread_mutex_unlock(&e->mutex);
 }

@@ -23,8 +23,8 @@ struct tt_engine {
     pthread_cond_t wake; /* on the monotonic clock */
     bool stopping, kicked;
     tt_sched *sched;
-    tt_pin_order *pins, **pins_tail; /* to be done by the thread, in order */
-    size_t pinned_bytes;
+    tt_pin_order *pins, **pins_tail;  /* to be done by the thread, in order */
+    size_t pinned_bytes, arena_bytes; /* of adapters; of trainings, kept between them */
     tt_engine_state state;
     tt_err failure;
     tt_engine_stats stats;

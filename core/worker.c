@@ -203,6 +203,14 @@ size_t tt_worker_adapter_bytes(const tt_worker *w, const tt_qttt_params *p)
     return (size_t)n_layers * (size_t)(n[0] + n[1]) * sizeof(uint16_t);
 }
 
+size_t tt_worker_training_bytes(const tt_worker *w, const tt_qttt_params *p)
+{
+    tt_qttt_params r = *p;
+    tt_qttt_resolve(&r);
+    int32_t rows = r.span_tokens > TT_PASSAGE_TOKENS ? r.span_tokens : TT_PASSAGE_TOKENS;
+    return tt_trainer_bytes(w->model, &r) + tt_step_bytes(w->model, rows, true);
+}
+
 tt_code tt_worker_check(const tt_worker *w, const tt_job_params *p, tt_err *reterr)
 {
     if (p->n_prompt < 1) {

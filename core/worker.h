@@ -38,6 +38,10 @@ tt_code tt_worker_check(const tt_worker *w, const tt_job_params *p, tt_err *rete
 /* Pages that a request of so many tokens can come to need, with a training's scratch. */
 int32_t tt_worker_pages(const tt_job_params *p);
 
+/* Device memory that training with these parameters takes while it runs: the optimiser's arena and
+ * the workspace of its steps. Any thread. */
+size_t tt_worker_training_bytes(const tt_worker *w, const tt_qttt_params *p);
+
 /* Bytes of the adapter that training with these parameters publishes. */
 size_t tt_worker_adapter_bytes(const tt_worker *w, const tt_qttt_params *p);
 
