@@ -261,6 +261,10 @@ static void test_admission(void **state)
     p = client_params(100, 4);
     client_turn_on(&p, 50, 257, false);
     assert_int_equal(refuse(&p, "256"), TT_E_INVALID);
+    client_turn_on(&p, 101, 2, false);
+    assert_int_equal(refuse(&p, "101"), TT_E_INVALID); /* more context than prompt */
+    client_turn_on(&p, -1, 2, false);
+    assert_int_equal(refuse(&p, "-1"), TT_E_INVALID);
     p.n_prompt = 0;
     assert_int_equal(refuse(&p, "empty"), TT_E_INVALID);
 }
