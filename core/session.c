@@ -268,7 +268,7 @@ tt_code tt_session_commit(tt_session *s, const tt_session_plan *plan, const int3
                           const int32_t *generated, int32_t n_generated, tt_err *reterr)
 {
     if (!plan->context_equal || plan->epoch != s->epoch) {
-        return TT_OK;
+        return (tt_code)TT_SESSION_STALE;
     }
     int32_t n_rest = n - s->n_context;
     branch b = {.adapter_id = plan->adapter_id};

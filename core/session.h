@@ -53,7 +53,8 @@ enum {
     TT_SESSION_GONE = 1,    /* the generation was one, and is no more */
     TT_SESSION_UNKNOWN = 2, /* there has never been one of this number */
     TT_SESSION_BUSY = 3,
-    TT_SESSION_MISMATCH = 4 /* expected_tokens is another number */
+    TT_SESSION_MISMATCH = 4, /* expected_tokens is another number */
+    TT_SESSION_STALE = 6
 };
 
 /* What answers: number < 0 = the latest. TT_OK, TT_SESSION_GONE, TT_SESSION_UNKNOWN. */
@@ -86,9 +87,9 @@ tt_code tt_session_make_plan(const tt_session *s, const int32_t *ids, int32_t n,
                              const tt_session_generation *g, tt_session_plan *ret, tt_err *reterr);
 void tt_session_plan_finish(tt_session_plan *plan);
 
-/* The request has finished: its prompt and what it generated become the head. Nothing happens when
- * the plan's context was another, or is no longer the session's. TT_E_NOMEM: nothing has changed.
- */
+/* The request has finished: its prompt and what it generated become the head. TT_SESSION_STALE: the
+ * plan's context was another, or is no longer the session's, and nothing has changed; nor has it
+ * after TT_E_NOMEM. */
 tt_code tt_session_commit(tt_session *s, const tt_session_plan *plan, const int32_t *ids, int32_t n,
                           const int32_t *generated, int32_t n_generated, tt_err *reterr);
 

@@ -49,6 +49,10 @@ void tt_session_turn_params(const tt_session_turn *t, int32_t prompt, tt_job_par
     params->adapter_id = plan->adapter_id;
     params->session_tag = t->record->tag;
     params->pin_adapter = params->qttt.mode != TT_QTTT_OFF;
+    if (!params->pin_adapter && plan->adapter_id != 0 && plan->n_base == params->n_prompt) {
+        params->qttt.context_tokens--; /* a prompt that is the context alone: its last token is run
+                                          under the adapter, as after a training */
+    }
     if (t->prepared->request.qttt.from_latest &&
         tt_session_choose(t->record->data, -1, &latest) == TT_OK) {
         params->qttt.start_adapter = latest.adapter_id;
@@ -186,9 +190,9 @@ tt_code tt_session_turn_done(tt_session_turn *t, int32_t i, const tt_event *ev, 
     }
     tt_code rc = tt_session_commit(r->data, plan, p->prompts[prompt].ids,
                                    (int32_t)p->prompts[prompt].n_ids, a->ids, a->n, reterr);
-    if (rc < 0) {
+    if (rc != TT_OK) { /* stale: the session was extended meanwhile */
         tt_session_text_unref(&text);
-        return rc;
+        return rc < 0 ? rc : TT_OK;
     }
     if (text != NULL) {
         tt_session_text_unref(&r->text);

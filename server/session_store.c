@@ -67,7 +67,10 @@ static void put_hex(char *out, const unsigned char *p, size_t n)
 
 void tt_session_key(const char *given, char ret[TT_SESSION_KEY_BYTES])
 {
-    const char *key = given != NULL && strncmp(given, "ses_", 4) == 0 ? given + 4 : given;
+    const char *key = given;
+    while (key != NULL && strncmp(key, "ses_", TT_SESSION_PREFIX) == 0) {
+        key += TT_SESSION_PREFIX;
+    }
     if (key != NULL && is_key(key)) {
         strcpy(ret, key);
     } else if (given != NULL && given[0] != '\0') {

@@ -128,6 +128,21 @@ def test_forks_pin_what_they_copy(server, session):
     delete(server, base)
 
 
+def test_a_prompt_that_is_the_context_and_no_more(server):
+    ids = server.post("/tokenize", {"prompt": words(100, seed=6)}).json()["tokens"]
+    for n in (len(ids), len(ids) // 64 * 64):  # whole pages too
+        s = create(server, prompt=ids[:n])
+        fields = {"prompt": ids[:n], "session": s["id"], "logprobs": 1, **PLAIN}
+        base = call(server, "POST", "/v1/completions", fields).json()
+        a = call(server, "POST", "/v1/completions", {**fields, "qttt": train()}).json()
+        assert base["session"]["miss"] is None and a["qttt"]["kept"] and a["session"]["generation"] == 1
+        latest = call(server, "POST", "/v1/completions", fields).json()
+        assert latest["choices"] == a["choices"] != base["choices"]
+        again = call(server, "POST", "/v1/completions", {**fields, "qttt": False}).json()
+        assert again["choices"] == base["choices"]
+        delete(server, s)
+
+
 def test_samples_of_one_adaptation(server, session):
     a = chat(server, QUESTION, session=session["id"], qttt=train(seed=7), n=3, temperature=1, seed=1)
     assert a["qttt"]["generation"] == 1 and len(a["choices"]) == 3 and get(server, session)["generation"] == 1

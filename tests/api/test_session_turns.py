@@ -280,6 +280,23 @@ def test_extend_takes_the_transcript(server, session):
     assert b["miss"] is None and b["matched_tokens"] == r.json()["context_tokens"]
 
 
+def test_what_finishes_behind_an_extension_is_left_out(server, session):
+    """A request on the old context ends after the context has grown: the next append goes on from the new one."""
+    chat(server, [user("What is a lamp?")], session=session["id"], append=True)
+    with server.connect() as c:
+        c.send(encode("POST", CHAT, {"messages": [SYSTEM, user("Go on.")], "session": session["id"], "max_tokens": 60,
+                                     "ignore_eos": True, "stream": True}))
+        assert c.head()[0] == 200
+        events = c.events()
+        next(e for e in events if e and e["choices"])
+        r = call(server, "POST", f"{PATH}/{session['id']}/extend", {"messages": [user("Keep that.")]})
+        assert r.status == 200
+        assert list(events)[-1] == "[DONE]"
+    assert get(server, session)["transcript_tokens"] == 0
+    a = chat(server, [user("Well?")], session=session["id"], append=True)["session"]
+    assert a["miss"] is None and a["matched_tokens"] == r.json()["context_tokens"]
+
+
 def test_forks_go_their_own_ways(server, session):
     a = chat(server, [user("What is a lamp?")], session=session["id"], append=True)
     f = call(server, "POST", f"{PATH}/{session['id']}/fork", {"adapter": "copy", "transcript": True}).json()

@@ -163,6 +163,24 @@ def test_extend_and_reset(server):
     delete(server, s)
 
 
+def test_idempotency_keys(server):
+    """A retried creation, fork or extension is the first one's answer, and makes nothing."""
+    h = {"Idempotency-Key": "create-1"}
+    s = create(server, headers=h)
+    assert create(server, headers=h)["id"] == s["id"]
+    r = call(server, "POST", PATH, {"prompt": "another"}, headers=h)
+    assert r.status == 400 and r.json()["error"]["code"] == "idempotency_key_used"
+    fork, h = f"{PATH}/{s['id']}/fork", {"Idempotency-Key": "fork-1"}
+    f = call(server, "POST", fork, {}, headers=h).json()
+    assert call(server, "POST", fork, {}, headers=h).json()["id"] == f["id"]
+    more, h = {"messages": [{"role": "user", "content": "Once."}]}, {"Idempotency-Key": "extend-1"}
+    a = call(server, "POST", f"{PATH}/{s['id']}/extend", more, headers=h).json()
+    b = call(server, "POST", f"{PATH}/{s['id']}/extend", more, headers=h).json()
+    assert a["context_tokens"] == b["context_tokens"] == get(server, s)["context_tokens"] > s["context_tokens"]
+    delete(server, s)
+    delete(server, f)
+
+
 # ---- limits ----
 
 def test_time_to_live():

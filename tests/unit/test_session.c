@@ -94,7 +94,7 @@ static void another_context_is_the_base_s(void **state)
     assert_int_equal(p.n_base, 0);
     assert_string_equal(tt_session_miss_text(p.miss), "context_diverged");
     assert_int_equal(p.position, 2);
-    assert_int_equal(tt_session_commit(s, &p, other, 5, NULL, 0, NULL), TT_OK);
+    assert_int_equal(tt_session_commit(s, &p, other, 5, NULL, 0, NULL), TT_SESSION_STALE);
     assert_int_equal(tt_session_tokens(s), C); /* it is not this session's */
     expect_miss(s, start, 2, TT_MISS_CONTEXT, 2, 2);
     tt_session_destroy(&s);
@@ -261,7 +261,7 @@ static void extends(void **state)
     assert_null(p.decoded); /* the context is the base's prefill, generated or not */
     tt_session_plan_finish(&p);
     /* A request that began on the old context leaves the new one alone. */
-    assert_int_equal(tt_session_commit(s, &running, ids, 5, out, 1, NULL), TT_OK);
+    assert_int_equal(tt_session_commit(s, &running, ids, 5, out, 1, NULL), TT_SESSION_STALE);
     tt_session_plan_finish(&running);
     assert_int_equal(tt_session_tokens(s), 7);
     expect_miss(s, ids, 5, TT_MISS_CONTEXT, 5, 5);

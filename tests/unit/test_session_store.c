@@ -68,6 +68,8 @@ static void keys(void **state)
     assert_string_equal(key, "abc-DEF_9");
     tt_session_key("ses_abc", key);
     assert_string_equal(key, "abc");
+    tt_session_key("ses_ses_abc", key); /* no key begins with it, so an echo of a key is the key */
+    assert_string_equal(key, "abc");
     tt_session_key(longest, key);
     assert_string_equal(key, longest);
     char too_long[66];
