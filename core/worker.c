@@ -233,6 +233,11 @@ tt_code tt_worker_check(const tt_worker *w, const tt_job_params *p, tt_err *rete
                        "model.kv_size)",
                        (long long)pages, tt_kv_total(w->kv));
     }
+    if (p->qttt.context_tokens < 0 ||
+        (p->qttt.mode != TT_QTTT_OFF && p->qttt.context_tokens > p->n_prompt)) {
+        return tt_fail(reterr, TT_E_INVALID, "a context of %d tokens in a prompt of %d",
+                       p->qttt.context_tokens, p->n_prompt);
+    }
     tt_code rc = check_ids(w, p, reterr);
     rc = rc == TT_OK && p->kind == TT_JOB_DIAGNOSE ? check_needle(p, reterr) : rc;
     return rc == TT_OK && p->qttt.mode != TT_QTTT_OFF ? check_qttt(w, &p->qttt, reterr) : rc;
