@@ -147,10 +147,12 @@ static tt_code make_task(tt_engine *e, tt_job *job, tt_task **ret_task, tt_err *
         tt_event_free(last);
         return rc;
     }
-    (*ret_task)->sched.pages = 1; /* the thread knows better at its next look */
-    return tt_job_get_params(job)->kind == TT_JOB_TRAIN
-               ? tt_training_init(&e->worker, *ret_task, reterr)
-               : TT_OK;
+    rc = tt_job_get_params(job)->kind == TT_JOB_TRAIN
+             ? tt_training_init(&e->worker, *ret_task, reterr)
+             : TT_OK;
+    int32_t pages = tt_engine_pages_of(*ret_task), total = tt_kv_total(e->worker.kv);
+    (*ret_task)->sched.pages = pages < total ? pages : total; /* until the thread knows better */
+    return rc;
 }
 
 /* Adapters that sessions keep may fill their budget; then no job can publish. The mutex is held. */

@@ -112,16 +112,21 @@ static void arrived(tt_engine *e, tt_task *t)
     }
 }
 
+/* Pages that others gave are taken at once: else one of them could start again with them. */
 static void run_prefill(tt_engine *e, tt_task *t, double seconds)
 {
     tt_err err = {0};
-    tt_code rc = tt_prefill_run(&e->worker, t, seconds, &err);
-    t->sched.held = t->seq.n_pages;
-    if (rc == TT_E_CAPACITY) {
+    double until = tt_sys_now() + seconds;
+    tt_code rc;
+    while ((rc = tt_prefill_run(&e->worker, t, until - tt_sys_now(), &err)) == TT_E_CAPACITY) {
+        t->sched.held = t->seq.n_pages;
         if (!tt_engine_make_room(e, t, tt_prefill_need(&e->worker, t))) {
             tt_engine_give_way(e, t);
+            return;
         }
-    } else if (rc < 0) {
+    }
+    t->sched.held = t->seq.n_pages;
+    if (rc < 0) {
         tt_engine_end_task(e, t, rc, &err);
     } else if (rc == TT_OK) {
         arrived(e, t);
@@ -131,12 +136,15 @@ static void run_prefill(tt_engine *e, tt_task *t, double seconds)
 static void run_training(tt_engine *e, tt_task *t, double seconds)
 {
     tt_err err = {0};
-    tt_code rc = tt_training_run(&e->worker, t, seconds, &err);
-    if (rc == TT_E_CAPACITY) {
-        if (!tt_engine_make_room(e, t, 2 * TT_PROBE_SEGMENTS)) {
+    double until = tt_sys_now() + seconds;
+    tt_code rc;
+    while ((rc = tt_training_run(&e->worker, t, until - tt_sys_now(), &err)) == TT_E_CAPACITY) {
+        if (!tt_engine_make_room(e, t, tt_worker_scratch(t->p))) {
             tt_engine_give_way(e, t);
+            return;
         }
-    } else if (rc <= 0) {
+    }
+    if (rc <= 0) {
         tt_engine_end_task(e, t, rc, &err);
     }
 }
@@ -316,7 +324,7 @@ static void sweep(tt_engine *e, double now, double *refreshed)
         if (position >= 0) {
             tt_job_set_position(t->job, position, reason_to_wait(e, t, behind_tag));
         }
-        if (queued && refresh) {
+        if (queued && (refresh || !t->sized)) {
             tt_engine_refresh_pages(e, t);
         }
     }

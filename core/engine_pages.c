@@ -8,27 +8,33 @@ int32_t tt_engine_free_pages(const tt_engine *e)
     return s.total - s.used;
 }
 
-/* What it needs to start again (or at all): its tokens so far and a page to go on, less what others
- * hold for it. */
-void tt_engine_refresh_pages(tt_engine *e, tt_task *t)
+int32_t tt_engine_pages_of(const tt_task *t)
 {
-    const tt_job_params *p = t->p;
-    int32_t n = t->n_ids;
-    int32_t pages = t->t != NULL ? tt_worker_pages(p) : n / TT_PAGE_TOKENS + 1;
-    int32_t total = tt_kv_total(e->worker.kv);
-    pages -= tt_seq_shared(e->worker.kv, p->adapter_scope, t->seq.adapter_id, t->seq.n_base, t->ids,
-                           t->decoded, t->n_ids) /
-             TT_PAGE_TOKENS;
-    t->sched.pages = pages < 1 ? 1 : pages > total ? total : pages;
+    int32_t n = t->t != NULL ? t->until - 1 : t->n_ids;
+    return n / TT_PAGE_TOKENS + 1 + (t->t != NULL ? tt_worker_scratch(t->p) : 0);
 }
 
-/* What running tasks have been promised at their start and not yet taken. */
+void tt_engine_refresh_pages(tt_engine *e, tt_task *t)
+{
+    int32_t n = t->t != NULL ? t->until : t->n_ids, total = tt_kv_total(e->worker.kv);
+    int32_t pages =
+        tt_engine_pages_of(t) - tt_seq_shared(e->worker.kv, t->p->adapter_scope, t->seq.adapter_id,
+                                              t->seq.n_base, t->ids, t->decoded, n) /
+                                    TT_PAGE_TOKENS;
+    t->sched.pages = pages < 1 ? 1 : pages > total ? total : pages;
+    t->sized = true;
+}
+
+/* What running tasks have still to take until they decode or train. One that has not asked the
+ * cache yet holds nothing of what others hold for it. */
 int32_t tt_engine_promised_pages(const tt_engine *e)
 {
     int32_t n = 0;
     for (tt_sched_task *s = NULL; (s = tt_sched_walk(e->sched, s)) != NULL;) {
+        const tt_task *t = tt_engine_task_of(s);
         bool growing = s->state == TT_SCHED_PREFILL || s->state == TT_SCHED_PARKED;
-        n += growing && s->pages > s->held ? s->pages - s->held : 0;
+        int32_t need = t->fresh ? s->pages : tt_engine_pages_of(t) - t->seq.n_pages;
+        n += growing && need > 0 ? need : 0;
     }
     return n;
 }

@@ -62,8 +62,9 @@ void tt_engine_resume_request(tt_engine *e, tt_task *r, const tt_qttt_result *re
 int32_t tt_engine_free_pages(const tt_engine *e);
 /* What running tasks have been promised at their start and not yet taken. The mutex is held. */
 int32_t tt_engine_promised_pages(const tt_engine *e);
-/* Sets what a task needs to start: its tokens so far and a page to go on, less what the cache
- * holds. */
+/* A request's tokens so far and a page to go on; a training's context and its scratch. */
+int32_t tt_engine_pages_of(const tt_task *t);
+/* Sets what a task needs to start (again, or at all), less what others hold for it. */
 void tt_engine_refresh_pages(tt_engine *e, tt_task *t);
 /* `t` lacks `need` pages: others give theirs. False: they may not. */
 bool tt_engine_make_room(tt_engine *e, tt_task *t, int32_t need);

@@ -124,10 +124,14 @@ static tt_code push_logprobs(tt_worker *w, tt_task *t, int32_t pos0, int32_t row
 {
     int32_t n_top = t->p->n_prompt_logprobs, n_vocab = w->model->n_vocab;
     int32_t first = pos0 + row0 + 1, left = t->p->n_prompt - first;
-    n = n < left ? n : left;
-    if (n <= 0 || first + n - 1 <= t->r.echoed) {
-        return TT_OK; /* nothing, or told before a preemption */
+    int32_t told = t->r.echoed + 1 - first; /* before a preemption, or before an adaptation */
+    told = told > 0 ? told : 0;
+    n = (n < left ? n : left) - told;
+    if (n <= 0) {
+        return TT_OK;
     }
+    first += told;
+    row0 += told;
     const float *logits;
     tt_code rc = tt_step_logits_block(w->step, row0, n, &logits, reterr);
     if (rc != TT_OK) {

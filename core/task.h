@@ -63,6 +63,7 @@ typedef struct tt_task {
     double submitted, started;
     int32_t load; /* other requests at admission: one number for all jobs of a request */
     bool paused_told;
+    bool sized; /* sched.pages takes account of what others hold */
     tt_generate_state r;
     tt_training *t; /* owned; NULL = a request */
 } tt_task;

@@ -179,16 +179,22 @@ static tt_code check_needle(const tt_job_params *p, tt_err *reterr)
     return TT_OK;
 }
 
+int32_t tt_worker_scratch(const tt_job_params *p)
+{
+    if (p->qttt.mode == TT_QTTT_OFF) {
+        return 0;
+    }
+    tt_qttt_params q = p->qttt;
+    tt_qttt_resolve(&q);
+    int32_t passages = q.objective == TT_RECALL ? q.span_tokens / TT_PASSAGE_TOKENS + 1 : 0;
+    bool probe = q.context_tokens >= TT_PROBE_MIN_CONTEXT;
+    return 2 * ((probe ? TT_PROBE_SEGMENTS : 0) + passages);
+}
+
 int32_t tt_worker_pages(const tt_job_params *p)
 {
-    int64_t n = p->n_prompt + (p->max_tokens > 0 ? (int64_t)p->max_tokens : 0), scratch = 0;
-    if (p->qttt.mode != TT_QTTT_OFF) {
-        int32_t passages =
-            p->qttt.objective == TT_RECALL ? p->qttt.span_tokens / TT_PASSAGE_TOKENS + 1 : 0;
-        bool probe = p->qttt.context_tokens >= TT_PROBE_MIN_CONTEXT;
-        scratch = 2 * ((probe ? TT_PROBE_SEGMENTS : 0) + passages);
-    }
-    return (int32_t)((n + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS + scratch);
+    int64_t n = p->n_prompt + (p->max_tokens > 0 ? (int64_t)p->max_tokens : 0);
+    return (int32_t)((n + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS + tt_worker_scratch(p));
 }
 
 size_t tt_worker_adapter_bytes(const tt_worker *w, const tt_qttt_params *p)

@@ -35,8 +35,10 @@ void tt_worker_close(tt_worker *w);
 /* Could this request ever run here? Ids, context length, pool size, caps. */
 tt_code tt_worker_check(const tt_worker *w, const tt_job_params *p, tt_err *reterr);
 
-/* Pages that a request of so many tokens can come to need, with a training's scratch. */
+/* Pages that a request of so many tokens can come to need, with a training's scratch; the scratch
+ * alone, which re-read passages take. */
 int32_t tt_worker_pages(const tt_job_params *p);
+int32_t tt_worker_scratch(const tt_job_params *p);
 
 /* Device memory that training with these parameters takes while it runs: the optimiser's arena and
  * the workspace of its steps. Any thread. */

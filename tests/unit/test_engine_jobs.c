@@ -270,6 +270,58 @@ static void test_a_request_that_expires_takes_its_training_along(void **state)
     assert_int_equal(st.kv_pages_used, 0);
 }
 
+/* Counts the prompt's log-probabilities up to the next event of a type: each comes once. */
+static void count_told(tt_job *job, tt_event_type until, int32_t *told)
+{
+    for (double t0 = tt_sys_now(); tt_sys_now() - t0 < 30;) {
+        tt_event *ev = tt_job_next(job);
+        if (ev == NULL) {
+            client_nap();
+            continue;
+        }
+        tt_event_type type = ev->type;
+        if (type == TT_EV_PROMPT_LOGPROBS) {
+            assert_int_equal(ev->u.prompt_logprobs.first, *told + 1);
+            *told += ev->u.prompt_logprobs.n;
+        }
+        tt_event_free(ev);
+        if (type == until) {
+            return;
+        }
+    }
+    fail_msg("no event of type %d", until);
+}
+
+/* It has told the log-probabilities of its context, loses the pages while it waits for its
+ * training, and reads the prompt again in other pieces. */
+static void test_a_parked_request_tells_its_prompt_once(void **state)
+{
+    tt_engine *e = client_start(&(tt_engine_options){.isa_mask = TT_ISA_ALL,
+                                                     .adapter_cache_bytes = 64 << 20,
+                                                     .prefill_chunk = 128,
+                                                     .kv_bytes = 8 * tt_engine_page_bytes(engine)},
+                                "llama.gguf", TT_ENGINE_READY);
+    tt_job_params p = client_params(300, 6), q = client_params(480, 6);
+    int32_t told = 0;
+    p.n_prompt_logprobs = 0;
+    client_turn_on(&p, 100, 200, false);
+    tt_job *job = client_submit(e, &p);
+    count_told(job, TT_EV_ADAPT, &told);
+    assert_int_equal(told, 100);
+    tt_job_pause(job, true);
+    count_told(job, TT_EV_STATUS, &told);
+    assert_int_equal(client_collect(client_submit(e, &q)).last, TT_EV_DONE);
+    tt_engine_stats st;
+    tt_engine_get_stats(e, &st);
+    assert_true(st.preemptions > 0);
+    tt_job_cancel(job, true);
+    tt_engine_kick(e);
+    count_told(job, TT_EV_DONE, &told);
+    assert_int_equal(told, 299);
+    tt_job_unref(&job);
+    tt_engine_destroy(&e);
+}
+
 /* A training whose context's pages are taken by an older request finds them again. */
 static void test_preempted_training_reaches_the_same_adapter(void **state)
 {
@@ -337,6 +389,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_requests_share_one_training),
         cmocka_unit_test(test_the_others_train_when_the_first_gives_up),
         cmocka_unit_test(test_a_request_that_expires_takes_its_training_along),
+        cmocka_unit_test(test_a_parked_request_tells_its_prompt_once),
         cmocka_unit_test(test_preempted_training_reaches_the_same_adapter),
         cmocka_unit_test(test_auto_says_what_it_decided),
     };
