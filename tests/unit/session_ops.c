@@ -196,11 +196,11 @@ static void commit(world *w, world_op *op)
         return;
     }
     w->count.stale += op->plan.epoch != s->model.epoch;
+    bool current = op->want.context_equal && op->want.epoch == s->model.epoch;
     assert_int_equal(tt_session_commit(s->data, &op->plan, op->ids, op->p.n_prompt, op->out.ids,
                                        op->out.n, &err),
-                     TT_OK);
+                     current ? TT_OK : (tt_code)TT_SESSION_STALE);
     if (op->text != NULL) {
-        bool current = op->want.epoch == s->model.epoch;
         if (model_text_add(op->text, op->out.ids, op->out.n, true, true)) {
             model_commit(&s->model, &op->want, op->text);
         }
