@@ -12,6 +12,7 @@
 #include "core/task.h"
 
 #define BLOCK_PAGES 32 /* of K, on the host at a time */
+#define LANES 8
 
 /* ---- the numbers of one head ---- */
 
@@ -70,46 +71,63 @@ typedef struct layer_keys {
     const tt_kv_layer *kv;
     int32_t n_heads, first, pos;
     double scale;
-    float *q;  /* owned [n_heads, head_dim] */
-    void *k;   /* owned [BLOCK_PAGES, n_kv_heads, 64, head_dim] */
-    double *z; /* owned [n_heads, n_keys] */
+    float *q32;  /* owned [n_heads, head_dim] as it comes from the device */
+    double *q;   /* owned: the same */
+    double *key; /* owned [head_dim] */
+    void *k;     /* owned [BLOCK_PAGES, n_kv_heads, 64, head_dim] */
+    double *z;   /* owned [n_heads, n_keys] */
 } layer_keys;
 
-static double dot(const float *q, const void *k, tt_dtype type, size_t at, int32_t n)
+/* y[n] = row `row` of K as doubles. */
+static void widen(const void *k, tt_dtype type, size_t row, int32_t n, double *y)
 {
-    double sum = 0;
-    if (type == TT_F32) {
-        const float *x = (const float *)k + at;
-        for (int32_t i = 0; i < n; i++) {
-            sum += (double)q[i] * (double)x[i];
-        }
-        return sum;
-    }
-    const uint16_t *x = (const uint16_t *)k + at;
+    const float *x = (const float *)k + (type == TT_F32 ? row * (size_t)n : 0);
+    const uint16_t *h = (const uint16_t *)k + (type == TT_F32 ? 0 : row * (size_t)n);
     for (int32_t i = 0; i < n; i++) {
-        sum += (double)q[i] * (double)tt_bf16_to_f32(x[i]);
+        y[i] = type == TT_F32 ? (double)x[i] : (double)tt_bf16_to_f32(h[i]);
     }
-    return sum;
 }
 
-/* Scores of the keys that lie in pages [page, page + n_pages), which are in l->k. */
+/* LANES sums side by side, which compilers turn into vectors; the order is fixed all the same. */
+static double dot(const double *q, const double *k, int32_t n)
+{
+    double sum[LANES] = {0}, all = 0;
+    int32_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (int32_t j = 0; j < LANES; j++) {
+            sum[j] += q[i + j] * k[i + j];
+        }
+    }
+    for (; i < n; i++) {
+        all += q[i] * k[i];
+    }
+    for (int32_t j = 0; j < LANES; j++) {
+        all += sum[j];
+    }
+    return all;
+}
+
+/* Scores of the keys that lie in pages [page, page + n_pages), which are in l->k. A key serves all
+ * query heads of its group. */
 static void score_block(layer_keys *l, int32_t page, int32_t n_pages)
 {
     const tt_kv_layer *kv = l->kv;
     int32_t from = page * TT_PAGE_TOKENS, to = from + n_pages * TT_PAGE_TOKENS;
     int32_t n_keys = l->pos + 1 - l->first, dim = kv->head_dim;
+    int32_t group = l->n_heads / kv->n_kv_heads;
     from = from < l->first ? l->first : from;
     to = to > l->pos + 1 ? l->pos + 1 : to;
-    for (int32_t h = 0; h < l->n_heads; h++) {
-        int32_t kv_head = h / (l->n_heads / kv->n_kv_heads);
-        const float *q = l->q + (size_t)h * (size_t)dim;
-        double *z = l->z + (size_t)h * (size_t)n_keys;
+    for (int32_t kv_head = 0; kv_head < kv->n_kv_heads; kv_head++) {
         for (int32_t p = from; p < to; p++) {
             size_t row =
                 ((size_t)(p / TT_PAGE_TOKENS - page) * (size_t)kv->n_kv_heads + (size_t)kv_head) *
                     TT_PAGE_TOKENS +
                 (size_t)(p % TT_PAGE_TOKENS);
-            z[p - l->first] = l->scale * dot(q, l->k, kv->type, row * (size_t)dim, dim);
+            widen(l->k, kv->type, row, dim, l->key);
+            for (int32_t h = kv_head * group; h < (kv_head + 1) * group; h++) {
+                l->z[(size_t)h * (size_t)n_keys + (size_t)(p - l->first)] =
+                    l->scale * dot(l->q + (size_t)h * (size_t)dim, l->key, dim);
+            }
         }
     }
 }
@@ -120,8 +138,11 @@ static tt_code score_all(const tt_step *s, layer_keys *l, const int32_t *pages, 
     size_t bytes = (size_t)kv->n_kv_heads * TT_PAGE_TOKENS * (size_t)kv->head_dim *
                    (size_t)tt_dtypes[kv->type].block_bytes;
     size_t n_q = (size_t)l->n_heads * (size_t)kv->head_dim;
-    s->d->ops.download(s->d->lane, l->q, tt_step_queries(s), n_q * sizeof *l->q);
-    tt_code rc = TT_OK;
+    s->d->ops.download(s->d->lane, l->q32, tt_step_queries(s), n_q * sizeof *l->q32);
+    tt_code rc = s->d->ops.lane_sync(s->d->lane, reterr);
+    for (size_t i = 0; rc == TT_OK && i < n_q; i++) {
+        l->q[i] = l->q32[i];
+    }
     int32_t last = l->pos / TT_PAGE_TOKENS;
     for (int32_t page = l->first / TT_PAGE_TOKENS; rc == TT_OK && page <= last;
          page += BLOCK_PAGES) {
@@ -150,16 +171,20 @@ tt_code tt_diagnose_layer(const tt_step *step, int32_t layer, const int32_t *pag
     layer_keys l = {
         .kv = kv, .n_heads = m->n_heads, .first = first, .pos = pos, .scale = m->attn_scale};
     assert(step->n_rows == 1 && step->opt.trainee == NULL);
+    l.q32 = malloc(n_heads * (size_t)m->head_dim * sizeof *l.q32);
     l.q = malloc(n_heads * (size_t)m->head_dim * sizeof *l.q);
+    l.key = malloc((size_t)m->head_dim * sizeof *l.key);
     l.k = malloc(BLOCK_PAGES * (size_t)m->n_kv_heads * TT_PAGE_TOKENS * row_bytes);
     l.z = malloc(n_heads * n_keys * sizeof *l.z);
-    tt_code rc = l.q == NULL || l.k == NULL || l.z == NULL
-                     ? tt_fail(reterr, TT_E_NOMEM, "no memory for diagnostics")
-                     : score_all(step, &l, pages, reterr);
+    bool memory = l.q32 != NULL && l.q != NULL && l.key != NULL && l.k != NULL && l.z != NULL;
+    tt_code rc = !memory ? tt_fail(reterr, TT_E_NOMEM, "no memory for diagnostics")
+                         : score_all(step, &l, pages, reterr);
     for (size_t h = 0; rc == TT_OK && h < n_heads; h++) {
         tt_diagnose_scores(l.z + h * n_keys, first, (int32_t)n_keys, p, &ret_heads[h]);
     }
+    free(l.q32);
     free(l.q);
+    free(l.key);
     free(l.k);
     free(l.z);
     return rc;

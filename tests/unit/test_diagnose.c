@@ -9,6 +9,8 @@
 #include <cmocka.h>
 
 #include "core/diagnose.h"
+#include "fail_alloc.h"
+#include "small_engine.h"
 
 static void near(double got, double want)
 {
@@ -102,11 +104,47 @@ static void test_extremes(void **state)
     assert_true(isinf(h.gap) && h.near_ties == 0);
 }
 
+/* Every allocation of a layer's heads fails once; then, as if nothing had been, it succeeds. */
+static void test_no_memory(void **state)
+{
+    enum { N = 70 };
+    small_engine e;
+    int32_t ids[N], pages[2];
+    tt_err err = {0};
+    tt_head_diagnosis heads[4];
+    tt_diagnose_params p = {.needle_start = 3, .needle_end = 5, .delta = 1, .epsilon = 0.1};
+    small_open(&e, &(small_options){.kv_type = TT_BF16, .n_pages = 4, .n_threads = 1});
+    small_ids(ids, N, e.model->n_vocab, 3);
+    for (int i = 0; i < 2; i++) {
+        pages[i] = tt_kv_take(e.kv);
+    }
+    tt_segment seg = {.ids = ids, .n_rows = N, .pages = pages, .store = true};
+    small_run(&e, &seg, 1, &(tt_step_options){0});
+    seg = (tt_segment){.ids = ids + N - 1, .n_rows = 1, .pos0 = N - 1, .pages = pages};
+    assert_int_equal(tt_step_begin(e.step, &seg, 1, &(tt_step_options){0}, &err), TT_OK);
+    assert_int_equal(tt_step_run(e.step, 1, &err), TT_STEP_MORE);
+    assert_int_equal(e.model->n_heads, 4);
+    tt_code rc;
+    int n = 0;
+    for (; fail_alloc_at(n), rc = tt_diagnose_layer(e.step, 0, pages, N - 1, &p, heads, &err),
+                             fail_alloc_off();
+         n++) {
+        assert_int_equal(rc, TT_E_NOMEM);
+    }
+    assert_int_equal(rc, TT_OK);
+    assert_true(n > 4);
+    assert_int_equal(heads[3].n_keys, N);
+    assert_true(heads[3].best == 3 || heads[3].best == 4);
+    small_close(&e);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_one_against_a_hundred), cmocka_unit_test(test_the_required_gap),
-        cmocka_unit_test(test_a_needle_of_several_tokens), cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_extremes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_one_against_a_hundred),
+                                       cmocka_unit_test(test_the_required_gap),
+                                       cmocka_unit_test(test_a_needle_of_several_tokens),
+                                       cmocka_unit_test(test_windows),
+                                       cmocka_unit_test(test_extremes),
+                                       cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
