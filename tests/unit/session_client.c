@@ -290,14 +290,44 @@ void client_create(world *w, int32_t slot)
     world_create_session(w, slot, ids, n);
 }
 
+/* The context takes the beginning of the first user turn in; the client asks the rest again: the
+ * same tokens as before, of which more are the base's now. */
+static void extend_into_turn(world *w, int32_t slot, int32_t *ids)
+{
+    static model_text text;
+    tt_session_generation g;
+    world_session *s = &w->sessions[slot];
+    const model_session *m = &s->model;
+    const model_text *head = &m->branches[0]->text;
+    int32_t n = m->n_context, taken = 1 + world_draw(w, head->end[0] - 1);
+    memcpy(ids + n, head->ids, (size_t)taken * sizeof *ids);
+    text = (model_text){.n = 0};
+    (void)model_text_add(&text, head->ids + taken, head->end[0] - taken, false, false);
+    world_extend(w, slot, ids, n + taken);
+    world_op *op = world_new_op(w, slot);
+    if (op != NULL) {
+        assert_int_equal(tt_session_choose(s->data, -1, &g), TT_OK);
+        op->text = malloc(sizeof *op->text);
+        assert_non_null(op->text);
+        *op->text = text;
+        w->count.chats++;
+        send(w, op, &g);
+    }
+}
+
 void client_extend(world *w, int32_t slot)
 {
     static int32_t ids[2 * MODEL_TOKENS];
     const model_session *m = &w->sessions[slot].model;
+    const model_text *head = m->n_branches > 0 ? &m->branches[0]->text : NULL;
     int32_t n = m->n_context, more = turn_length(w, n);
     memcpy(ids, m->context, (size_t)n * sizeof *ids);
-    if (m->n_branches > 0) {
-        const model_text *head = &m->branches[0]->text;
+    if (head != NULL && head->n_turns > 0 && !head->answer[0] && head->end[0] > 1 &&
+        (m->n_generations > 0 || world_chance(w, 20))) {
+        extend_into_turn(w, slot, ids);
+        return;
+    }
+    if (head != NULL) {
         memcpy(ids + n, head->ids, (size_t)head->n * sizeof *ids);
         n += head->n;
     }

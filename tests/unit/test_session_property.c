@@ -79,7 +79,7 @@ static void do_something(world *w)
         pause_one(w);
     } else if (what < 89) {
         client_fork(w, slot);
-    } else if (what < 91) {
+    } else if (what < 92) {
         client_extend(w, slot);
     } else if (what < 93) {
         world_reset(w, slot);
