@@ -17,10 +17,12 @@ int32_t tt_engine_pages_of(const tt_task *t)
 void tt_engine_refresh_pages(tt_engine *e, tt_task *t)
 {
     int32_t n = t->t != NULL ? t->until : t->n_ids, total = tt_kv_total(e->worker.kv);
-    int32_t pages =
-        tt_engine_pages_of(t) - tt_seq_shared(e->worker.kv, t->p->adapter_scope, t->seq.adapter_id,
-                                              t->seq.n_base, t->ids, t->decoded, n) /
-                                    TT_PAGE_TOKENS;
+    int32_t pages = tt_engine_pages_of(t);
+    if (!tt_prefill_echoes(t)) {
+        pages -= tt_seq_shared(e->worker.kv, t->p->adapter_scope, t->seq.adapter_id, t->seq.n_base,
+                               t->ids, t->decoded, n) /
+                 TT_PAGE_TOKENS;
+    }
     t->sched.pages = pages < 1 ? 1 : pages > total ? total : pages;
     t->sized = true;
 }

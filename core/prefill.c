@@ -10,7 +10,7 @@
 
 #define LOGPROB_ROWS 64 /* rows of one block of prompt log-probabilities */
 
-static bool echoes(const tt_task *t)
+bool tt_prefill_echoes(const tt_task *t)
 {
     return t->t == NULL && t->p->kind == TT_JOB_GENERATE && t->p->n_prompt_logprobs >= 0;
 }
@@ -60,7 +60,7 @@ static tt_code ask_cache(tt_worker *w, tt_task *t, tt_err *reterr)
 {
     int32_t had = t->seq.n, n;
     t->fresh = false;
-    if (echoes(t)) {
+    if (tt_prefill_echoes(t)) {
         return TT_OK; /* every row is wanted: nothing may be skipped */
     }
     tt_code rc = tt_seq_match(&t->seq, t->ids, t->decoded, t->until, &n, reterr);
@@ -104,9 +104,9 @@ static tt_code begin_piece(tt_worker *w, tt_task *t, tt_err *reterr)
                            .pages = t->seq.pages,
                            .store = true,
                            .adapter = adapter_at(t, at),
-                           .want = echoes(t) && at < t->p->n_prompt ? TT_WANT_ALL
-                                   : last                           ? TT_WANT_LAST
-                                                                    : TT_WANT_NONE};
+                           .want = tt_prefill_echoes(t) && at < t->p->n_prompt ? TT_WANT_ALL
+                                   : last                                      ? TT_WANT_LAST
+                                                                               : TT_WANT_NONE};
     }
     tt_family family = t->decoded[seg.pos0] ? TT_DECODE : TT_PREFILL;
     tt_code rc = tt_step_begin(w->step, &seg, 1, &(tt_step_options){.family = family}, reterr);
@@ -168,7 +168,7 @@ static tt_code end_piece(tt_worker *w, tt_task *t, tt_err *reterr)
         t->logits = false;
         return TT_OK;
     }
-    bool decoded = t->decoded[at] != 0, echo = echoes(t) && at < t->p->n_prompt;
+    bool decoded = t->decoded[at] != 0, echo = tt_prefill_echoes(t) && at < t->p->n_prompt;
     tt_seq_append(&t->seq, t->ids + at, n, decoded, !decoded || t->p->keep);
     w->totals.prompt_tokens += at < t->p->n_prompt && !t->counted ? (uint64_t)n : 0;
     tt_code rc = TT_OK;

@@ -91,6 +91,8 @@ tt_code tt_task_cancelled(tt_err *reterr);
 tt_code tt_prefill_run(tt_worker *w, tt_task *t, double seconds, tt_err *reterr);
 /* Forgets a piece that has begun. */
 void tt_prefill_abandon(tt_worker *w, tt_task *t);
+/* It wants the log-probabilities of its prompt: every token is run, no page of the cache serves. */
+bool tt_prefill_echoes(const tt_task *t);
 /* Pages that the sequence lacks for its next piece. */
 int32_t tt_prefill_need(const tt_worker *w, const tt_task *t);
 

@@ -187,6 +187,32 @@ static void test_preempted_requests_get_the_same_answer(void **state)
     tt_engine_destroy(&roomy);
 }
 
+/* Its prompt is run from end to end, whatever others hold of it. */
+static void test_an_echo_waits_for_all_of_its_pages(void **state)
+{
+    tt_engine_options o = plain;
+    tt_engine *e = client_start(&o, "llama.gguf", TT_ENGINE_READY);
+    o.kv_bytes = 10 * tt_engine_page_bytes(e);
+    tt_engine_destroy(&e);
+    e = client_start(&o, "llama.gguf", TT_ENGINE_READY);
+    tt_engine_stats st;
+    tt_job_params p = client_params(400, 230);
+    tt_job *first = client_submit(e, &p);
+    do {
+        client_nap();
+        tt_engine_get_stats(e, &st);
+    } while (st.decode_steps == 0);
+    p.n_prompt = 300;
+    p.max_tokens = 5;
+    p.n_prompt_logprobs = 0;
+    client_outcome echo = client_collect(client_submit(e, &p));
+    assert_int_equal(echo.n_prompt_logprobs, 299);
+    assert_int_equal(client_collect(first).last, TT_EV_DONE);
+    tt_engine_get_stats(e, &st);
+    assert_int_equal(st.preemptions, 0);
+    tt_engine_destroy(&e);
+}
+
 /* An answer's tokens come back as part of the next prompt: found as they are, or run again through
  * the family that made them. */
 static void test_second_turn_is_the_same_cold_and_warm(void **state)
@@ -295,6 +321,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_company_chunks_and_threads_change_nothing),
         cmocka_unit_test(test_preempted_requests_get_the_same_answer),
+        cmocka_unit_test(test_an_echo_waits_for_all_of_its_pages),
         cmocka_unit_test(test_second_turn_is_the_same_cold_and_warm),
         cmocka_unit_test(test_samples_share_their_prompt),
         cmocka_unit_test(test_all_or_none_is_admitted),

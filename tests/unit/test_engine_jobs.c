@@ -64,6 +64,22 @@ static void test_a_job_publishes_what_requests_use(void **state)
     assert_int_equal(client_collect(client_submit(engine, &p)).error.code, TT_E_INVALID);
 }
 
+/* The same tokens under the same adapter, but more of them are the base's. */
+static void test_a_context_that_has_grown_has_other_pages(void **state)
+{
+    tt_job_params job = training(300, 4, 2), p = client_params(400, 12);
+    p.adapter_id = client_collect(client_submit(engine, &job)).qttt.adapter_id;
+    p.qttt.context_tokens = 300;
+    (void)client_collect(client_submit(engine, &p));
+    p.qttt.context_tokens = 310;
+    client_outcome warm = client_collect(client_submit(engine, &p));
+    assert_int_equal(warm.cached, 256); /* the page from 256 on is another */
+    snprintf(p.adapter_scope, sizeof p.adapter_scope, "somebody else");
+    client_outcome cold = client_collect(client_submit(engine, &p));
+    assert_int_equal(cold.cached, 0);
+    client_same_answer(&warm, &cold);
+}
+
 static void test_training_goes_on_from_an_adapter(void **state)
 {
     tt_job_params p = training(300, 4, 11);
@@ -381,6 +397,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_job_publishes_what_requests_use),
+        cmocka_unit_test(test_a_context_that_has_grown_has_other_pages),
         cmocka_unit_test(test_training_goes_on_from_an_adapter),
         cmocka_unit_test(test_pinned_adapters_fill_their_budget),
         cmocka_unit_test(test_pause_and_resume),
