@@ -83,7 +83,8 @@ void tt_engine_kick(tt_engine *e);
 int32_t tt_engine_retry_after(const tt_engine *e);
 
 /* A session's adapter is pinned: it stays until as many unpins (fork pins it once more). Unknown
- * ids are ignored: the adapter was dropped. */
+ * ids are ignored: the adapter was dropped. A job that was submitted before the unpin keeps the
+ * adapters that it names to its end. */
 void tt_engine_pin(tt_engine *e, uint64_t adapter_id);
 void tt_engine_unpin(tt_engine *e, uint64_t adapter_id);
 

@@ -75,6 +75,11 @@ static void park(tt_engine *e, tt_task *r)
         rc = rc == TT_OK ? tt_training_init(&e->worker, t, &err) : rc;
         if (rc == TT_OK) {
             tt_sched_task *one = &t->sched;
+            t->named = true;
+            t->starting = r->starting;
+            if (t->starting != NULL) {
+                tt_adapter_ref(t->starting);
+            }
             tt_engine_refresh_pages(e, t);
             pthread_mutex_lock(&e->mutex);
             rc = tt_sched_add(e->sched, &one, 1, tt_sys_now(), &err);
@@ -311,6 +316,7 @@ static void sweep(tt_engine *e, double now, double *refreshed)
     }
     for (int32_t i = 0; i < n; i++) {
         tt_task *t = list[i];
+        tt_task_name_adapters(&e->worker, t);
         tell_pause(t);
         wake_orphan(e, list, n, t);
         pthread_mutex_lock(&e->mutex);

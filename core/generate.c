@@ -58,11 +58,12 @@ static tt_code use_adapter(tt_worker *w, tt_task *t, tt_err *reterr)
     if (t->p->adapter_id == 0) {
         return TT_OK;
     }
-    tt_adapter *a = tt_adapter_cache_get(w->adapters, t->p->adapter_id);
-    if (a == NULL) {
+    tt_task_name_adapters(w, t);
+    if (t->answering == NULL) {
         return tt_fail(reterr, TT_E_INVALID, "the adapter of this generation is gone");
     }
-    tt_task_set_adapter(t, a, t->p->qttt.context_tokens);
+    tt_adapter_ref(t->answering);
+    tt_task_set_adapter(t, t->answering, t->p->qttt.context_tokens);
     return TT_OK;
 }
 

@@ -88,12 +88,28 @@ void tt_task_destroy(tt_worker *w, tt_task **task)
         tt_prefill_abandon(w, t);
     }
     tt_adapter_unref(&w->device, &t->adapter);
+    tt_adapter_unref(&w->device, &t->answering);
+    tt_adapter_unref(&w->device, &t->starting);
     tt_seq_finish(&t->seq);
     tt_job_unref(&t->job);
     tt_event_free(t->last);
     free(t->ids);
     free(t->decoded);
     free(t);
+}
+
+void tt_task_name_adapters(tt_worker *w, tt_task *t)
+{
+    if (t->named) {
+        return;
+    }
+    t->named = true;
+    if (t->p->adapter_id != 0) {
+        t->answering = tt_adapter_cache_get(w->adapters, t->p->adapter_id);
+    }
+    if (t->p->qttt.mode != TT_QTTT_OFF && t->p->qttt.start_adapter != 0) {
+        t->starting = tt_adapter_cache_get(w->adapters, t->p->qttt.start_adapter);
+    }
 }
 
 void tt_task_drop_pages(tt_worker *w, tt_task *t)

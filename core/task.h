@@ -55,6 +55,9 @@ typedef struct tt_task {
     int32_t until;       /* the sequence is to grow to here */
     tt_adapter *adapter; /* referenced; of tokens from n_base on; NULL = base */
     int32_t n_base;
+    bool named;                       /* the next two have been looked for */
+    tt_adapter *answering, *starting; /* referenced: p->adapter_id and p->qttt.start_adapter, kept
+                                         while it waits; NULL = none, or gone */
     bool fresh;     /* the cache has not been asked since pages were lost or the adapter changed */
     bool counted;   /* what the cache gave back after a preemption is no hit */
     bool logits;    /* the piece that reaches `until` gives logits of its last row */
@@ -76,6 +79,8 @@ tt_code tt_task_create(tt_worker *w, tt_job *job, tt_event *last, tt_task **ret_
 void tt_task_destroy(tt_worker *w, tt_task **task);
 /* Runs tokens from n_base on under `a` (transferred). */
 void tt_task_set_adapter(tt_task *t, tt_adapter *a, int32_t n_base);
+/* Keeps the adapters that its parameters name, whatever becomes of them in the cache. Once. */
+void tt_task_name_adapters(tt_worker *w, tt_task *t);
 /* Gives the K/V pages back; the next piece asks the cache first. */
 void tt_task_drop_pages(tt_worker *w, tt_task *t);
 /* One token more at the end of ids. TT_E_NOMEM. */
@@ -136,7 +141,6 @@ struct tt_training {
     tt_qttt_params params; /* resolved */
     tt_qttt_run *run;      /* owned; NULL until the context is there */
     tt_step *step;         /* owned */
-    tt_adapter *start;     /* referenced; NULL = the base */
     bool automatic;
     tt_qttt_result result;
     tt_adapter *adapter;     /* referenced */

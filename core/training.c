@@ -82,11 +82,11 @@ static tt_code create_run(tt_worker *w, tt_task *t, tt_err *reterr)
     tt_training *tr = t->t;
     tt_code rc = TT_OK;
     if (tr->params.start_adapter != 0) {
-        tr->start = tt_adapter_cache_get(w->adapters, tr->params.start_adapter);
-        if (tr->start == NULL || !tt_qttt_can_start(w->model, &tr->params, tr->start)) {
+        tt_task_name_adapters(w, t);
+        if (t->starting == NULL || !tt_qttt_can_start(w->model, &tr->params, t->starting)) {
             return tt_fail(reterr, TT_E_INVALID,
-                           tr->start == NULL ? "the adapter to start from is gone"
-                                             : "the adapter to start from has another shape");
+                           t->starting == NULL ? "the adapter to start from is gone"
+                                               : "the adapter to start from has another shape");
         }
     }
     tr->step = w->spare_step;
@@ -108,7 +108,7 @@ static tt_code create_run(tt_worker *w, tt_task *t, tt_err *reterr)
         .params = &tr->params,
         .caps = &w->caps,
         .before = tt_adapter_cache_find_probe(w->adapters, hash, n, &before) ? &before : NULL,
-        .start = tr->start,
+        .start = t->starting,
         .min_recall = tr->automatic ? w->auto_rule.min_recall : 0,
         .now = tt_sys_now,
         .on_step = on_step,
@@ -192,7 +192,6 @@ void tt_training_finish(tt_worker *w, tt_task *t)
     } else {
         tt_step_destroy(&tr->step); /* NULL: it never ran */
     }
-    tt_adapter_unref(&w->device, &tr->start);
     tt_adapter_unref(&w->device, &tr->adapter);
     free(tr);
     t->t = NULL;

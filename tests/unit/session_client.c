@@ -83,7 +83,7 @@ static void choose_sampling(world *w, tt_job_params *p, int32_t n)
 {
     int32_t to_page = (n + PAGE) / PAGE * PAGE - n + world_draw(w, 3);
     p->max_tokens = world_chance(w, 20) && to_page < WORLD_ANSWER ? to_page : 1 + world_draw(w, 24);
-    p->max_tokens = world_chance(w, 10) ? WORLD_ANSWER - 16 : p->max_tokens;
+    p->max_tokens = world_chance(w, 20) ? WORLD_ANSWER - 16 : p->max_tokens;
     p->sampling.temperature = world_chance(w, 50) ? 1 : 0;
     p->sampling.repetition_penalty = world_chance(w, 20) ? 1.25f : 1;
     p->sampling.seed = (uint64_t)world_draw(w, 3);
@@ -121,8 +121,6 @@ static void choose_training(world *w, world_session *s, world_op *op)
     if (latest != 0 && world_chance(w, 40)) {
         q->start_adapter = latest;
         q->lora = world_is_lora(w, latest);
-        world_pin(w, latest);
-        op->pinned_start = latest;
     }
 }
 
@@ -176,8 +174,6 @@ static void send(world *w, world_op *op, const tt_session_generation *g)
     w->count.edges += n % PAGE <= 1 || n % PAGE == PAGE - 1;
     op->p.keep = op->want.context_equal;
     op->p.adapter_id = op->want.adapter_id;
-    op->pinned = op->want.adapter_id;
-    world_pin(w, op->pinned);
     choose_sampling(w, &op->p, n);
     choose_abort(w, op);
     bool trains = op->text != NULL && op->text->n > 0 && m->n_context > 0 && world_chance(w, 10);

@@ -70,8 +70,6 @@ world_op *world_new_op(world *w, int32_t slot)
 /* What remains of it is for the replay. */
 static void lay_by(world *w, world_op *op)
 {
-    world_unpin(w, op->pinned);
-    world_unpin(w, op->pinned_start);
     op->next = NULL;
     *w->last_over = op;
     w->last_over = &op->next;

@@ -39,8 +39,7 @@ typedef struct world_op {
     int32_t abort_after; /* tokens; -1 = never */
     bool hang_up;        /* the abort is a lost client */
     bool cancelled, deadline;
-    uint64_t pinned, pinned_start; /* adapters that it holds until it is over */
-    uint64_t answered_by;          /* adapter */
+    uint64_t answered_by; /* adapter */
     world_outcome out;
 } world_op;
 
@@ -98,7 +97,7 @@ void world_fork(world *w, int32_t from, int32_t to, bool adapter, bool transcrip
 void world_extend(world *w, int32_t slot, const int32_t *context, int32_t n);
 void world_reset(world *w, int32_t slot);
 void world_delete(world *w, int32_t slot);
-/* A session's adapters and the pins of requests in flight. */
+/* A session's adapters. */
 void world_pin(world *w, uint64_t adapter_id);
 void world_unpin(world *w, uint64_t adapter_id);
 /* An adapter that a job published, pinned once by it, becomes a generation. */

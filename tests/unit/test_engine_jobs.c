@@ -126,6 +126,42 @@ static void test_pinned_adapters_fill_their_budget(void **state)
     tt_engine_destroy(&e);
 }
 
+/* Whatever becomes of it in the cache while they wait. */
+static void test_jobs_keep_the_adapters_that_they_name(void **state)
+{
+    tt_job_params a = training(200, 1, 23), b = training(200, 1, 24), p = client_params(300, 4);
+    int64_t bytes = client_collect(client_submit(engine, &a)).qttt.adapter_bytes;
+    tt_engine *e = client_start(&(tt_engine_options){.isa_mask = TT_ISA_ALL,
+                                                     .max_running = 1,
+                                                     .max_jobs = 1,
+                                                     .adapter_cache_bytes = (size_t)bytes * 3 / 2},
+                                "llama.gguf", TT_ENGINE_READY);
+    uint64_t first = client_collect(client_submit(e, &a)).qttt.adapter_id;
+    tt_job_params long_one = client_params(50, 1900);
+    tt_job *blocker = client_submit(e, &long_one);
+    p.adapter_id = first;
+    p.qttt.context_tokens = 200;
+    tt_job *request = client_submit(e, &p);
+    tt_engine_unpin(e, first);
+    tt_job *job;
+    tt_err err = {0};
+    assert_int_equal(tt_job_create(&b, NULL, NULL, &job, &err), TT_OK);
+    for (double t0 = tt_sys_now(); tt_engine_submit(e, job, &err) != TT_OK;) {
+        assert_true(tt_sys_now() - t0 < 10);
+        client_nap();
+    }
+    assert_true(client_collect(job).qttt.kept); /* the first has made way for it */
+    tt_engine_stats st;
+    tt_engine_get_stats(e, &st);
+    assert_int_equal(st.adapters, 1);
+    assert_int_equal(st.queued, 1);
+    tt_job_cancel(blocker, false);
+    tt_engine_kick(e);
+    client_collect(blocker);
+    assert_int_equal(client_collect(request).last, TT_EV_DONE);
+    tt_engine_destroy(&e);
+}
+
 /* The next event of a type; asserts that the job does not end before it. */
 static tt_event *await(tt_job *job, tt_event_type type)
 {
@@ -400,6 +436,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_a_context_that_has_grown_has_other_pages),
         cmocka_unit_test(test_training_goes_on_from_an_adapter),
         cmocka_unit_test(test_pinned_adapters_fill_their_budget),
+        cmocka_unit_test(test_jobs_keep_the_adapters_that_they_name),
         cmocka_unit_test(test_pause_and_resume),
         cmocka_unit_test(test_paused_runs_reach_the_same_adapter),
         cmocka_unit_test(test_jobs_of_one_session_run_one_after_another),
