@@ -81,9 +81,15 @@ static void write_text(world *w, const world_session *s, model_text *t)
 
 static void choose_sampling(world *w, tt_job_params *p, int32_t n)
 {
+    static const int32_t stops[] = {12, 57, 101, 150, 188, 222, 260, 301};
     int32_t to_page = (n + PAGE) / PAGE * PAGE - n + world_draw(w, 3);
     p->max_tokens = world_chance(w, 20) && to_page < WORLD_ANSWER ? to_page : 1 + world_draw(w, 24);
     p->max_tokens = world_chance(w, 20) ? WORLD_ANSWER - 16 : p->max_tokens;
+    if (world_chance(w, 30)) { /* it may end before its length */
+        p->stop_ids = stops;
+        p->n_stop_ids = (int32_t)(sizeof stops / sizeof *stops);
+        p->min_tokens = world_draw(w, 4);
+    }
     p->sampling.temperature = world_chance(w, 50) ? 1 : 0;
     p->sampling.repetition_penalty = world_chance(w, 20) ? 1.25f : 1;
     p->sampling.seed = (uint64_t)world_draw(w, 3);
