@@ -60,7 +60,8 @@ size_t tt_session_text_bytes(const tt_session_text *t)
            (size_t)t->n_cuts * sizeof *t->cuts;
 }
 
-static bool put_text(tt_session_text *t, const char *p, size_t n)
+/* Room for n bytes more of text. */
+static bool reserve(tt_session_text *t, size_t n)
 {
     if (n > t->text_cap - t->n) {
         size_t cap = t->text_cap + n + t->text_cap / 2;
@@ -71,10 +72,6 @@ static bool put_text(tt_session_text *t, const char *p, size_t n)
         t->text = more;
         t->text_cap = cap;
     }
-    if (n > 0) {
-        memcpy(t->text + t->n, p, n);
-    }
-    t->n += n;
     return true;
 }
 
@@ -85,12 +82,36 @@ static void put_cut(tt_session_text *t, size_t byte, int32_t n_ids)
     }
 }
 
-/* 1 when an answer that begins with this token is printed without the token's leading space
- * (core/detok.c). */
-static size_t lost_space(const tt_tokenizer *tok, const char *piece, size_t n)
+/* The generated tokens as an answer shows them (U+FFFD for bytes that are no UTF-8, no space in
+ * front), and the control tokens among them, which a template spells out. No cut is inside of a
+ * code point. */
+static bool put_generated(tt_session_text *t, const tt_session_text_options *o)
 {
-    const tt_vocab *v = tt_tokenizer_vocab(tok);
-    return v->kind != TT_VOCAB_BPE && v->add_space_prefix && n > 0 && piece[0] == ' ';
+    tt_detok d = {.special = true};
+    char end[16];
+    for (int32_t i = 0; i < o->n_generated; i++) {
+        size_t n;
+        (void)tt_tokenizer_piece(o->tokenizer, o->generated[i], true, &n);
+        if (!reserve(t, 3 * n + 4)) {
+            return false;
+        }
+        t->n +=
+            tt_detok_push(&d, o->tokenizer, o->generated[i], t->text + t->n, t->text_cap - t->n);
+        t->ids[t->n_ids++] = o->generated[i];
+        if (d.n_pending == 0) {
+            put_cut(t, t->n, t->n_ids);
+        }
+    }
+    size_t n = tt_detok_flush(&d, end);
+    if (!reserve(t, n)) {
+        return false;
+    }
+    if (n > 0) {
+        memcpy(t->text + t->n, end, n);
+        t->n += n;
+    }
+    put_cut(t, t->n, t->n_ids);
+    return true;
 }
 
 /* The cuts of what was kept, the end of the prompt, and one behind each generated token. */
@@ -100,10 +121,14 @@ static bool fill(tt_session_text *t, const tt_session_text_options *o)
     while (o->from != NULL && n_old < o->from->n_cuts && o->from->cuts[n_old].n_ids <= o->n_kept) {
         n_old++;
     }
-    t->cuts = malloc(((size_t)n_old + (size_t)o->n_generated + 1) * sizeof *t->cuts);
+    t->cuts = malloc(((size_t)n_old + (size_t)o->n_generated + 2) * sizeof *t->cuts);
     t->ids = malloc(((size_t)o->n_ids + (size_t)o->n_generated + 1) * sizeof *t->ids);
-    if (t->cuts == NULL || t->ids == NULL || !put_text(t, o->text, o->n)) {
+    if (t->cuts == NULL || t->ids == NULL || !reserve(t, o->n)) {
         return false;
+    }
+    if (o->n > 0) {
+        memcpy(t->text, o->text, o->n);
+        t->n = o->n;
     }
     if (o->n_ids > 0) {
         memcpy(t->ids, o->ids, (size_t)o->n_ids * sizeof *t->ids);
@@ -113,17 +138,7 @@ static bool fill(tt_session_text *t, const tt_session_text_options *o)
         put_cut(t, o->from->cuts[i].byte, o->from->cuts[i].n_ids);
     }
     put_cut(t, t->n, t->n_ids);
-    for (int32_t i = 0; i < o->n_generated; i++) {
-        size_t n;
-        const char *piece = tt_tokenizer_piece(o->tokenizer, o->generated[i], true, &n);
-        t->ids[t->n_ids++] = o->generated[i];
-        size_t skip = i == 0 ? lost_space(o->tokenizer, piece, n) : 0;
-        if (!put_text(t, piece + skip, n - skip)) {
-            return false;
-        }
-        put_cut(t, t->n, t->n_ids);
-    }
-    return true;
+    return put_generated(t, o);
 }
 
 tt_code tt_session_text_create(const tt_session_text_options *o, tt_session_text **ret,

@@ -132,6 +132,46 @@ static void kept_up_to_the_first_difference(void **state)
     tt_session_text_unref(&t);
 }
 
+/* Bytes that are no UTF-8 are U+FFFD in the answer; a code point in two tokens is cut after both.
+ */
+static void bytes_and_code_points(void **state)
+{
+    int32_t b_e4 = tt_tokenizer_find(bpe_tok, "\xc3\xa4", 2);
+    int32_t b_c3 = tt_tokenizer_find(bpe_tok, "\xc3\x83", 2);
+    int32_t b_a4 = tt_tokenizer_find(bpe_tok, "\xc2\xa4", 2);
+    const int32_t out[] = {b_e4, letter('a'), b_c3, b_a4, b_c3}; /* a byte, a, an umlaut, a half */
+    size_t n;
+    int32_t *plain;
+    assert_true(b_e4 >= 0 && b_c3 >= 0 && b_a4 >= 0);
+    tt_session_text *t = text_of(bpe_tok, "<|im_start|>x", out, 5);
+    int32_t n_prompt = tokens(bpe_tok, "<|im_start|>x", &plain), kept;
+    free(plain);
+    static const struct {
+        const char *text;
+        int32_t kept;
+    } cases[] = {{"<|im_start|>x\xef\xbf\xbd"
+                  "a\xc3\xa4\xef\xbf\xbd!",
+                  5},
+                 {"<|im_start|>x\xef\xbf\xbd"
+                  "a\xc3\xa4!",
+                  4},
+                 {"<|im_start|>x\xef\xbf\xbd"
+                  "a\xc3\xa5",
+                  2},
+                 {"<|im_start|>xa", 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tt_text_piece piece;
+        tt_rendered r = rendered(cases[i].text, &piece);
+        tt_served sv = {.tokenizer = bpe_tok};
+        int32_t *ids;
+        assert_int_equal(tt_session_text_splice(t, &sv, &r, &ids, &n, &kept, NULL), TT_OK);
+        assert_int_equal(kept, n_prompt + cases[i].kept);
+        assert_memory_equal(ids + n_prompt, out, (size_t)cases[i].kept * sizeof *out);
+        free(ids);
+    }
+    tt_session_text_unref(&t);
+}
+
 /* A text spliced onto another keeps that one's cuts, so that a later rewrite finds them. */
 static void cuts_are_handed_on(void **state)
 {
@@ -202,6 +242,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_answer_keeps_its_spelling),
         cmocka_unit_test(kept_up_to_the_first_difference),
+        cmocka_unit_test(bytes_and_code_points),
         cmocka_unit_test(cuts_are_handed_on),
         cmocka_unit_test(sentencepiece_spaces),
     };
