@@ -51,7 +51,7 @@ static void write_text(world *w, const world_session *s, model_text *t)
 {
     const model_session *m = &s->model;
     *t = (model_text){.n = 0};
-    if (s->lost != NULL && world_chance(w, 15)) {
+    if (s->lost != NULL && world_chance(w, m->n_branches > 0 ? 15 : 80)) {
         *t = *s->lost;
     } else if (m->n_branches > 0) {
         *t = m->branches[world_chance(w, 70) ? 0 : world_draw(w, m->n_branches)]->text;
@@ -325,7 +325,7 @@ void client_extend(world *w, int32_t slot)
     int32_t n = m->n_context, more = turn_length(w, n);
     memcpy(ids, m->context, (size_t)n * sizeof *ids);
     if (head != NULL && head->n_turns > 0 && !head->answer[0] && head->end[0] > 1 &&
-        (m->n_generations > 0 || world_chance(w, 20))) {
+        world_chance(w, m->n_generations > 0 ? 60 : 15)) {
         extend_into_turn(w, slot, ids);
         return;
     }

@@ -185,6 +185,12 @@ void world_fork(world *w, int32_t from, int32_t to, bool adapter, bool transcrip
     for (int32_t i = 0; tt_session_generation_at(s->data, i, &g); i++) {
         world_pin(w, g.adapter_id);
     }
+    if (!transcript &&
+        old->model.n_branches > 0) { /* the client knows what was said all the same */
+        s->lost = malloc(sizeof *s->lost);
+        assert_non_null(s->lost);
+        *s->lost = old->model.branches[0]->text;
+    }
     model_same(&s->model, s->data);
     w->count.forks++;
 }

@@ -49,7 +49,8 @@ typedef struct world_session {
     tt_session *data;
     model_session model;
     char scope[16];
-    model_text *lost; /* owned: the last text whose answer was cut, with what had come of it */
+    model_text *lost; /* owned: the last text whose answer was cut, with what had come of it; of a
+                         fork without a transcript, its parent's */
     int32_t retry[MODEL_TOKENS], n_retry; /* the user turn of an append that was cut */
 } world_session;
 

@@ -71,13 +71,13 @@ static void do_something(world *w)
         client_chat(w, slot);
     } else if (what < 60) {
         client_append(w, slot);
-    } else if (what < 74) {
+    } else if (what < 72) {
         client_train(w, slot);
-    } else if (what < 80) {
+    } else if (what < 78) {
         cancel_one(w);
-    } else if (what < 84) {
+    } else if (what < 81) {
         pause_one(w);
-    } else if (what < 89) {
+    } else if (what < 87) {
         client_fork(w, slot);
     } else if (what < 92) {
         client_extend(w, slot);
