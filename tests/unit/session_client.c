@@ -23,7 +23,7 @@ static int32_t turn_length(world *w, int32_t n)
             return end - n;
         }
     }
-    return LEAST_TURN + world_draw(w, 40);
+    return LEAST_TURN + world_draw(w, world_chance(w, 30) ? 2 * PAGE - LEAST_TURN : 40);
 }
 
 static bool add_turn(world *w, model_text *t, int32_t n_context, bool answer)
@@ -324,8 +324,10 @@ void client_extend(world *w, int32_t slot)
     const model_text *head = m->n_branches > 0 ? &m->branches[0]->text : NULL;
     int32_t n = m->n_context, more = turn_length(w, n);
     memcpy(ids, m->context, (size_t)n * sizeof *ids);
+    bool adapted = head != NULL && m->n_generations > 0 &&
+                   m->branches[0]->adapter_id == model_adapter(m, model_latest(m));
     if (head != NULL && head->n_turns > 0 && !head->answer[0] && head->end[0] > 1 &&
-        world_chance(w, m->n_generations > 0 ? 60 : 15)) {
+        world_chance(w, adapted ? 75 : 10)) {
         extend_into_turn(w, slot, ids);
         return;
     }

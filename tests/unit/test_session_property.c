@@ -67,17 +67,17 @@ static void do_something(world *w)
     int32_t what = world_draw(w, 100);
     if (!w->sessions[slot].alive) {
         client_create(w, slot);
-    } else if (what < 42) {
+    } else if (what < 41) {
         client_chat(w, slot);
-    } else if (what < 60) {
+    } else if (what < 58) {
         client_append(w, slot);
-    } else if (what < 72) {
+    } else if (what < 70) {
         client_train(w, slot);
-    } else if (what < 78) {
+    } else if (what < 76) {
         cancel_one(w);
-    } else if (what < 81) {
+    } else if (what < 79) {
         pause_one(w);
-    } else if (what < 87) {
+    } else if (what < 85) {
         client_fork(w, slot);
     } else if (what < 92) {
         client_extend(w, slot);
