@@ -269,7 +269,10 @@ void client_train(world *w, int32_t slot)
     op->p.kind = TT_JOB_TRAIN;
     choose_training(w, s, op);
     w->count.trainings++;
-    (void)world_submit(w, op, s->model.context, NULL, s->model.n_context);
+    if (world_submit(w, op, s->model.context, NULL, s->model.n_context) && world_chance(w, 15)) {
+        tt_job_pause(op->job, true);
+        w->count.pauses++;
+    }
 }
 
 /* ---- sessions ---- */
