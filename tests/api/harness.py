@@ -1,6 +1,6 @@
 """Starts the real binary and talks to it: raw HTTP/1.1 over a socket, where tests need every byte, and SSE.
 
-Standard library only (but for the metrics' parser), so that what is tested is the server and not a client's tolerance.
+Standard library only (but for pytest and the metrics' parser), so that what is tested is the server and not a client's tolerance.
 """
 import contextlib
 import json
@@ -11,6 +11,8 @@ import socket
 import subprocess
 import tempfile
 import time
+
+import pytest
 
 import spec
 
@@ -294,6 +296,11 @@ def words(n, seed=1):
 
 def chat(text, **fields):
     return {"messages": [{"role": "user", "content": text}], **fields}
+
+
+# Learning rates whose outcome the guard discards: one that ruins what was learned, one that gains nothing. A model of
+# random weights gains by any training, so the first needs the real one.
+DISCARDED = [pytest.param(1e-3, marks=pytest.mark.real_model), 1e-9]
 
 
 def text_of(events):

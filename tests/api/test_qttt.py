@@ -71,9 +71,10 @@ def test_a_second_request_reuses_the_adapter(server):
     assert other["cached"] is False and other["adapter_id"] != first["adapter_id"]
 
 
-def test_what_the_guard_discarded_is_remembered(server):
-    """A ruinous rate is discarded, the base answers and says so; the second time without training."""
-    qttt = {"mode": "on", "steps": 6, "span_tokens": 64, "learning_rate": 1e-3, "seed": 3}
+@pytest.mark.parametrize("rate", harness.DISCARDED)
+def test_what_the_guard_discarded_is_remembered(server, rate):
+    """A useless adaptation is discarded, the base answers and says so; the second time without training."""
+    qttt = {"mode": "on", "steps": 6, "span_tokens": 64, "learning_rate": rate, "seed": 3}
     plain = ask(server, False, logprobs=True)
     first = ask(server, qttt, logprobs=True)
     q = first["qttt"]

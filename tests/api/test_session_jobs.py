@@ -108,9 +108,10 @@ def test_a_body_is_optional():
         assert generation(s, ses) == 0
 
 
-def test_what_the_guard_discards_is_a_success_without_a_generation(server):
-    ses = session(server, words(1500, seed=42))
-    job = ended(server, create(server, ses, {"steps": 6, "span_tokens": 64, "learning_rate": 1e-3}))
+@pytest.mark.parametrize("rate", harness.DISCARDED)
+def test_what_the_guard_discards_is_a_success_without_a_generation(server, rate):
+    ses = session(server, words(1500, seed=42) + f"\n{rate}")  # no probe of the other is remembered
+    job = ended(server, create(server, ses, {"steps": 6, "span_tokens": 64, "learning_rate": rate}))
     assert job["status"] == "succeeded" and job["result"]["kept"] is False
     assert job["result"]["recall"]["segments"] == 10
     assert job["result"]["generation_after"] == 0 and generation(server, ses) == 0
