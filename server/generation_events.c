@@ -102,18 +102,23 @@ static void on_adapted(tt_generation *g, tt_choice *c, const tt_event *ev)
     }
 }
 
-/* A prompt counts once, however many samples it has; what of it was cached, its first one knows:
- * the others find the pages that the first has made. */
+/* A prompt counts once, however many samples it has. What of it was cached is what the sample knows
+ * that read it first, the least of them: the others find the pages that it has made. */
 static tt_usage sum_usage(const tt_generation *g)
 {
     tt_usage sum = {0};
-    for (int32_t i = 0; i < g->n_choices; i++) {
-        const tt_choice *c = &g->choices[i];
-        sum.completion_tokens += c->usage.completion_tokens;
-        if (c->sample == 0) {
-            sum.prompt_tokens += c->usage.prompt_tokens;
-            sum.cached_tokens += c->usage.cached_tokens;
+    for (int32_t i = 0, n_samples; i < g->n_choices; i += n_samples) {
+        int64_t cached = INT64_MAX;
+        for (n_samples = 0; i + n_samples < g->n_choices; n_samples++) {
+            const tt_choice *c = &g->choices[i + n_samples];
+            if (n_samples > 0 && c->sample == 0) {
+                break; /* the next prompt's */
+            }
+            sum.completion_tokens += c->usage.completion_tokens;
+            cached = c->usage.cached_tokens < cached ? c->usage.cached_tokens : cached;
         }
+        sum.prompt_tokens += g->choices[i].usage.prompt_tokens;
+        sum.cached_tokens += cached;
     }
     return sum;
 }

@@ -53,7 +53,7 @@ def test_prompts_times_samples(client, name):
     assert r.usage.prompt_tokens == used
 
 
-def test_cached_tokens_are_those_of_the_first_sample(server):
+def test_cached_tokens_are_those_that_no_sample_made(server):
     """What the samples share with each other is not a hit of the cache."""
     body = chat(words(400, seed=901), max_tokens=2, n=3)
     first = server.post(CHAT, body).json()["usage"]

@@ -241,7 +241,7 @@ static void several_prompts(void **state)
 }
 
 /* n = 3 of two prompts: index = prompt * n + sample, sample i under seed + i, every choice's text
- * its own; a prompt counts once, with what its first sample found cached. */
+ * its own; a prompt counts once, with the least that a sample found cached. */
 static void samples(void **state)
 {
     configure();
