@@ -110,6 +110,9 @@ tt_code tt_rope_frequencies(const tt_rope_spec *s, float *ret_inv_freq, float *r
             : s->factor > 1.0    ? 0.1 * log(s->factor) + 1.0
                                  : 1.0;
     }
+    if (!isfinite((float)m) || (float)m <= 0.0f) {
+        return tt_fail(reterr, TT_E_MODEL, "rope scaling: the attention factor comes out as %g", m);
+    }
     *ret_mscale = (float)m;
     return TT_OK;
 }
