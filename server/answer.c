@@ -32,12 +32,6 @@ static void put_usage(tt_buf *b, const tt_usage *u)
                   (long long)u->cached_tokens);
 }
 
-static void put_number(tt_buf *b, const char *key, double v)
-{
-    tt_buf_printf(b, ",\"%s\":", key);
-    tt_buf_put_double(b, v);
-}
-
 static void put_progress(tt_buf *b, const tt_chunk *c)
 {
     if (c->queued) {
@@ -48,16 +42,16 @@ static void put_progress(tt_buf *b, const tt_chunk *c)
         tt_buf_printf(b,
                       ",\"progress\":{\"phase\":\"prefill\",\"done\":%d,\"total\":%d,\"cached\":%d",
                       (int)e->u.prefill.done, (int)e->u.prefill.total, (int)e->u.prefill.cached);
-        put_number(b, "seconds", e->u.prefill.seconds);
+        tt_buf_member_double(b, "seconds", e->u.prefill.seconds);
         tt_buf_putc(b, '}');
     } else {
         const tt_event *e = c->progress;
         tt_buf_printf(b, ",\"progress\":{\"phase\":\"adapt\",\"done\":%d,\"total\":%d",
                       (int)e->u.adapt.step, (int)e->u.adapt.total);
-        put_number(b, "loss", e->u.adapt.loss);
-        put_number(b, "grad_norm", e->u.adapt.grad_norm);
-        put_number(b, "learning_rate", e->u.adapt.learning_rate);
-        put_number(b, "seconds", e->u.adapt.seconds);
+        tt_buf_member_double(b, "loss", e->u.adapt.loss);
+        tt_buf_member_double(b, "grad_norm", e->u.adapt.grad_norm);
+        tt_buf_member_double(b, "learning_rate", e->u.adapt.learning_rate);
+        tt_buf_member_double(b, "seconds", e->u.adapt.seconds);
         tt_buf_printf(b, ",\"span_start\":%d,\"span_tokens\":%d", (int)e->u.adapt.span_start,
                       (int)e->u.adapt.span_tokens);
         if (c->job_id != NULL) {

@@ -8,6 +8,7 @@
 #include "server/api_json.h"
 #include "server/diagnostics.h"
 #include "server/prepare.h"
+#include "server/session_setup.h"
 #include "server/session_work.h"
 
 static void fail(tt_diagnostics *d, const tt_err *err, const char *param)
@@ -308,13 +309,8 @@ static void start(tt_http_request *req, tt_session_record *r)
 
 void tt_api_session_diagnostics(tt_http_request *req)
 {
-    tt_session_record *r = tt_session_store_find(req->server->sessions, req->scope, req->param);
-    if (r == NULL) {
-        tt_http_error e;
-        tt_error_set(&e, 404, NULL, "session_not_found", "the session '%.100s' does not exist",
-                     req->param);
-        tt_http_reply_error(req, &e);
-        return;
+    tt_session_record *r = tt_sessions_of_path(req);
+    if (r != NULL) {
+        start(req, r);
     }
-    start(req, r);
 }

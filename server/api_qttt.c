@@ -233,22 +233,6 @@ bool tt_qttt_parse(const json_t *v, bool on, const tt_qttt_caps *caps, int32_t n
            parse_context(tt_json_get(v, "context"), ret, e);
 }
 
-static void put_text(tt_buf *b, const char *key, const char *value)
-{
-    tt_buf_printf(b, ",\"%s\":", key);
-    if (value != NULL) {
-        tt_buf_puts_json(b, value);
-    } else {
-        tt_buf_puts(b, "null");
-    }
-}
-
-static void put_number(tt_buf *b, const char *key, double value)
-{
-    tt_buf_printf(b, ",\"%s\":", key);
-    tt_buf_put_double(b, value);
-}
-
 static void put_layers(tt_buf *b, const tt_qttt_params *p)
 {
     bool all = true, first = true;
@@ -272,16 +256,16 @@ static void put_layers(tt_buf *b, const tt_qttt_params *p)
 void tt_qttt_write_params(tt_buf *b, const tt_qttt_params *p)
 {
     tt_buf_printf(b, "{\"steps\":%d,\"span_tokens\":%d", (int)p->steps, (int)p->span_tokens);
-    put_number(b, "learning_rate", p->learning_rate);
-    put_text(b, "adapter", p->lora ? "lora" : "full");
+    tt_buf_member_double(b, "learning_rate", p->learning_rate);
+    tt_buf_member_text(b, "adapter", p->lora ? "lora" : "full");
     if (p->lora) {
         tt_buf_printf(b, ",\"rank\":%d", (int)p->rank);
         tt_buf_puts(b, ",\"alpha\":");
         tt_buf_put_float(b, p->lora_alpha);
     }
     put_layers(b, p);
-    put_text(b, "objective", p->objective == TT_RECALL ? "recall" : "next_token");
-    put_text(b, "optimizer", p->sgd ? "sgd" : "adamw");
+    tt_buf_member_text(b, "objective", p->objective == TT_RECALL ? "recall" : "next_token");
+    tt_buf_member_text(b, "optimizer", p->sgd ? "sgd" : "adamw");
     tt_buf_puts(b, ",\"weight_decay\":");
     tt_buf_put_float(b, p->weight_decay);
     tt_buf_puts(b, ",\"grad_clip\":");
@@ -314,8 +298,8 @@ void tt_qttt_write_recall(tt_buf *b, const tt_qttt_result *r)
     }
     tt_buf_puts(b, "{\"before\":");
     tt_buf_put_double(b, r->recall_before);
-    put_number(b, "after", r->recall_after);
-    put_number(b, "standard_error", r->recall_se);
+    tt_buf_member_double(b, "after", r->recall_after);
+    tt_buf_member_double(b, "standard_error", r->recall_se);
     tt_buf_printf(b, ",\"segments\":%d}", (int)r->recall_segments);
 }
 
@@ -327,12 +311,12 @@ void tt_qttt_write(tt_buf *b, const tt_qttt_result *r, const char *job_id, doubl
     } else {
         tt_buf_puts(b, "null");
     }
-    put_text(b, "status", r->status);
+    tt_buf_member_text(b, "status", r->status);
     /* Of a success `kept` says what the guard did; a reason explains what did not happen. */
-    put_text(b, "reason", strcmp(r->status, "succeeded") != 0 ? r->reason : NULL);
+    tt_buf_member_text(b, "reason", strcmp(r->status, "succeeded") != 0 ? r->reason : NULL);
     tt_buf_printf(b, ",\"steps_done\":%d,\"steps_dropped\":%d", (int)r->steps_done,
                   (int)r->n_dropped);
-    put_text(b, "stop_reason", r->stop_reason);
+    tt_buf_member_text(b, "stop_reason", r->stop_reason);
     tt_buf_printf(b, ",\"kept\":%s,\"cached\":%s,\"generation\":%d", r->kept ? "true" : "false",
                   r->cached ? "true" : "false", (int)r->generation);
     if (r->adapter_id != 0) {
@@ -344,16 +328,16 @@ void tt_qttt_write(tt_buf *b, const tt_qttt_result *r, const char *job_id, doubl
     tt_qttt_write_params(b, &r->params);
     tt_buf_puts(b, ",\"recall\":");
     tt_qttt_write_recall(b, r);
-    put_number(b, "span_loss_before", r->span_loss_before);
-    put_number(b, "span_loss_after", r->span_loss_after);
-    put_number(b, "loss_first", r->loss_first);
-    put_number(b, "loss_last", r->loss_last);
-    put_number(b, "delta_norm_relative", r->delta_norm_relative);
+    tt_buf_member_double(b, "span_loss_before", r->span_loss_before);
+    tt_buf_member_double(b, "span_loss_after", r->span_loss_after);
+    tt_buf_member_double(b, "loss_first", r->loss_first);
+    tt_buf_member_double(b, "loss_last", r->loss_last);
+    tt_buf_member_double(b, "delta_norm_relative", r->delta_norm_relative);
     tt_buf_printf(b, ",\"trained_tokens\":%lld,\"adapter_bytes\":%lld",
                   (long long)r->trained_tokens, (long long)r->adapter_bytes);
-    put_number(b, "flops", r->flops);
-    put_number(b, "equal_cost_tokens", r->equal_cost_tokens);
-    put_number(b, "prefill_seconds", prefill_seconds);
-    put_number(b, "adapt_seconds", r->adapt_seconds);
+    tt_buf_member_double(b, "flops", r->flops);
+    tt_buf_member_double(b, "equal_cost_tokens", r->equal_cost_tokens);
+    tt_buf_member_double(b, "prefill_seconds", prefill_seconds);
+    tt_buf_member_double(b, "adapt_seconds", r->adapt_seconds);
     tt_buf_putc(b, '}');
 }

@@ -11,6 +11,7 @@
 #include "server/job_setup.h"
 #include "server/metadata.h"
 #include "server/prepare.h"
+#include "server/session_setup.h"
 
 /* What a body may be to be read on the loop thread: metadata at its bounds, written in escapes. */
 enum { MAX_BODY = 128 * 1024, JSON_MEMORY = 1 << 16 };
@@ -26,18 +27,6 @@ static void finish(job_request *r)
 {
     tt_buf_finish(&r->metadata);
     tt_buf_finish(&r->ignored);
-}
-
-static tt_session_record *find_session(tt_http_request *req)
-{
-    tt_session_record *ses = tt_session_store_find(req->server->sessions, req->scope, req->param);
-    if (ses == NULL) {
-        tt_http_error e;
-        tt_error_set(&e, 404, NULL, "session_not_found", "the session '%.100s' does not exist",
-                     req->param);
-        tt_http_reply_error(req, &e);
-    }
-    return ses;
 }
 
 /* Here the object is the body, so its fields have no "qttt." in front. */
@@ -177,7 +166,7 @@ void tt_api_session_jobs_create(tt_http_request *req)
     if (!tt_http_once(req, "")) {
         return;
     }
-    tt_session_record *ses = find_session(req);
+    tt_session_record *ses = tt_sessions_of_path(req);
     if (ses == NULL) {
         return;
     }
@@ -193,7 +182,7 @@ void tt_api_session_jobs_create(tt_http_request *req)
 
 void tt_api_session_jobs_list(tt_http_request *req)
 {
-    tt_session_record *ses = find_session(req);
+    tt_session_record *ses = tt_sessions_of_path(req);
     if (ses != NULL) {
         tt_api_jobs_list_of(req, ses->id);
     }

@@ -40,19 +40,6 @@ static void reply_session(tt_http_request *req, int status, const tt_session_rec
     tt_http_reply(req, status, "application/json", &b);
 }
 
-/* The session of the path; NULL: answered with 404. */
-static tt_session_record *find(tt_http_request *req)
-{
-    tt_session_record *r = tt_session_store_find(req->server->sessions, req->scope, req->param);
-    if (r == NULL) {
-        tt_http_error e;
-        tt_error_set(&e, 404, NULL, "session_not_found", "the session '%.100s' does not exist",
-                     req->param);
-        tt_http_reply_error(req, &e);
-    }
-    return r;
-}
-
 /* A small body, read on the loop thread: an object, or nothing. False: answered. */
 static bool read_body(tt_http_request *req, const char *const *known, json_t **ret)
 {
@@ -206,7 +193,7 @@ void tt_api_sessions_list(tt_http_request *req)
 
 void tt_api_sessions_get(tt_http_request *req)
 {
-    tt_session_record *r = find(req);
+    tt_session_record *r = tt_sessions_of_path(req);
     if (r != NULL) {
         reply_session(req, 200, r);
     }
@@ -215,7 +202,7 @@ void tt_api_sessions_get(tt_http_request *req)
 void tt_api_sessions_update(tt_http_request *req)
 {
     static const char *const known[] = {"metadata", "ttl_seconds", NULL};
-    tt_session_record *r = find(req);
+    tt_session_record *r = tt_sessions_of_path(req);
     json_t *body = NULL;
     tt_buf metadata = {0};
     tt_http_error e;
@@ -235,7 +222,7 @@ void tt_api_sessions_update(tt_http_request *req)
 
 void tt_api_sessions_delete(tt_http_request *req)
 {
-    tt_session_record *r = find(req);
+    tt_session_record *r = tt_sessions_of_path(req);
     tt_buf b = {0};
     if (r == NULL) {
         return;
@@ -249,7 +236,7 @@ void tt_api_sessions_delete(tt_http_request *req)
 
 void tt_api_sessions_reset(tt_http_request *req)
 {
-    tt_session_record *r = find(req);
+    tt_session_record *r = tt_sessions_of_path(req);
     if (r != NULL) {
         tt_session_drop_adapters(r);
         tt_session_touch(r);
@@ -323,7 +310,7 @@ void tt_api_sessions_fork(tt_http_request *req)
 {
     static const char *const known[] = {"adapter", "transcript", "metadata", "ttl_seconds", NULL};
     static const char *const adapters[] = {"base", "copy", NULL};
-    tt_session_record *parent = find(req), *r = NULL;
+    tt_session_record *parent = tt_sessions_of_path(req), *r = NULL;
     json_t *body = NULL;
     tt_buf metadata = {0};
     tt_http_error e;
@@ -398,7 +385,7 @@ static void finish_extend(tt_session_work *w)
 
 void tt_api_sessions_extend(tt_http_request *req)
 {
-    tt_session_record *r = find(req);
+    tt_session_record *r = tt_sessions_of_path(req);
     tt_http_error e;
     if (r == NULL || !tt_http_once(req, "")) {
         return;

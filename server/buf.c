@@ -237,3 +237,19 @@ void tt_buf_put_double(tt_buf *b, double v)
     }
     tt_buf_puts(b, text);
 }
+
+void tt_buf_member_text(tt_buf *b, const char *key, const char *text)
+{
+    tt_buf_printf(b, ",\"%s\":", key);
+    if (text != NULL && text[0] != '\0') {
+        tt_buf_puts_json(b, text);
+    } else {
+        tt_buf_puts(b, "null");
+    }
+}
+
+void tt_buf_member_double(tt_buf *b, const char *key, double v)
+{
+    tt_buf_printf(b, ",\"%s\":", key);
+    tt_buf_put_double(b, v);
+}

@@ -36,6 +36,9 @@ void tt_buf_puts_json(tt_buf *b, const char *s);
 /* A JSON number that reads back to the same float or double; null when it is not finite. */
 void tt_buf_put_float(tt_buf *b, float v);
 void tt_buf_put_double(tt_buf *b, double v);
+/* ,"key":value - a member after the first of an object. Text that is NULL or "" is null. */
+void tt_buf_member_text(tt_buf *b, const char *key, const char *text);
+void tt_buf_member_double(tt_buf *b, const char *key, double v);
 
 /* Length of the valid UTF-8 sequence at s[0..n), n >= 1; 0 when it is invalid, and then *ret_bad is
  * the length of the maximal part that one U+FFFD stands for (Unicode 15, section 3.9). */

@@ -275,23 +275,12 @@ void tt_generations_poll(tt_server *s)
 
 uint64_t tt_generations_tick(tt_server *s)
 {
-    double now = tt_now(), period = s->settings->heartbeat_seconds, wait = 1e9;
-    for (tt_generation *g = s->generations, *next; g != NULL; g = next) {
-        next = g->next;
-        if (!g->prepared->request.stream) {
-            continue;
+    double wait = 1e9;
+    for (tt_generation *g = s->generations; g != NULL; g = g->next) {
+        if (g->prepared->request.stream) {
+            double due = tt_http_stream_heartbeat(g->http, &g->last_sent);
+            wait = due < wait ? due : wait;
         }
-        double due = g->last_sent + period - now;
-        if (due <= 0.0005) {
-            if (tt_http_stream_pending(g->http) ==
-                0) { /* else the client has something to read already */
-                tt_sse_heartbeat(tt_http_stream_out(g->http));
-                tt_http_stream_flush(g->http);
-            }
-            g->last_sent = now;
-            due = period;
-        }
-        wait = due < wait ? due : wait;
     }
     return wait > 1e8 ? 0 : (uint64_t)(wait * 1000) + 1;
 }

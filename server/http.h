@@ -104,6 +104,10 @@ tt_buf *tt_http_stream_out(tt_http_request *req);
 void tt_http_stream_flush(tt_http_request *req);
 /* Bytes that the client has not taken yet. */
 size_t tt_http_stream_pending(const tt_http_request *req);
+/* A comment line when nothing was sent for server.heartbeat_seconds (and the client has nothing
+ * left to read); *last_sent: monotonic, moved on then. Returns seconds until the next one is due.
+ */
+double tt_http_stream_heartbeat(tt_http_request *req, double *last_sent);
 /* Nothing more will be written; what is in the buffer still goes out. */
 void tt_http_stream_end(tt_http_request *req);
 

@@ -7,6 +7,7 @@
 
 #include "server/http_once.h"
 #include "server/http_priv.h"
+#include "server/sse.h"
 
 enum { COMPACT_BYTES = 64 * 1024 };
 
@@ -274,6 +275,21 @@ void tt_http_stream_flush(tt_http_request *req)
     if (req->streaming && !req->gone) {
         tt_http_wake(req);
     }
+}
+
+double tt_http_stream_heartbeat(tt_http_request *req, double *last_sent)
+{
+    double now = tt_now(), period = req->server->settings->heartbeat_seconds;
+    double due = *last_sent + period - now;
+    if (due > 0.0005) {
+        return due;
+    }
+    if (tt_http_stream_pending(req) == 0) {
+        tt_sse_heartbeat(tt_http_stream_out(req));
+        tt_http_stream_flush(req);
+    }
+    *last_sent = now;
+    return period;
 }
 
 void tt_http_stream_end(tt_http_request *req)

@@ -12,22 +12,6 @@ static void put_time(tt_buf *b, const char *key, double seconds)
     }
 }
 
-static void put_text(tt_buf *b, const char *key, const char *text)
-{
-    tt_buf_printf(b, ",\"%s\":", key);
-    if (text != NULL && text[0] != '\0') {
-        tt_buf_puts_json(b, text);
-    } else {
-        tt_buf_puts(b, "null");
-    }
-}
-
-static void put_number(tt_buf *b, const char *key, double value)
-{
-    tt_buf_printf(b, ",\"%s\":", key);
-    tt_buf_put_double(b, value);
-}
-
 static void put_result(tt_buf *b, const tt_job_record *r)
 {
     const tt_qttt_result *q = &r->result;
@@ -37,20 +21,20 @@ static void put_result(tt_buf *b, const tt_job_record *r)
     }
     tt_buf_printf(b, "{\"trained_tokens\":%lld,\"steps_done\":%d,\"steps_dropped\":%d",
                   (long long)q->trained_tokens, (int)q->steps_done, (int)q->n_dropped);
-    put_number(b, "loss_first", q->loss_first);
-    put_number(b, "loss_last", q->loss_last);
+    tt_buf_member_double(b, "loss_first", q->loss_first);
+    tt_buf_member_double(b, "loss_last", q->loss_last);
     tt_buf_puts(b, ",\"recall\":");
     tt_qttt_write_recall(b, q);
-    put_number(b, "span_loss_before", q->span_loss_before);
-    put_number(b, "span_loss_after", q->span_loss_after);
+    tt_buf_member_double(b, "span_loss_before", q->span_loss_before);
+    tt_buf_member_double(b, "span_loss_after", q->span_loss_after);
     tt_buf_printf(b, ",\"kept\":%s,\"cached\":%s", q->kept ? "true" : "false",
                   q->cached ? "true" : "false");
-    put_number(b, "delta_norm_relative", q->delta_norm_relative);
+    tt_buf_member_double(b, "delta_norm_relative", q->delta_norm_relative);
     tt_buf_printf(b, ",\"generation_before\":%d,\"generation_after\":%d,\"adapter_bytes\":%lld",
                   (int)r->generation_before, (int)r->generation_after, (long long)q->adapter_bytes);
-    put_number(b, "flops", q->flops);
-    put_number(b, "equal_cost_tokens", q->equal_cost_tokens);
-    put_number(b, "seconds", q->adapt_seconds);
+    tt_buf_member_double(b, "flops", q->flops);
+    tt_buf_member_double(b, "equal_cost_tokens", q->equal_cost_tokens);
+    tt_buf_member_double(b, "seconds", q->adapt_seconds);
     tt_buf_putc(b, '}');
 }
 
@@ -63,7 +47,7 @@ static void put_queue(tt_buf *b, const tt_job_record *r)
         return;
     }
     tt_buf_printf(b, "{\"position\":%d", (int)position);
-    put_text(b, "reason", reason);
+    tt_buf_member_text(b, "reason", reason);
     tt_buf_putc(b, '}');
 }
 
@@ -76,24 +60,24 @@ void tt_job_json_write(tt_buf *b, const tt_job_record *r, double now)
     put_time(b, "started_at", r->started_at);
     put_time(b, "finished_at", r->finished_at);
     put_time(b, "estimated_finish", tt_job_record_estimate(r, now));
-    put_text(b, "status", tt_job_status_text(r->status));
+    tt_buf_member_text(b, "status", tt_job_status_text(r->status));
     tt_buf_puts(b, ",\"error\":");
     if (r->status == TT_JOB_FAILED) {
         tt_buf_puts(b, "{\"code\":");
         tt_buf_puts_json(b, r->error_code);
-        put_text(b, "message", r->error_message);
+        tt_buf_member_text(b, "message", r->error_message);
         tt_buf_putc(b, '}');
     } else {
         tt_buf_puts(b, "null");
     }
-    put_text(b, "model", r->model);
-    put_text(b, "session_id", r->session_id);
+    tt_buf_member_text(b, "model", r->model);
+    tt_buf_member_text(b, "session_id", r->session_id);
     tt_buf_printf(b, ",\"seed\":%llu,\"hyperparameters\":", (unsigned long long)r->params.seed);
     tt_qttt_write_params(b, &r->params);
     tt_buf_puts(b, ",\"budget\":");
     tt_qttt_write_budget(b, &r->params);
     tt_buf_printf(b, ",\"steps_done\":%d", (int)r->steps_done);
-    put_text(b, "stop_reason", r->have_result ? r->result.stop_reason : NULL);
+    tt_buf_member_text(b, "stop_reason", r->have_result ? r->result.stop_reason : NULL);
     tt_buf_puts(b, ",\"result\":");
     put_result(b, r);
     tt_buf_puts(b, ",\"queue\":");
@@ -109,19 +93,19 @@ static void put_data(tt_buf *b, const tt_job_event *ev)
     case TT_JOB_EVENT_STEP:
         tt_buf_printf(b, "{\"step\":%d,\"span_start\":%d,\"span_tokens\":%d", (int)ev->u.step.step,
                       (int)ev->u.step.span_start, (int)ev->u.step.span_tokens);
-        put_number(b, "loss", ev->u.step.loss);
-        put_number(b, "grad_norm", ev->u.step.grad_norm);
-        put_number(b, "learning_rate", ev->u.step.learning_rate);
-        put_number(b, "seconds", ev->u.step.seconds);
+        tt_buf_member_double(b, "loss", ev->u.step.loss);
+        tt_buf_member_double(b, "grad_norm", ev->u.step.grad_norm);
+        tt_buf_member_double(b, "learning_rate", ev->u.step.learning_rate);
+        tt_buf_member_double(b, "seconds", ev->u.step.seconds);
         break;
     case TT_JOB_EVENT_PROBE:
         tt_buf_printf(b, "{\"phase\":\"%s\"", ev->u.probe.after ? "after" : "before");
-        put_number(b, "recall", ev->u.probe.recall);
-        put_number(b, "span_loss", ev->u.probe.span);
+        tt_buf_member_double(b, "recall", ev->u.probe.recall);
+        tt_buf_member_double(b, "span_loss", ev->u.probe.span);
         break;
     case TT_JOB_EVENT_STATUS:
         tt_buf_printf(b, "{\"status\":\"%s\"", ev->u.status.status);
-        put_text(b, "reason", ev->u.status.reason);
+        tt_buf_member_text(b, "reason", ev->u.status.reason);
         break;
     }
     tt_buf_putc(b, '}');

@@ -100,17 +100,9 @@ void tt_job_stream_start(tt_http_request *req, tt_job_record *r, int64_t after)
 
 uint64_t tt_job_streams_tick(tt_server *s)
 {
-    double now = tt_now(), period = s->settings->heartbeat_seconds, wait = 1e9;
+    double wait = 1e9;
     for (tt_job_stream *st = s->job_streams; st != NULL; st = st->next) {
-        double due = st->last_sent + period - now;
-        if (due <= 0.0005) {
-            if (tt_http_stream_pending(st->http) == 0) {
-                tt_sse_heartbeat(tt_http_stream_out(st->http));
-                tt_http_stream_flush(st->http);
-            }
-            st->last_sent = now;
-            due = period;
-        }
+        double due = tt_http_stream_heartbeat(st->http, &st->last_sent);
         wait = due < wait ? due : wait;
     }
     return wait > 1e8 ? 0 : (uint64_t)(wait * 1000) + 1;

@@ -80,3 +80,15 @@ const char *tt_sessions_header(tt_http_request *req)
     }
     return v != NULL && v[0] != '\0' ? v : NULL;
 }
+
+tt_session_record *tt_sessions_of_path(tt_http_request *req)
+{
+    tt_session_record *r = tt_session_store_find(req->server->sessions, req->scope, req->param);
+    if (r == NULL) {
+        tt_http_error e;
+        tt_error_set(&e, 404, NULL, "session_not_found", "the session '%.100s' does not exist",
+                     req->param);
+        tt_http_reply_error(req, &e);
+    }
+    return r;
+}

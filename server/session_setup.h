@@ -17,5 +17,7 @@ void tt_sessions_arm(tt_server *s);
 /* The key that a request names: the header of the settings, else X-OpenWebUI-Chat-Id; NULL = none.
  * While it is being dispatched. */
 const char *tt_sessions_header(tt_http_request *req);
+/* The session of the path's {id}; NULL: the request has been answered with 404. */
+tt_session_record *tt_sessions_of_path(tt_http_request *req);
 
 #endif

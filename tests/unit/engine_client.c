@@ -39,6 +39,14 @@ tt_engine *client_start(const tt_engine_options *extra, const char *file, tt_eng
     return e;
 }
 
+tt_engine *client_start_plain(void)
+{
+    return client_start(&(tt_engine_options){.isa_mask = TT_ISA_ALL,
+                                             .adapter_cache_bytes = 64 << 20,
+                                             .prefill_chunk = 128},
+                        "llama.gguf", TT_ENGINE_READY);
+}
+
 tt_job_params client_params(int32_t n, int32_t max_tokens)
 {
     for (int32_t i = 0; i < n; i++) {

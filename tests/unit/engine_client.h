@@ -22,6 +22,8 @@ typedef struct client_outcome {
 void client_nap(void);
 /* Waits until it has loaded; asserts that it is in state `want` then. */
 tt_engine *client_start(const tt_engine_options *extra, const char *file, tt_engine_state want);
+/* One over the tiny Llama, with a cache of adapters. */
+tt_engine *client_start_plain(void);
 /* A greedy request over client_prompt, which is filled with a fixed pattern. */
 tt_job_params client_params(int32_t n, int32_t max_tokens);
 void client_turn_on(tt_job_params *p, int32_t context, int32_t steps, bool guard);

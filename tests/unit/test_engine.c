@@ -19,10 +19,7 @@ static tt_engine *engine;
 
 static int setup(void **state)
 {
-    engine = client_start(&(tt_engine_options){.isa_mask = TT_ISA_ALL,
-                                               .adapter_cache_bytes = 64 << 20,
-                                               .prefill_chunk = 128},
-                          "llama.gguf", TT_ENGINE_READY);
+    engine = client_start_plain();
     return 0;
 }
 
