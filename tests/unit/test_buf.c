@@ -119,6 +119,14 @@ static void numbers_read_back(void **state)
     tt_buf_put_double(&b, 0.25);
     assert_memory_equal(b.p, "0.25", 4);
     assert_int_equal(b.n, 4);
+    tt_buf_clear(&b);
+    tt_buf_member_text(&b, "a", "x\"");
+    tt_buf_member_text(&b, "b", NULL);
+    tt_buf_member_text(&b, "c", "");
+    tt_buf_member_double(&b, "d", 0.5);
+    tt_buf_member_double(&b, "e", (double)NAN);
+    tt_buf_putc(&b, '\0');
+    assert_string_equal(b.p, ",\"a\":\"x\\\"\",\"b\":null,\"c\":null,\"d\":0.5,\"e\":null");
     tt_buf_finish(&b);
 }
 
