@@ -5,6 +5,7 @@ Standard library only. The last line is `N passed, N failed`; every skip is prin
 that counts nothing itself is one test; one that fails without saying how many failed is one failure.
 """
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -112,11 +113,20 @@ def meson_test(counts, build, logbase, suites, env=None):
 
 
 def configure(build, options, env):
-    """meson setup once, ninja always. Returns False when either fails."""
-    if not (ROOT / build / "build.ninja").exists() and run(["meson", "setup", build, *options], env) != 0:
-        return False
+    """meson setup once, ninja always, both aside (nice; what they say goes to build/BUILD.log). Returns False, and prints
+    the end of that log, when either fails."""
+    (ROOT / "build").mkdir(exist_ok=True)
+    log = ROOT / "build" / f"{build}.log"
     jobs = [f"-j{os.environ['JOBS']}"] if os.environ.get("JOBS") else []
-    return run(["ninja", "-C", build, *jobs]) == 0
+    commands = [["nice", "ninja", "-C", build, *jobs]]
+    if not (ROOT / build / "build.ninja").exists():
+        commands.insert(0, ["meson", "setup", build, *options])
+    with log.open("w") as out:
+        ok = all(subprocess.run(c, cwd=ROOT, env={**os.environ, **env}, stdout=out, stderr=out).returncode == 0
+                 for c in commands)
+    if not ok:
+        print("\n".join(log.read_text(errors="replace").splitlines()[-40:]), flush=True)
+    return ok
 
 
 def fast(counts, args):
@@ -135,13 +145,18 @@ def small_model(build):
     return path if run(command) == 0 else None
 
 
-def sanitized(counts, name):
-    """Unit and api tests (and the replay of fuzz corpora) in a clang build with sanitizers."""
+def build_sanitized(name):
+    """The clang build with a sanitizer; False when it fails."""
+    options = [f"-Db_sanitize={SANITIZERS[name]['sanitize']}", "-Db_lundef=false", "-Dbuildtype=debugoptimized"]
+    return configure(f"build-{name}", options, {"CC": "clang"})
+
+
+def sanitized(counts, name, built):
+    """Unit and api tests (and the replay of fuzz corpora) in a clang build with sanitizers. built: its future."""
     what = SANITIZERS[name]
     build = f"build-{name}"
     step(f"{what['sanitize']} sanitizer: unit, fuzz replay, api")
-    options = [f"-Db_sanitize={what['sanitize']}", "-Db_lundef=false", "-Dbuildtype=debugoptimized"]
-    if not configure(build, options, {"CC": "clang"}):
+    if not built.result():
         print(f"{build}: did not build")
         counts.failed += 1
         return
@@ -170,10 +185,13 @@ def fuzz(counts, seconds):
 
 
 def deep(counts, args):
-    step("the second model and other slow suites")
-    meson_test(counts, args.build, "test-deep", ["--suite", "deep"])
-    for name in SANITIZERS:
-        sanitized(counts, name)
+    # The API tests wait more than they compute: the next build goes on beside them.
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as aside:
+        built = {name: aside.submit(build_sanitized, name) for name in SANITIZERS}
+        step("the second model and other slow suites")
+        meson_test(counts, args.build, "test-deep", ["--suite", "deep"])
+        for name in SANITIZERS:
+            sanitized(counts, name, built[name])
     fuzz(counts, 10)
 
 
