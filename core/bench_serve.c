@@ -149,19 +149,26 @@ static tt_code rate_of(serving *v, int32_t n, const uint64_t *adapters, double *
     return rc;
 }
 
-static tt_code median_rate(serving *v, const char *name, int32_t n, const uint64_t *adapters,
-                           double limit, double *ret, tt_err *reterr)
+/* Rates of one stream and of eight, and how much more the eight are: the two take turns, since the
+ * machine's own speed drifts. adapters: [STREAMS] or NULL. */
+static tt_code one_and_all(serving *v, const char *const names[3], const uint64_t *adapters,
+                           tt_err *reterr)
 {
-    double t[TT_BENCH_MAX_REPEAT];
+    double one[TT_BENCH_MAX_REPEAT], all[TT_BENCH_MAX_REPEAT], times[TT_BENCH_MAX_REPEAT];
     tt_code rc = TT_OK;
     int32_t repeat = v->b->repeat;
     for (int32_t i = -1; rc == TT_OK && i < repeat; i++) { /* the first fills the prefix cache */
-        rc = rate_of(v, n, adapters, &t[i < 0 ? 0 : i], reterr);
+        int32_t j = i < 0 ? 0 : i;
+        rc = rate_of(v, 1, adapters, &one[j], reterr);
+        rc = rc == TT_OK ? rate_of(v, STREAMS, adapters, &all[j], reterr) : rc;
+        times[j] = rc == TT_OK && one[j] > 0 ? all[j] / one[j] : 0;
     }
     if (rc == TT_OK) {
-        *ret = tt_bench_median(t, repeat);
-        tt_bench_add(v->b, name, "tokens/s", *ret, limit > 0 ? TT_LIMIT_BYTES : TT_LIMIT_NONE,
-                     limit);
+        double limit = adapters == NULL ? tt_bench_decode_limit(v->b, 160) : 0;
+        tt_bench_add(v->b, names[0], "tokens/s", tt_bench_median(one, repeat),
+                     limit > 0 ? TT_LIMIT_BYTES : TT_LIMIT_NONE, limit);
+        tt_bench_add(v->b, names[1], "tokens/s", tt_bench_median(all, repeat), TT_LIMIT_NONE, 0);
+        tt_bench_add(v->b, names[2], "times", tt_bench_median(times, repeat), TT_LIMIT_NONE, 0);
     }
     return rc;
 }
@@ -191,22 +198,19 @@ static tt_code train_adapters(serving *v, bool lora, uint64_t adapters[STREAMS],
     return rc;
 }
 
-static tt_code adapted_streams(serving *v, bool lora, double one, tt_err *reterr)
+static tt_code adapted_streams(serving *v, bool lora, tt_err *reterr)
 {
+    static const char *const names[2][3] = {
+        {"1 stream, full adapter", "8 streams, 8 full adapters", "  against 1 stream, full"},
+        {"1 stream, LoRA adapter", "8 streams, 8 LoRA adapters", "  against 1 stream, LoRA"}};
     uint64_t adapters[STREAMS] = {0};
     int64_t bytes;
-    double all = 0;
     tt_code rc = train_adapters(v, lora, adapters, &bytes, reterr);
-    rc = rc == TT_OK
-             ? median_rate(v, lora ? "8 streams, 8 LoRA adapters" : "8 streams, 8 full adapters",
-                           STREAMS, adapters, 0, &all, reterr)
-             : rc;
+    rc = rc == TT_OK ? one_and_all(v, names[lora], adapters, reterr) : rc;
     for (int32_t i = 0; i < STREAMS; i++) {
         tt_engine_unpin(v->e, adapters[i]);
     }
     if (rc == TT_OK) {
-        tt_bench_add(v->b, lora ? "  against 1 stream, LoRA" : "  against 1 stream, full", "times",
-                     all / one, TT_LIMIT_NONE, 0);
         tt_bench_add(v->b, lora ? "  bytes of a LoRA adapter" : "  bytes of a full adapter", "MiB",
                      (double)bytes / STREAMS / 0x1p20, TT_LIMIT_NONE, 0);
     }
@@ -215,15 +219,10 @@ static tt_code adapted_streams(serving *v, bool lora, double one, tt_err *reterr
 
 static tt_code streams(serving *v, tt_err *reterr)
 {
-    double one = 0, all = 0;
-    tt_code rc =
-        median_rate(v, "1 stream", 1, NULL, tt_bench_decode_limit(v->b, 160), &one, reterr);
-    rc = rc == TT_OK ? median_rate(v, "8 streams", STREAMS, NULL, 0, &all, reterr) : rc;
-    if (rc == TT_OK) {
-        tt_bench_add(v->b, "  against 1 stream, base", "times", all / one, TT_LIMIT_NONE, 0);
-    }
-    rc = rc == TT_OK ? adapted_streams(v, true, one, reterr) : rc;
-    return rc == TT_OK ? adapted_streams(v, false, one, reterr) : rc;
+    static const char *const base[3] = {"1 stream", "8 streams", "  against 1 stream, base"};
+    tt_code rc = one_and_all(v, base, NULL, reterr);
+    rc = rc == TT_OK ? adapted_streams(v, true, reterr) : rc;
+    return rc == TT_OK ? adapted_streams(v, false, reterr) : rc;
 }
 
 /* ---- one stream beside long work ---- */

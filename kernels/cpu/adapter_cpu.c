@@ -69,11 +69,34 @@ static void forward_group(tt_lane *lane, const tt_adapter_fwd_args *a, const tt_
 
 /* ---- decode: few rows of many adapters, all in one parallel region ---- */
 
-enum { BLOCK = 32 }; /* outputs of a full delta in a task */
+enum {
+    BLOCK = 32, /* outputs of a full delta in a task */
+    SHORT = 32  /* ranks below it are too short for the vectors of tt_matvec_some() */
+};
 
 static int64_t tasks_of(const tt_adapter_fwd_args *a, const tt_adapter_group *g)
 {
     return g->layer.kind == TT_ADAPTER_FULL ? (a->nq + BLOCK - 1) / BLOCK : 1;
+}
+
+/* q[n_rows, nq] += t[n_rows, rank] B^T where a row of B is shorter than a vector is worth. The sum
+ * of an output has one order, whatever the number of rows. */
+static void add_short(const uint16_t *b, int64_t nq, int64_t rank, const float *t, int32_t n_rows,
+                      float *q)
+{
+    for (int32_t r = 0; r < n_rows; r++, t += rank, q += nq) {
+        const uint16_t *row = b;
+        for (int64_t n = 0; n < nq; n++, row += rank) {
+            float even = 0, odd = 0;
+            int64_t i = 0;
+            for (; i + 2 <= rank; i += 2) {
+                even += tt_bf16_to_f32(row[i]) * t[i];
+                odd += tt_bf16_to_f32(row[i + 1]) * t[i + 1];
+            }
+            even += i < rank ? tt_bf16_to_f32(row[i]) * t[i] : 0;
+            q[n] += even + odd;
+        }
+    }
 }
 
 /* Task i of a group; t: [n_rows, rank] of this thread. */
@@ -92,7 +115,11 @@ static void decode_task(const tt_adapter_fwd_args *a, const tt_adapter_group *g,
     tt_weight wa = view(l, l->a, l->rank, a->h), wb = view(l, l->b, a->nq, l->rank);
     TT_FN(tt_matvec_some)(&wa, 0, l->rank, x, g->n_rows, t, false);
     scale_all(t, (int64_t)g->n_rows * l->rank, l->scale);
-    TT_FN(tt_matvec_some)(&wb, 0, a->nq, t, g->n_rows, q, true);
+    if (l->type == TT_BF16 && l->rank < SHORT) {
+        add_short(tt_ptr(l->b), a->nq, l->rank, t, g->n_rows, q);
+    } else {
+        TT_FN(tt_matvec_some)(&wb, 0, a->nq, t, g->n_rows, q, true);
+    }
 }
 
 static void decode_groups(tt_lane *lane, const tt_adapter_fwd_args *a)
