@@ -189,6 +189,17 @@ static tt_code check_training_room(const tt_engine *e, const tt_job_params *p, t
                    need >> 20, room >> 20);
 }
 
+/* The thread shall look again. From here on it is the watchdog's business whether it does. The
+ * mutex is held. */
+static void rouse(tt_engine *e)
+{
+    if (e->sleeping) {
+        e->sleeping = false;
+        e->stats.last_progress_seconds = tt_sys_now();
+    }
+    pthread_cond_signal(&e->wake);
+}
+
 static tt_code queue(tt_engine *e, tt_sched_task *const *tasks, tt_job *const *jobs, int32_t n,
                      tt_err *reterr)
 {
@@ -211,7 +222,7 @@ static tt_code queue(tt_engine *e, tt_sched_task *const *tasks, tt_job *const *j
         e->stats.queued = c.queued;
         e->stats.queued_jobs = c.queued_jobs;
         e->kicked = true;
-        pthread_cond_signal(&e->wake);
+        rouse(e);
     }
     pthread_mutex_unlock(&e->mutex);
     return rc;
@@ -249,7 +260,7 @@ void tt_engine_kick(tt_engine *e)
 {
     pthread_mutex_lock(&e->mutex);
     e->kicked = true;
-    pthread_cond_signal(&e->wake);
+    rouse(e);
     pthread_mutex_unlock(&e->mutex);
 }
 
@@ -273,7 +284,7 @@ static void order_pin(tt_engine *e, uint64_t id, int32_t add)
     pthread_mutex_lock(&e->mutex);
     *e->pins_tail = o;
     e->pins_tail = &o->next;
-    pthread_cond_signal(&e->wake);
+    rouse(e);
     pthread_mutex_unlock(&e->mutex);
 }
 
@@ -304,5 +315,6 @@ void tt_engine_get_stats(const tt_engine *engine, tt_engine_stats *ret_stats)
     tt_engine *e = (tt_engine *)engine;
     pthread_mutex_lock(&e->mutex);
     *ret_stats = e->stats;
+    ret_stats->pending = !e->sleeping;
     pthread_mutex_unlock(&e->mutex);
 }

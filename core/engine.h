@@ -107,8 +107,9 @@ typedef struct tt_engine_stats {
     uint64_t jobs_done, jobs_cancelled, jobs_failed;
     uint64_t preemptions, decode_steps, decode_rows;
     uint64_t qttt_kept, qttt_discarded, qttt_failed, qttt_cached;
-    double last_progress_seconds; /* monotonic time at which a layer last finished or the queue was
-                                     last empty */
+    bool pending; /* there is work that the thread does not sleep over (jobs that pause, a wait) */
+    double last_progress_seconds; /* monotonic time at which a piece of work last ended (a few
+                                     layers at most), or at which the first arrived */
 } tt_engine_stats;
 
 void tt_engine_get_stats(const tt_engine *e, tt_engine_stats *ret_stats);

@@ -370,7 +370,7 @@ static void run_choice(tt_engine *e, const tt_sched_choice *c)
 /* Waits for something to arrive, at most `seconds`. The mutex is held. */
 static void wait_for_work(tt_engine *e, double seconds)
 {
-    e->stats.last_progress_seconds = tt_sys_now();
+    e->sleeping = true;
     if (isinf(seconds)) {
         pthread_cond_wait(&e->wake, &e->mutex);
     } else {
@@ -385,6 +385,7 @@ static void wait_for_work(tt_engine *e, double seconds)
         }
         pthread_cond_timedwait(&e->wake, &e->mutex, &at);
     }
+    e->sleeping = false;
     e->stats.last_progress_seconds = tt_sys_now();
 }
 
@@ -440,6 +441,7 @@ void *tt_engine_main(void *arg)
 {
     tt_engine *e = arg;
     tt_err err = {0};
+    pthread_setname_np(pthread_self(), "qttt-engine"); /* its row threads inherit it */
     tt_code rc = tt_worker_open(&e->worker, &e->opt, &err);
     if (rc != TT_OK) {
         set_state(e, TT_ENGINE_FAILED, &err);

@@ -22,6 +22,7 @@ struct tt_engine {
     pthread_mutex_t mutex;
     pthread_cond_t wake; /* on the monotonic clock */
     bool stopping, kicked;
+    bool sleeping; /* the thread, with nothing to do; nobody has called it since */
     tt_sched *sched;
     tt_pin_order *pins, **pins_tail;  /* to be done by the thread, in order */
     size_t pinned_bytes, arena_bytes; /* of adapters; of trainings, kept between them */

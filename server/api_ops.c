@@ -1,6 +1,7 @@
 /* api_ops.c - what operators and orchestrators ask: health probes and metrics. Thread: the loop
  * thread; nothing here waits for the engine. */
 #include "server/api.h"
+#include "server/health.h"
 #include "server/server.h"
 #include "server/session_store.h"
 
@@ -21,18 +22,11 @@ static void probe(tt_http_request *req, int status, const char *text)
     tt_http_reply(req, status, "application/json", &b);
 }
 
-/* The loop lives, or nobody would answer. The engine is stuck when there is work and no layer has
- * ended for long. */
+/* The loop lives, or nobody would answer; the engine's watchdog may say otherwise. */
 void tt_api_livez(tt_http_request *req)
 {
-    tt_server *s = req->server;
-    tt_engine_stats st = {0};
-    if (s->engine != NULL && s->served != NULL) {
-        tt_engine_get_stats(s->engine, &st);
-    }
-    bool stuck = st.queued + st.running > 0 &&
-                 tt_now() - st.last_progress_seconds > s->settings->watchdog_seconds;
-    probe(req, stuck ? 503 : 200, stuck ? "the engine makes no progress" : "ok");
+    bool alive = tt_health_alive(req->server);
+    probe(req, alive ? 200 : 503, alive ? "ok" : "the engine makes no progress");
 }
 
 void tt_api_readyz(tt_http_request *req)
@@ -66,7 +60,17 @@ void tt_api_metrics(tt_http_request *req)
         &b, &s->metrics, &st,
         &(tt_metrics_page){.model_name = s->served != NULL ? s->served->name : NULL,
                            .uptime_seconds = tt_now() - s->started,
+                           .started_unix = (double)s->started_unix,
+                           .ready = s->served != NULL && s->phase < TT_PHASE_LEAVING,
+                           .draining = s->phase >= TT_PHASE_LEAVING,
+                           .alive = tt_health_alive(s),
+                           .stalled_seconds = tt_health_stalled(s),
+                           .stalls = tt_health_stalls(s),
                            .open_requests = tt_http_active(s->http),
+                           .max_requests = s->settings->max_requests,
+                           .max_queued_jobs = s->settings->qttt_max_queued_jobs,
+                           .max_sessions = s->settings->max_sessions,
+                           .adapter_bytes_limit = s->settings->adapter_cache,
                            .sessions = sessions.sessions,
                            .session_bytes = (int64_t)sessions.bytes,
                            .max_context = s->served != NULL ? s->served->max_context : 0});

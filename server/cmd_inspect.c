@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/model.h"
+#include "core/engine.h"
+#include "core/trainer.h"
 
 static const char usage[] = "Usage: qttt inspect MODEL [--json] [--tensors]\n"
                             "\n"
@@ -146,15 +147,31 @@ static json_t *type_list(const tt_model *m)
     return o;
 }
 
+/* What a published adapter takes (BF16), and beside it the state of the training that makes it. */
+static int64_t adapter_bytes(const tt_model *m, bool lora, bool training)
+{
+    tt_qttt_params p;
+    tt_qttt_defaults(&p);
+    p.lora = lora;
+    tt_qttt_resolve(&p);
+    tt_adapter_shape shape = {
+        .kind = lora ? TT_ADAPTER_LORA : TT_ADAPTER_FULL, .type = TT_BF16, .rank = p.rank};
+    return (int64_t)(training ? tt_trainer_bytes(m, &p) : tt_adapter_bytes(m, &shape));
+}
+
 static json_t *memory_object(const tt_model *m)
 {
     int64_t kv_bf16 = tt_model_kv_bytes_per_token(m, TT_BF16);
     int64_t kv_f32 = tt_model_kv_bytes_per_token(m, TT_F32);
-    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "weight_bytes", (json_int_t)m->weight_bytes,
-                     "kv_bytes_per_token_bf16", (json_int_t)kv_bf16, "kv_bytes_per_token_f32",
-                     (json_int_t)kv_f32, "kv_bytes_full_context_bf16",
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "weight_bytes",
+                     (json_int_t)m->weight_bytes, "kv_bytes_per_token_bf16", (json_int_t)kv_bf16,
+                     "kv_bytes_per_token_f32", (json_int_t)kv_f32, "kv_bytes_full_context_bf16",
                      (json_int_t)(kv_bf16 * m->n_ctx_train), "kv_bytes_full_context_f32",
-                     (json_int_t)(kv_f32 * m->n_ctx_train));
+                     (json_int_t)(kv_f32 * m->n_ctx_train), "adapter_bytes_full",
+                     (json_int_t)adapter_bytes(m, false, false), "adapter_bytes_lora_rank_8",
+                     (json_int_t)adapter_bytes(m, true, false), "training_bytes_full",
+                     (json_int_t)adapter_bytes(m, false, true), "training_bytes_lora_rank_8",
+                     (json_int_t)adapter_bytes(m, true, true));
 }
 
 static json_t *describe(const tt_model *m, bool with_tensors)
@@ -252,6 +269,10 @@ static void print_text(const tt_model *m, const json_t *o)
     print_size("weights", m->weight_bytes, "mapped from the file");
     print_size("K/V of a token", kv, "BF16; twice that in F32");
     print_size("K/V of a full context", kv * (uint64_t)m->n_ctx_train, "BF16");
+    print_size("an adapter, full", (uint64_t)adapter_bytes(m, false, false), "all layers, BF16");
+    print_size("an adapter, LoRA", (uint64_t)adapter_bytes(m, true, false), "rank 8");
+    print_size("a training, full", (uint64_t)adapter_bytes(m, false, true), "while it runs");
+    print_size("a training, LoRA", (uint64_t)adapter_bytes(m, true, true), "rank 8");
     for (int32_t i = 0; i < m->n_tensors && json_object_get(o, "tensors") != NULL; i++) {
         const tt_file_tensor *t = &m->tensors[i];
         char shape[160];

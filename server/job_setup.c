@@ -14,6 +14,8 @@ static void watch(void *arg, const tt_event *ev)
         tt_histogram_add(&s->metrics.qttt_step, ev->u.adapt.seconds);
     } else if (ev->type == TT_EV_ADAPTED) {
         tt_metrics_qttt(&s->metrics, ev->u.adapted.status);
+    } else if (ev->type == TT_EV_ERROR) { /* ended without a result */
+        tt_metrics_qttt(&s->metrics, ev->u.error.code == TT_E_CANCELLED ? "cancelled" : "failed");
     }
 }
 

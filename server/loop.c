@@ -11,6 +11,7 @@
 #include "server/diagnostics.h"
 #include "server/engine_options.h"
 #include "server/generation.h"
+#include "server/health.h"
 #include "server/http.h"
 #include "server/idempotency.h"
 #include "server/job_setup.h"
@@ -90,6 +91,7 @@ static void on_compiled(tt_work *w)
         }
         if (s->phase == TT_PHASE_LOADING) {
             s->phase = TT_PHASE_READY;
+            tt_health_tell_phase(s);
         }
         tt_log(TT_LOG_INFO, "ready: %s (%s, %s), context %d, kernels %s, %d threads, %.2f s",
                s->served->name, s->served->model->arch, s->served->model->quant,
@@ -199,6 +201,7 @@ static void on_signal(uv_signal_t *sig, int number)
     }
     tt_log(TT_LOG_INFO, "%s: stopping", number == SIGTERM ? "SIGTERM" : "SIGINT");
     s->phase = TT_PHASE_LEAVING;
+    tt_health_tell_phase(s);
     uint64_t delay = (uint64_t)(s->settings->drain_delay * 1000);
     uv_timer_start(&s->drain_timer, begin_drain, delay, 0);
 }
@@ -231,6 +234,7 @@ static int init_handles(tt_server *s)
 
 static void close_handles(tt_server *s)
 {
+    tt_health_stop(&s->health);
     uv_close((uv_handle_t *)&s->wake, NULL);
     uv_close((uv_handle_t *)&s->tick, NULL);
     uv_close((uv_handle_t *)&s->session_timer, NULL);
@@ -311,6 +315,9 @@ int tt_serve(const tt_settings *settings)
     tt_code rc = tt_engine_options_from(settings, &options, &err);
     if (rc == TT_OK) {
         rc = create_tables(s, &err);
+    }
+    if (rc == TT_OK) {
+        rc = tt_health_start(s, &s->health, &err);
     }
     if (rc == TT_OK) {
         rc = tt_http_start(s, &s->http, &err);

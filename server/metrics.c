@@ -1,7 +1,11 @@
 /* metrics.c - see metrics.h. Text format of Prometheus, version 0.0.4. */
 #include "server/metrics.h"
 
+#include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+
+#include "core/sysinfo.h"
 
 /* Upper bounds in seconds: from one token on a fast machine to a long prefill on a slow one. */
 static const double bounds[TT_HISTOGRAM_BUCKETS - 1] = {
@@ -19,14 +23,24 @@ void tt_histogram_add(tt_histogram *h, double seconds)
 
 void tt_metrics_request(tt_metrics *m, int status, bool complete)
 {
+    int i = 0;
     m->clients_left += !complete;
-    for (int i = 0; i < TT_METRICS_STATUSES; i++) {
-        if (m->by_status[i].n == 0 || m->by_status[i].status == status) {
-            m->by_status[i].status = status;
-            m->by_status[i].n++;
-            return;
-        }
+    while (i < TT_METRICS_STATUSES - 1 && m->by_status[i].n > 0 &&
+           m->by_status[i].status != status) {
+        i++;
     }
+    m->by_status[i].status = i < TT_METRICS_STATUSES - 1 ? status : 0;
+    m->by_status[i].n++;
+}
+
+static void count_reason(tt_metrics_reason *list, int n, const char *reason)
+{
+    int i = 0;
+    while (i < n - 1 && list[i].reason != NULL && strcmp(list[i].reason, reason) != 0) {
+        i++;
+    }
+    list[i].reason = i < n - 1 ? reason : "other";
+    list[i].n++;
 }
 
 void tt_metrics_rejected(tt_metrics *m, int status, const char *reason)
@@ -34,28 +48,18 @@ void tt_metrics_rejected(tt_metrics *m, int status, const char *reason)
     if (reason == NULL) {
         reason = status == 400   ? "invalid_request"
                  : status == 404 ? "not_found"
+                 : status == 405 ? "method"
                  : status == 413 ? "too_large"
                  : status == 415 ? "media_type"
-                                 : "other";
+                 : status == 429 ? "busy"
+                                 : "unnamed";
     }
-    for (int i = 0; i < TT_METRICS_REASONS; i++) {
-        if (m->rejected[i].reason == NULL || strcmp(m->rejected[i].reason, reason) == 0) {
-            m->rejected[i].reason = reason;
-            m->rejected[i].n++;
-            return;
-        }
-    }
+    count_reason(m->rejected, TT_METRICS_REASONS, reason);
 }
 
 void tt_metrics_session_miss(tt_metrics *m, const char *reason)
 {
-    int i = 0;
-    while (i < TT_METRICS_MISSES - 1 && m->session_misses[i].reason != NULL &&
-           strcmp(m->session_misses[i].reason, reason) != 0) {
-        i++;
-    }
-    m->session_misses[i].reason = reason;
-    m->session_misses[i].n++;
+    count_reason(m->session_misses, TT_METRICS_MISSES, reason);
 }
 
 void tt_metrics_qttt(tt_metrics *m, const char *status)
@@ -101,99 +105,97 @@ static void histogram(tt_buf *b, const char *name, const char *help, const tt_hi
     tt_buf_printf(b, "\n%s_count %llu\n", name, (unsigned long long)total);
 }
 
+/* The value of a label: a model may have any name. */
+static void put_label(tt_buf *b, const char *v)
+{
+    for (; v != NULL && *v != '\0'; v++) {
+        if (*v == '\n') {
+            tt_buf_puts(b, "\\n");
+            continue;
+        }
+        if (*v == '\\' || *v == '"') {
+            tt_buf_putc(b, '\\');
+        }
+        tt_buf_putc(b, *v);
+    }
+}
+
+static void labelled(tt_buf *b, const char *name, const char *label, const char *value, uint64_t v)
+{
+    tt_buf_printf(b, "%s{%s=\"", name, label);
+    put_label(b, value);
+    tt_buf_printf(b, "\"} %llu\n", (unsigned long long)v);
+}
+
+static void write_reasons(tt_buf *b, const char *name, const char *help,
+                          const tt_metrics_reason *list, int n)
+{
+    head(b, name, "counter", help);
+    for (int i = 0; i < n; i++) {
+        if (list[i].reason != NULL) {
+            labelled(b, name, "reason", list[i].reason, list[i].n);
+        }
+    }
+}
+
+static void write_process(tt_buf *b, const tt_metrics_page *page)
+{
+    struct rusage used = {0};
+    getrusage(RUSAGE_SELF, &used);
+    double cpu = (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+                 (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) * 1e-6;
+    head(b, "qttt_build_info", "gauge", "Version of the server and name of its model; always 1.");
+    tt_buf_printf(b, "qttt_build_info{version=\"%s\",model=\"", TT_VERSION);
+    put_label(b, page->model_name);
+    tt_buf_puts(b, "\"} 1\n");
+    gauge(b, "qttt_uptime_seconds", "Since the process began to serve.", page->uptime_seconds);
+    gauge(b, "process_start_time_seconds", "When the process began, since 1970.",
+          page->started_unix);
+    head(b, "process_cpu_seconds_total", "counter", "Time of processors, user and system.");
+    tt_buf_puts(b, "process_cpu_seconds_total ");
+    tt_buf_put_double(b, cpu);
+    tt_buf_putc(b, '\n');
+    gauge(b, "process_resident_memory_bytes", "Resident memory, mapped weights included.",
+          (double)tt_sys_resident_bytes());
+    gauge(b, "qttt_free_memory_bytes", "What the machine and the control group still give.",
+          (double)tt_sys_free_bytes());
+}
+
+static void write_health(tt_buf *b, const tt_metrics_page *page)
+{
+    gauge(b, "qttt_ready", "1 when /readyz says 200.", page->ready);
+    gauge(b, "qttt_draining", "1 since the signal to stop.", page->draining);
+    gauge(b, "qttt_live", "1 when /livez says 200.", page->alive);
+    gauge(b, "qttt_stalled_seconds", "How long nothing has moved though work is pending.",
+          page->stalled_seconds);
+    counter(b, "qttt_stalls_total", "Times that /livez began to say 503.", page->stalls);
+    gauge(b, "qttt_open_requests", "HTTP requests in progress.", page->open_requests);
+    gauge(b, "qttt_max_context_tokens", "Context of one sequence.", page->max_context);
+}
+
 static void write_requests(tt_buf *b, const tt_metrics *m)
 {
     head(b, "qttt_http_requests_total", "counter", "HTTP requests answered, by status.");
-    for (int i = 0; i < TT_METRICS_STATUSES && m->by_status[i].n > 0; i++) {
-        tt_buf_printf(b, "qttt_http_requests_total{status=\"%d\"} %llu\n", m->by_status[i].status,
-                      (unsigned long long)m->by_status[i].n);
+    for (int i = 0; i < TT_METRICS_STATUSES; i++) {
+        char status[16];
+        snprintf(status, sizeof status, "%d", m->by_status[i].status);
+        if (m->by_status[i].n > 0) {
+            labelled(b, "qttt_http_requests_total", "status",
+                     m->by_status[i].status == 0 ? "other" : status, m->by_status[i].n);
+        }
     }
-    head(b, "qttt_rejections_total", "counter", "Requests refused, by reason.");
-    for (int i = 0; i < TT_METRICS_REASONS && m->rejected[i].reason != NULL; i++) {
-        tt_buf_printf(b, "qttt_rejections_total{reason=\"%s\"} %llu\n", m->rejected[i].reason,
-                      (unsigned long long)m->rejected[i].n);
-    }
+    write_reasons(b, "qttt_rejections_total", "Requests answered with an error, by its code.",
+                  m->rejected, TT_METRICS_REASONS);
     head(b, "qttt_generations_total", "counter", "Generations ended, by outcome.");
-    tt_buf_printf(b, "qttt_generations_total{outcome=\"succeeded\"} %llu\n",
-                  (unsigned long long)m->succeeded);
-    tt_buf_printf(b, "qttt_generations_total{outcome=\"failed\"} %llu\n",
-                  (unsigned long long)m->failed);
-    tt_buf_printf(b, "qttt_generations_total{outcome=\"cancelled\"} %llu\n",
-                  (unsigned long long)m->cancelled);
+    labelled(b, "qttt_generations_total", "outcome", "succeeded", m->succeeded);
+    labelled(b, "qttt_generations_total", "outcome", "failed", m->failed);
+    labelled(b, "qttt_generations_total", "outcome", "cancelled", m->cancelled);
     counter(b, "qttt_clients_left_total", "Requests whose client left before the answer ended.",
             m->clients_left);
 }
 
-static void write_sessions(tt_buf *b, const tt_metrics *m, const tt_metrics_page *page)
+static void write_times(tt_buf *b, const tt_metrics *m)
 {
-    gauge(b, "qttt_sessions", "Sessions.", (double)page->sessions);
-    gauge(b, "qttt_session_bytes", "Memory of their tokens and messages.",
-          (double)page->session_bytes);
-    head(b, "qttt_session_misses_total", "counter",
-         "Prompts that did not go on from what their session has, by reason.");
-    for (int i = 0; i < TT_METRICS_MISSES && m->session_misses[i].reason != NULL; i++) {
-        tt_buf_printf(b, "qttt_session_misses_total{reason=\"%s\"} %llu\n",
-                      m->session_misses[i].reason, (unsigned long long)m->session_misses[i].n);
-    }
-}
-
-static void write_qttt(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st)
-{
-    head(b, "qttt_jobs_total", "counter", "Adaptations ended, by outcome.");
-    tt_buf_printf(b, "qttt_jobs_total{outcome=\"succeeded\"} %llu\n",
-                  (unsigned long long)m->qttt_succeeded);
-    tt_buf_printf(b, "qttt_jobs_total{outcome=\"skipped\"} %llu\n",
-                  (unsigned long long)m->qttt_skipped);
-    tt_buf_printf(b, "qttt_jobs_total{outcome=\"failed\"} %llu\n",
-                  (unsigned long long)m->qttt_failed);
-    tt_buf_printf(b, "qttt_jobs_total{outcome=\"cancelled\"} %llu\n",
-                  (unsigned long long)m->qttt_cancelled);
-    gauge(b, "qttt_jobs_queued", "Adaptation jobs that wait.", (double)st->queued_jobs);
-    gauge(b, "qttt_jobs_running", "Adaptation jobs that run.", (double)st->running_jobs);
-    counter(b, "qttt_adapters_kept_total", "Adapters that the guard kept.", st->qttt_kept);
-    counter(b, "qttt_adapters_discarded_total", "Adapters that the guard discarded.",
-            st->qttt_discarded);
-    counter(b, "qttt_adapter_cache_hits_total", "Adaptations answered from the adapter cache.",
-            st->qttt_cached);
-    counter(b, "qttt_steps_total", "Optimiser steps.", st->qttt_steps);
-    counter(b, "qttt_trained_tokens_total", "Tokens that steps were trained on.",
-            st->trained_tokens);
-    gauge(b, "qttt_adapters", "Adapters in memory.", (double)st->adapters);
-    gauge(b, "qttt_adapter_bytes", "Memory of adapters.", (double)st->adapter_bytes);
-}
-
-/* The names that the Kubernetes Gateway inference extension reads. */
-static void write_aliases(tt_buf *b, const tt_engine_stats *st, const tt_metrics_page *page)
-{
-    const char *name = page->model_name != NULL ? page->model_name : "";
-    double used = st->kv_pages_total > 0 ? (double)(st->kv_pages_used - st->kv_pages_cached) /
-                                               (double)st->kv_pages_total
-                                         : 0;
-    head(b, "vllm:num_requests_waiting", "gauge", "Requests that wait for the engine.");
-    tt_buf_printf(b, "vllm:num_requests_waiting{model_name=\"%s\"} %d\n", name, (int)st->queued);
-    head(b, "vllm:num_requests_running", "gauge", "Requests that run.");
-    tt_buf_printf(b, "vllm:num_requests_running{model_name=\"%s\"} %d\n", name, (int)st->running);
-    head(b, "vllm:kv_cache_usage_perc", "gauge", "Share of K/V pages in use, 0 to 1.");
-    tt_buf_printf(b, "vllm:kv_cache_usage_perc{model_name=\"%s\"} ", name);
-    tt_buf_put_double(b, used > 0 ? used : 0);
-    tt_buf_puts(b, "\n");
-    head(b, "vllm:cache_config_info", "gauge", "K/V cache: page size and number of pages.");
-    tt_buf_printf(b, "vllm:cache_config_info{block_size=\"64\",num_gpu_blocks=\"%lld\"} 1\n",
-                  (long long)st->kv_pages_total);
-}
-
-void tt_metrics_write(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st,
-                      const tt_metrics_page *page)
-{
-    head(b, "qttt_build_info", "gauge", "Version of the server.");
-    tt_buf_printf(b, "qttt_build_info{version=\"%s\",model=\"%s\"} 1\n", TT_VERSION,
-                  page->model_name != NULL ? page->model_name : "");
-    gauge(b, "qttt_uptime_seconds", "Seconds since the process began to serve.",
-          page->uptime_seconds);
-    gauge(b, "qttt_ready", "1 when the model is loaded.", page->model_name != NULL);
-    gauge(b, "qttt_open_requests", "HTTP requests in progress.", page->open_requests);
-    gauge(b, "qttt_max_context_tokens", "Context of one sequence.", page->max_context);
-    write_requests(b, m);
     histogram(b, "qttt_time_to_first_token_seconds", "From the request to its first token.",
               &m->first_token);
     histogram(b, "qttt_inter_token_seconds", "Between two tokens of an answer.", &m->inter_token);
@@ -202,6 +204,15 @@ void tt_metrics_write(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st,
     histogram(b, "qttt_decode_seconds", "Writing the answer.", &m->decode);
     histogram(b, "qttt_request_seconds", "Generation requests, end to end.", &m->end_to_end);
     histogram(b, "qttt_step_seconds", "One optimiser step.", &m->qttt_step);
+}
+
+static void write_engine(tt_buf *b, const tt_engine_stats *st, const tt_metrics_page *page)
+{
+    gauge(b, "qttt_requests_waiting", "Answers that wait for the engine.", (double)st->queued);
+    gauge(b, "qttt_requests_waiting_limit", "Setting limits.max_requests.",
+          (double)page->max_requests);
+    gauge(b, "qttt_requests_running", "Answers that are being read for or written.",
+          (double)st->running);
     counter(b, "qttt_prompt_tokens_total", "Prompt tokens of finished jobs.", st->prompt_tokens);
     counter(b, "qttt_cached_tokens_total", "Prompt tokens found in the K/V cache.",
             st->cached_tokens);
@@ -213,8 +224,85 @@ void tt_metrics_write(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st,
     counter(b, "qttt_decode_rows_total",
             "Rows of decode steps; divided by the steps, the mean batch.", st->decode_rows);
     gauge(b, "qttt_kv_bytes", "Memory of the K/V pool.", (double)st->kv_bytes_total);
+    gauge(b, "qttt_kv_pages", "Pages of the K/V pool.", (double)st->kv_pages_total);
     gauge(b, "qttt_kv_pages_used", "Pages with content.", (double)st->kv_pages_used);
+    gauge(b, "qttt_kv_pages_cached", "Of these, pages that nobody holds: they can be evicted.",
+          (double)st->kv_pages_cached);
+}
+
+static void write_sessions(tt_buf *b, const tt_metrics *m, const tt_metrics_page *page)
+{
+    gauge(b, "qttt_sessions", "Sessions.", (double)page->sessions);
+    gauge(b, "qttt_sessions_limit", "Setting sessions.max.", (double)page->max_sessions);
+    gauge(b, "qttt_session_bytes", "Memory of their tokens and messages.",
+          (double)page->session_bytes);
+    write_reasons(b, "qttt_session_misses_total",
+                  "Prompts that did not go on from what their session has, by reason.",
+                  m->session_misses, TT_METRICS_MISSES);
+}
+
+static void write_qttt(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st,
+                       const tt_metrics_page *page)
+{
+    head(b, "qttt_jobs_total", "counter", "Adaptations ended, by outcome.");
+    labelled(b, "qttt_jobs_total", "outcome", "succeeded", m->qttt_succeeded);
+    labelled(b, "qttt_jobs_total", "outcome", "skipped", m->qttt_skipped);
+    labelled(b, "qttt_jobs_total", "outcome", "failed", m->qttt_failed);
+    labelled(b, "qttt_jobs_total", "outcome", "cancelled", m->qttt_cancelled);
+    gauge(b, "qttt_jobs_queued", "Adaptation jobs that wait.", (double)st->queued_jobs);
+    gauge(b, "qttt_jobs_queued_limit", "Setting qttt.max_queued_jobs.",
+          (double)page->max_queued_jobs);
+    gauge(b, "qttt_jobs_running", "Adaptation jobs that run.", (double)st->running_jobs);
+    counter(b, "qttt_adapters_kept_total", "Adapters that the guard kept.", st->qttt_kept);
+    counter(b, "qttt_adapters_discarded_total", "Adapters that the guard discarded.",
+            st->qttt_discarded);
+    counter(b, "qttt_adapter_cache_hits_total", "Adaptations answered from the adapter cache.",
+            st->qttt_cached);
+    counter(b, "qttt_steps_total", "Optimiser steps.", st->qttt_steps);
+    counter(b, "qttt_trained_tokens_total", "Tokens that steps were trained on.",
+            st->trained_tokens);
+    gauge(b, "qttt_adapters", "Adapters in memory.", (double)st->adapters);
+    gauge(b, "qttt_adapter_bytes", "Memory of adapters.", (double)st->adapter_bytes);
+    gauge(b, "qttt_adapter_pinned_bytes", "Of these, adapters that sessions keep.",
+          (double)st->adapter_pinned_bytes);
+    gauge(b, "qttt_adapter_bytes_limit", "Setting qttt.adapter_cache.",
+          (double)page->adapter_bytes_limit);
+}
+
+static void alias(tt_buf *b, const char *name, const char *help, const char *model, double v)
+{
+    head(b, name, "gauge", help);
+    tt_buf_printf(b, "%s{model_name=\"", name);
+    put_label(b, model);
+    tt_buf_puts(b, "\"} ");
+    tt_buf_put_double(b, v);
+    tt_buf_putc(b, '\n');
+}
+
+/* The names that the Kubernetes Gateway inference extension reads. */
+static void write_aliases(tt_buf *b, const tt_engine_stats *st, const tt_metrics_page *page)
+{
+    int64_t held = st->kv_pages_used - st->kv_pages_cached, total = st->kv_pages_total;
+    alias(b, "vllm:num_requests_waiting", "Requests that wait for the engine.", page->model_name,
+          (double)st->queued);
+    alias(b, "vllm:num_requests_running", "Requests that run.", page->model_name,
+          (double)st->running);
+    alias(b, "vllm:kv_cache_usage_perc", "Share of K/V pages in use, 0 to 1.", page->model_name,
+          held > 0 && total > 0 ? (double)held / (double)total : 0);
+    head(b, "vllm:cache_config_info", "gauge", "K/V cache: page size and number of pages.");
+    tt_buf_printf(b, "vllm:cache_config_info{block_size=\"64\",num_gpu_blocks=\"%lld\"} 1\n",
+                  (long long)total);
+}
+
+void tt_metrics_write(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st,
+                      const tt_metrics_page *page)
+{
+    write_process(b, page);
+    write_health(b, page);
+    write_requests(b, m);
+    write_times(b, m);
+    write_engine(b, st, page);
     write_sessions(b, m, page);
-    write_qttt(b, m, st);
+    write_qttt(b, m, st, page);
     write_aliases(b, st, page);
 }

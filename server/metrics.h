@@ -11,9 +11,9 @@
 
 enum {
     TT_HISTOGRAM_BUCKETS = 18,
-    TT_METRICS_STATUSES = 16,
-    TT_METRICS_REASONS = 16,
-    TT_METRICS_MISSES = 4
+    TT_METRICS_STATUSES = 32, /* of these three, what finds no place counts in the last, "other" */
+    TT_METRICS_REASONS = 64,
+    TT_METRICS_MISSES = 8
 };
 
 typedef struct tt_histogram {
@@ -22,6 +22,11 @@ typedef struct tt_histogram {
     double sum;
 } tt_histogram;
 
+typedef struct tt_metrics_reason {
+    const char *reason; /* static; NULL = free */
+    uint64_t n;
+} tt_metrics_reason;
+
 typedef struct tt_metrics {
     tt_histogram first_token, inter_token, queue, prefill, decode, end_to_end,
         qttt_step; /* seconds */
@@ -29,14 +34,7 @@ typedef struct tt_metrics {
         int status;
         uint64_t n;
     } by_status[TT_METRICS_STATUSES];
-    struct {
-        const char *reason; /* static */
-        uint64_t n;
-    } rejected[TT_METRICS_REASONS];
-    struct {
-        const char *reason; /* static */
-        uint64_t n;
-    } session_misses[TT_METRICS_MISSES];
+    tt_metrics_reason rejected[TT_METRICS_REASONS], session_misses[TT_METRICS_MISSES];
     uint64_t succeeded, failed, cancelled; /* generations */
     uint64_t clients_left;
     uint64_t qttt_succeeded, qttt_skipped, qttt_failed, qttt_cancelled;
@@ -52,12 +50,17 @@ void tt_metrics_session_miss(tt_metrics *m, const char *reason);
 /* The outcome of an adaptation: tt_qttt_result.status. */
 void tt_metrics_qttt(tt_metrics *m, const char *status);
 
+/* What is read from elsewhere when a page is made. */
 typedef struct tt_metrics_page {
     const char *model_name; /* NULL while loading */
-    double uptime_seconds;
+    double uptime_seconds, started_unix;
+    bool ready, draining, alive; /* as the probes say */
+    double stalled_seconds;      /* health.h */
+    uint64_t stalls;
     int open_requests;
     int max_context;
     int64_t sessions, session_bytes;
+    int64_t max_requests, max_queued_jobs, max_sessions, adapter_bytes_limit; /* settings */
 } tt_metrics_page;
 
 void tt_metrics_write(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st,

@@ -36,6 +36,7 @@ typedef struct tt_server {
     struct tt_work *work_first, *work_last; /* waiting for a worker */
     int32_t n_working;
     tt_metrics metrics;
+    struct tt_health *health;
     struct tt_session_store *sessions;
     uv_timer_t session_timer; /* deletes what has been idle too long */
     uv_timer_t tick;          /* heartbeats of streams */

@@ -270,6 +270,21 @@ def check_commits():
     return bad
 
 
+def check_settings():
+    """Every setting has its row in docs/operations.md, with flag and default, and no row is left over."""
+    source = re.sub(r'"\s*\n\s*"', "", text("server/settings_table.c"))
+    table = {key: (flag, default) for key, flag, default in re.findall(
+        r'\{"([\w.]+)",\s*"([\w-]+)",\s*TT_SET_\w+,\s*AT\(\w+\),[^"]*?,\s*"([^"]*)",', source)}
+    rows = {key: (flag, default.strip("`")) for key, flag, default in re.findall(
+        r"^\| `([\w.]+)` \| `--([\w-]+)` \| (`[^`]*`|) ?\|", text("docs/operations.md"), re.M)}
+    bad = [f"docs/operations.md: no row for {k}" for k in table if k not in rows]
+    bad += [f"docs/operations.md: there is no setting {k}" for k in rows if k not in table]
+    bad += [f"docs/operations.md: {k}: the row says {rows[k]}, the table {table[k]}" for k in table
+            if k in rows and rows[k] != table[k]]
+    count = len(re.findall(r"AT\(\w+\)", source)) - 1  # one is the macro's definition
+    return bad if len(table) == count else [f"server/settings_table.c: read {len(table)} of {count} rows"] + bad
+
+
 def check_format():
     """Other versions break lines elsewhere: only the one that Debian 12 has is asked."""
     tool = shutil.which("clang-format-14") or shutil.which("clang-format")
@@ -288,7 +303,7 @@ UNFORMATTED = {"core/template_unicode_data.c"}  # tables, many values a line
 
 CHECKS = [check_layers, check_silence, check_sizes, check_unique_names, check_white_space, check_unicode,
           check_left_overs, check_registered, check_unit_files, check_headers, check_opening_comment, check_scripts,
-          check_commits, check_format]
+          check_commits, check_settings, check_format]
 
 
 def main():

@@ -523,8 +523,10 @@ void tt_engine_get_stats(const tt_engine *engine, tt_engine_stats *ret_stats)
     tt_engine *e = (tt_engine *)(uintptr_t)engine;
     pthread_mutex_lock(&e->mutex);
     double age = fake_engine_script.stuck ? 3600 : 0;
-    *ret_stats = (tt_engine_stats){
-        .queued = e->queued, .running = e->running, .last_progress_seconds = now() - age};
+    *ret_stats = (tt_engine_stats){.queued = e->queued,
+                                   .running = e->running,
+                                   .pending = e->queued + e->running > 0,
+                                   .last_progress_seconds = now() - age};
     pthread_mutex_unlock(&e->mutex);
 }
 
