@@ -20,6 +20,7 @@
 #include "server/listen.h"
 #include "server/log.h"
 #include "server/session_setup.h"
+#include "server/state_setup.h"
 #include "server/work.h"
 
 enum { CLOSE_WAIT_MS = 200 };
@@ -138,6 +139,7 @@ static void on_wake(uv_async_t *a)
 {
     tt_server *s = a->data;
     follow_engine(s);
+    tt_server_poll_state(s);
     tt_generations_poll(s);
     tt_diagnostics_poll(s);
     tt_session_store_poll(s->sessions);
@@ -270,6 +272,7 @@ static void shut_down(tt_server *s)
         uv_run(&s->loop, UV_RUN_ONCE);
     }
     tt_engine_destroy(&s->engine); /* jobs' last wakes still find s->wake */
+    tt_server_close_state(s);
     close_handles(s);
     tt_sessions_end(s);
     tt_job_table_destroy(&s->jobs);
@@ -313,6 +316,9 @@ int tt_serve(const tt_settings *settings)
     s->engine_seen = TT_ENGINE_LOADING;
     atomic_init(&s->engine_state, TT_ENGINE_LOADING);
     tt_code rc = tt_engine_options_from(settings, &options, &err);
+    if (rc == TT_OK) {
+        rc = tt_server_open_state(s, &err);
+    }
     if (rc == TT_OK) {
         rc = create_tables(s, &err);
     }

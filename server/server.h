@@ -27,6 +27,7 @@ typedef struct tt_server {
     tt_served *served; /* NULL until ready; then constant until stop: any */
     tt_phase phase;
     struct tt_http *http;
+    struct tt_state_db *state;         /* what outlives the process; NULL = off */
     struct tt_idem *idempotency;       /* what ran under an Idempotency-Key */
     struct tt_job_table *jobs;         /* qTTT jobs, those of requests too */
     struct tt_job_stream *job_streams; /* list of clients that follow one */
@@ -42,6 +43,8 @@ typedef struct tt_server {
     uv_timer_t tick;          /* heartbeats of streams */
     uv_timer_t drain_timer;   /* ends a phase of draining */
     uv_signal_t sigterm, sigint;
+    char state_dir[4000]; /* constant after the start: any; "" = off */
+    bool state_degraded;  /* as last seen, for the log */
     int exit_status, engine_seen;
     double drain_deadline; /* monotonic */
     double started;        /* monotonic seconds */

@@ -54,6 +54,9 @@ typedef struct tt_settings {
     int64_t max_sessions, session_memory, append_conflict, max_generations;
     double session_ttl;
 
+    char *state_dir;
+    int64_t state_max_bytes;
+
     double drain_delay, drain_timeout, watchdog_seconds;
     int64_t log_level, log_format;
 

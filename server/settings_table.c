@@ -136,6 +136,11 @@ const tt_setting tt_setting_table[] = {
     {"adapters.max_generations", "max-generations", TT_SET_INT, AT(max_generations), 1, 1000, "4",
      NULL, "adapters that a session keeps"},
 
+    {"state.dir", "state-dir", TT_SET_STRING, AT(state_dir), 0, 0, "", NULL,
+     "folder of what outlives the process; none: nothing does"},
+    {"state.max_bytes", "state-max-bytes", TT_SET_SIZE, AT(state_max_bytes), 1 << 20, 65536 * GIB,
+     "16GiB", NULL, "most bytes of contexts kept there"},
+
     {"drain.delay_seconds", "drain-delay", TT_SET_FLOAT, AT(drain_delay), 0, 3600, "0", NULL,
      "after SIGTERM, accept work for this long"},
     {"drain.timeout_seconds", "drain-timeout", TT_SET_FLOAT, AT(drain_timeout), 0, 86400, "30",

@@ -21,7 +21,7 @@ class Server:
         port_file = pathlib.Path(self.folder.name) / "port"
         self.process = subprocess.Popen(
             [binary, "serve", "--model", model, "--host", "127.0.0.1", "--port", "0", "--port-file", port_file,
-             "--log-level", "error", *flags], stdout=subprocess.DEVNULL)
+             "--log-level", "error", "--state-dir", f"{self.folder.name}/state", *flags], stdout=subprocess.DEVNULL)
         end = time.monotonic() + 60
         while not port_file.exists() or not port_file.read_text().strip():
             if time.monotonic() > end or self.process.poll() is not None:

@@ -77,7 +77,7 @@ class Server:
         self.log = pathlib.Path(self.folder.name) / "log"
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen([binary, "serve", "--model", model, "--host", "127.0.0.1", "--port", "0",
-                                             "--port-file", str(self.port_file)], stdout=log, stderr=log)
+                                             "--port-file", str(self.port_file), "--state-dir", "none"], stdout=log, stderr=log)
         self.port = None
 
     def wait_ready(self, seconds=120):

@@ -17,6 +17,9 @@ import pytest
 import spec
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Programs that a test starts by itself keep their state away from the user's.
+STATE_HOME = tempfile.TemporaryDirectory(prefix="qttt-test-state-")
+os.environ["XDG_STATE_HOME"] = STATE_HOME.name
 BINARY = os.environ.get("QTTT_BINARY", str(ROOT / "build/server/qttt"))
 REAL_MODEL = str(ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
 MODEL = os.environ.get("QTTT_MODEL", REAL_MODEL)  # another one: tests marked real_model are skipped
@@ -180,6 +183,8 @@ class Server:
             command += ["--config", str(config)]
         if model:
             command += ["--model", str(model)]
+        if "--state-dir" not in flags and "state" not in (settings or {}):
+            command += ["--state-dir", f"{self.folder.name}/state"]
         if "QTTT_TEST_THREADS" in os.environ:
             command += ["--threads", os.environ["QTTT_TEST_THREADS"]]
         self.log = open(self.log_path, "wb")

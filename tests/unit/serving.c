@@ -54,6 +54,7 @@ void configure(void)
     settings.model_path = (char *)(intptr_t) "fake";
     settings.port_file = port_file;
     settings.port = 0;
+    settings.state_dir = (char *)(intptr_t) "none";
     tt_log_configure(TT_LOG_ERROR, 0);
 }
 
