@@ -1,24 +1,26 @@
 /* session.c - see session.h. A branch holds the tokens behind the context; branches[0] is the head,
- * the others follow by when they finished. Generations lie in a list of at most max_generations,
- * oldest first. */
+ * the others follow by when they finished. Context and branches are parts: never changed once made,
+ * shared by forks and backups. Generations lie in a list of at most max_generations, oldest
+ * first. */
 #include "core/session.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct branch {
-    int32_t *ids;     /* owned: [n] */
-    uint8_t *decoded; /* owned: [n], in the memory behind ids */
+typedef struct part {
+    int32_t refs;
     int32_t n;
+    int32_t *ids;        /* owned: [n]; NULL: not in memory */
+    uint8_t *decoded;    /* [n], in the memory behind ids */
     uint64_t adapter_id; /* that all of them were run under */
-} branch;
+    char key[TT_SESSION_PART_KEY];
+} part;
 
 struct tt_session {
-    int32_t *context; /* owned */
-    int32_t n_context;
-    int32_t epoch; /* counts the contexts it has had: a plan of an older one is not committed */
-    branch branches[TT_SESSION_BRANCHES];
+    part *context;                       /* a reference */
+    int32_t epoch, last_epoch;           /* of the context: a plan of another is not committed */
+    part *branches[TT_SESSION_BRANCHES]; /* [n_branches] references */
     int32_t n_branches;
     tt_session_generation *generations; /* owned: [max_generations] */
     int32_t n_generations, max_generations;
@@ -31,48 +33,81 @@ static tt_code no_memory(tt_err *reterr)
     return tt_fail(reterr, TT_E_NOMEM, "out of memory for a session");
 }
 
-static int32_t *copy_ids(const int32_t *ids, int32_t n)
+/* Uninitialised ids and flags for n tokens; without memory for them when `bare`. */
+static part *make_part(int32_t n, bool bare)
 {
-    int32_t *copy = malloc(((size_t)n + 1) * sizeof *copy);
-    if (copy != NULL && n > 0) {
-        memcpy(copy, ids, (size_t)n * sizeof *copy);
+    part *p = calloc(1, sizeof *p);
+    if (p == NULL) {
+        return NULL;
     }
-    return copy;
+    p->refs = 1;
+    p->n = n;
+    if (!bare) {
+        p->ids = malloc((size_t)n * (sizeof *p->ids + 1) + 1);
+        if (p->ids == NULL) {
+            free(p);
+            return NULL;
+        }
+        p->decoded = (uint8_t *)(p->ids + n);
+    }
+    return p;
 }
 
-/* Room for n tokens and their flags, uninitialised. */
-static bool alloc_branch(branch *b, int32_t n)
+static part *ref_part(part *p)
 {
-    b->ids = malloc((size_t)n * (sizeof *b->ids + 1) + 1);
-    if (b->ids == NULL) {
-        return false;
-    }
-    b->decoded = (uint8_t *)(b->ids + n);
-    b->n = n;
-    return true;
+    p->refs++;
+    return p;
 }
 
-static void free_branches(tt_session *s)
+static void unref_part(part **p)
 {
-    for (int32_t i = 0; i < s->n_branches; i++) {
-        free(s->branches[i].ids);
+    if (*p != NULL && --(*p)->refs == 0) {
+        free((*p)->ids);
+        free(*p);
     }
-    s->n_branches = 0;
+    *p = NULL;
+}
+
+static part *make_context(const int32_t *ids, int32_t n)
+{
+    part *p = make_part(n, false);
+    if (p != NULL && n > 0) {
+        memcpy(p->ids, ids, (size_t)n * sizeof *ids);
+        memset(p->decoded, 0, (size_t)n);
+    }
+    return p;
+}
+
+static void drop_branches(tt_session *s)
+{
+    while (s->n_branches > 0) {
+        unref_part(&s->branches[--s->n_branches]);
+    }
+}
+
+/* Without a context yet. */
+static tt_session *make_session(int32_t max_generations)
+{
+    tt_session *s = calloc(1, sizeof *s);
+    if (s != NULL) {
+        s->max_generations = max_generations;
+        s->generations = calloc((size_t)max_generations, sizeof *s->generations);
+    }
+    if (s != NULL && s->generations == NULL) {
+        tt_session_destroy(&s);
+    }
+    return s;
 }
 
 tt_code tt_session_create(const int32_t *context, int32_t n, int32_t max_generations,
                           tt_session **ret_session, tt_err *reterr)
 {
     assert(n >= 0 && max_generations >= 1);
-    tt_session *s = calloc(1, sizeof *s);
-    if (s == NULL) {
-        return no_memory(reterr);
+    tt_session *s = make_session(max_generations);
+    if (s != NULL) {
+        s->context = make_context(context, n);
     }
-    s->context = copy_ids(context, n);
-    s->n_context = n;
-    s->max_generations = max_generations;
-    s->generations = calloc((size_t)max_generations, sizeof *s->generations);
-    if (s->context == NULL || s->generations == NULL) {
+    if (s == NULL || s->context == NULL) {
         tt_session_destroy(&s);
         return no_memory(reterr);
     }
@@ -84,8 +119,8 @@ void tt_session_destroy(tt_session **session)
 {
     tt_session *s = *session;
     if (s != NULL) {
-        free_branches(s);
-        free(s->context);
+        drop_branches(s);
+        unref_part(&s->context);
         free(s->generations);
         free(s);
         *session = NULL;
@@ -94,32 +129,37 @@ void tt_session_destroy(tt_session **session)
 
 const int32_t *tt_session_context(const tt_session *s, int32_t *ret_n)
 {
-    *ret_n = s->n_context;
-    return s->context;
+    *ret_n = s->context->n;
+    return s->context->ids;
 }
 
 int32_t tt_session_tokens(const tt_session *s)
 {
-    return s->n_context + (s->n_branches > 0 ? s->branches[0].n : 0);
+    return s->context->n + (s->n_branches > 0 ? s->branches[0]->n : 0);
 }
 
 const int32_t *tt_session_transcript(const tt_session *s, const uint8_t **ret_decoded,
                                      int32_t *ret_n, uint64_t *ret_adapter_id)
 {
-    static const branch none = {0};
-    const branch *b = s->n_branches > 0 ? &s->branches[0] : &none;
+    static const part none = {0};
+    const part *b = s->n_branches > 0 ? s->branches[0] : &none;
     *ret_decoded = b->decoded;
     *ret_n = b->n;
     *ret_adapter_id = b->adapter_id;
     return b->ids;
 }
 
+static size_t part_bytes(const part *p)
+{
+    return sizeof *p + (p->ids != NULL ? (size_t)p->n * (sizeof *p->ids + 1) : 0);
+}
+
 size_t tt_session_bytes(const tt_session *s)
 {
-    size_t n = sizeof *s + (size_t)s->n_context * sizeof *s->context +
-               (size_t)s->max_generations * sizeof *s->generations;
+    size_t n =
+        sizeof *s + part_bytes(s->context) + (size_t)s->max_generations * sizeof *s->generations;
     for (int32_t i = 0; i < s->n_branches; i++) {
-        n += (size_t)s->branches[i].n * (sizeof *s->branches[i].ids + 1);
+        n += part_bytes(s->branches[i]);
     }
     return n;
 }
@@ -168,11 +208,11 @@ static int32_t best_branch(const tt_session *s, const int32_t *ids, int32_t n, u
     int32_t best = -1;
     *ret_common = 0;
     for (int32_t i = 0; i < s->n_branches; i++) {
-        const branch *b = &s->branches[i];
+        const part *b = s->branches[i];
         int32_t same = common(b->ids, b->n, ids, n);
         bool better = best < 0 || same > *ret_common ||
                       (same == *ret_common && b->adapter_id == adapter_id &&
-                       s->branches[best].adapter_id != adapter_id);
+                       s->branches[best]->adapter_id != adapter_id);
         if (better) {
             best = i;
             *ret_common = same;
@@ -182,7 +222,7 @@ static int32_t best_branch(const tt_session *s, const int32_t *ids, int32_t n, u
 }
 
 /* Flags of a prompt of n tokens whose first `same` behind the context are the branch's. */
-static tt_code copy_flags(const tt_session *s, const branch *b, int32_t same, int32_t n,
+static tt_code copy_flags(const tt_session *s, const part *b, int32_t same, int32_t n,
                           uint8_t **ret, tt_err *reterr)
 {
     if (same == 0 || memchr(b->decoded, 1, (size_t)same) == NULL) {
@@ -192,7 +232,7 @@ static tt_code copy_flags(const tt_session *s, const branch *b, int32_t same, in
     if (flags == NULL) {
         return no_memory(reterr);
     }
-    memcpy(flags + s->n_context, b->decoded, (size_t)same);
+    memcpy(flags + s->context->n, b->decoded, (size_t)same);
     *ret = flags;
     return TT_OK;
 }
@@ -201,25 +241,26 @@ tt_code tt_session_make_plan(const tt_session *s, const int32_t *ids, int32_t n,
                              const tt_session_generation *g, tt_session_plan *ret, tt_err *reterr)
 {
     tt_session_plan plan = {.epoch = s->epoch};
-    int32_t in_context = common(s->context, s->n_context, ids, n);
-    if (in_context < s->n_context) {
+    assert(tt_session_loaded(s));
+    int32_t in_context = common(s->context->ids, s->context->n, ids, n);
+    if (in_context < s->context->n) {
         plan.matched = plan.position = in_context;
         plan.miss = TT_MISS_CONTEXT;
         *ret = plan;
         return TT_OK;
     }
-    const int32_t *rest = ids + s->n_context;
-    int32_t n_rest = n - s->n_context, same;
+    const int32_t *rest = ids + s->context->n;
+    int32_t n_rest = n - s->context->n, same;
     int32_t i = best_branch(s, rest, n_rest, g->adapter_id, &same);
-    const branch *b = i >= 0 ? &s->branches[i] : NULL;
+    const part *b = i >= 0 ? s->branches[i] : NULL;
     plan.context_equal = true;
     plan.adapter_id = g->adapter_id;
     plan.generation = g->number;
-    plan.n_base = s->n_context;
-    plan.matched = s->n_context + same;
+    plan.n_base = s->context->n;
+    plan.matched = s->context->n + same;
     if (b != NULL && same > 0 && b->adapter_id != g->adapter_id) {
         plan.miss = TT_MISS_ADAPTER;
-        plan.position = s->n_context;
+        plan.position = s->context->n;
     } else if (b != NULL && same < b->n && same < n_rest) {
         plan.miss = TT_MISS_TRANSCRIPT;
         plan.position = plan.matched;
@@ -240,13 +281,13 @@ void tt_session_plan_finish(tt_session_plan *plan)
     plan->decoded = NULL;
 }
 
-/* Makes b the head. A branch that it goes on from, or repeats, is replaced, else the oldest goes
- * when there are too many. */
-static void push_branch(tt_session *s, const branch *b)
+/* Makes b the head, and takes it over. A branch that it goes on from, or repeats, is replaced, else
+ * the oldest goes when there are too many. */
+static void push_branch(tt_session *s, part *b)
 {
     int32_t out = s->n_branches;
     for (int32_t i = 0; i < s->n_branches; i++) {
-        const branch *old = &s->branches[i];
+        const part *old = s->branches[i];
         if (old->n <= b->n && common(old->ids, old->n, b->ids, b->n) == old->n) {
             out = i;
             break;
@@ -256,12 +297,12 @@ static void push_branch(tt_session *s, const branch *b)
         out--;
     }
     if (out < s->n_branches) {
-        free(s->branches[out].ids);
+        unref_part(&s->branches[out]);
     } else {
         s->n_branches++;
     }
     memmove(s->branches + 1, s->branches, (size_t)out * sizeof *s->branches);
-    s->branches[0] = *b;
+    s->branches[0] = b;
 }
 
 tt_code tt_session_commit(tt_session *s, const tt_session_plan *plan, const int32_t *ids, int32_t n,
@@ -270,25 +311,26 @@ tt_code tt_session_commit(tt_session *s, const tt_session_plan *plan, const int3
     if (!plan->context_equal || plan->epoch != s->epoch) {
         return (tt_code)TT_SESSION_STALE;
     }
-    int32_t n_rest = n - s->n_context;
-    branch b = {.adapter_id = plan->adapter_id};
-    assert(n_rest >= 0);
-    if (n_generated > INT32_MAX - n || !alloc_branch(&b, n_rest + n_generated)) {
+    int32_t n_rest = n - s->context->n;
+    assert(n_rest >= 0 && tt_session_loaded(s));
+    part *b = n_generated <= INT32_MAX - n ? make_part(n_rest + n_generated, false) : NULL;
+    if (b == NULL) {
         return no_memory(reterr);
     }
+    b->adapter_id = plan->adapter_id;
     if (n_rest > 0) {
-        memcpy(b.ids, ids + s->n_context, (size_t)n_rest * sizeof *b.ids);
+        memcpy(b->ids, ids + s->context->n, (size_t)n_rest * sizeof *b->ids);
     }
     if (n_generated > 0) {
-        memcpy(b.ids + n_rest, generated, (size_t)n_generated * sizeof *b.ids);
+        memcpy(b->ids + n_rest, generated, (size_t)n_generated * sizeof *b->ids);
     }
     if (plan->decoded != NULL) {
-        memcpy(b.decoded, plan->decoded + s->n_context, (size_t)n_rest);
+        memcpy(b->decoded, plan->decoded + s->context->n, (size_t)n_rest);
     } else {
-        memset(b.decoded, 0, (size_t)n_rest);
+        memset(b->decoded, 0, (size_t)n_rest);
     }
-    memset(b.decoded + n_rest, 1, (size_t)n_generated);
-    push_branch(s, &b);
+    memset(b->decoded + n_rest, 1, (size_t)n_generated);
+    push_branch(s, b);
     return TT_OK;
 }
 
@@ -355,36 +397,30 @@ int32_t tt_session_latest(const tt_session *s)
     return s->n_generations > 0 ? s->generations[s->n_generations - 1].number : 0;
 }
 
-static bool copy_branches(tt_session *to, const tt_session *from)
+/* A session that shares the parts of `s`. */
+static tt_session *share(const tt_session *s, const tt_session_fork_options *opt)
 {
-    for (int32_t i = 0; i < from->n_branches; i++) {
-        const branch *b = &from->branches[i];
-        branch *copy = &to->branches[i];
-        if (!alloc_branch(copy, b->n)) {
-            return false;
-        }
-        memcpy(copy->ids, b->ids, (size_t)b->n * (sizeof *b->ids + 1));
-        copy->adapter_id = b->adapter_id;
-        to->n_branches++;
+    tt_session *f = make_session(s->max_generations);
+    if (f == NULL) {
+        return NULL;
     }
-    return true;
-}
-
-tt_code tt_session_fork(const tt_session *s, const tt_session_fork_options *opt,
-                        tt_session **ret_session, tt_err *reterr)
-{
-    tt_session *f = NULL;
-    tt_code rc = tt_session_create(s->context, s->n_context, s->max_generations, &f, reterr);
-    if (rc < 0) {
-        return rc;
-    }
+    f->context = ref_part(s->context);
     if (opt->adapter) {
         memcpy(f->generations, s->generations, (size_t)s->n_generations * sizeof *s->generations);
         f->n_generations = s->n_generations;
         f->last_number = s->last_number;
     }
-    if (opt->transcript && !copy_branches(f, s)) {
-        tt_session_destroy(&f);
+    for (int32_t i = 0; opt->transcript && i < s->n_branches; i++) {
+        f->branches[f->n_branches++] = ref_part(s->branches[i]);
+    }
+    return f;
+}
+
+tt_code tt_session_fork(const tt_session *s, const tt_session_fork_options *opt,
+                        tt_session **ret_session, tt_err *reterr)
+{
+    tt_session *f = share(s, opt);
+    if (f == NULL) {
         return no_memory(reterr);
     }
     *ret_session = f;
@@ -393,14 +429,145 @@ tt_code tt_session_fork(const tt_session *s, const tt_session_fork_options *opt,
 
 tt_code tt_session_extend(tt_session *s, const int32_t *ids, int32_t n, tt_err *reterr)
 {
-    int32_t *context = copy_ids(ids, n);
+    part *context = make_context(ids, n);
     if (context == NULL) {
         return no_memory(reterr);
     }
-    free(s->context);
+    unref_part(&s->context);
     s->context = context;
-    s->n_context = n;
-    s->epoch++;
-    free_branches(s);
+    s->epoch = ++s->last_epoch;
+    drop_branches(s);
     return TT_OK;
+}
+
+/* ---- undo ---- */
+
+tt_code tt_session_backup(const tt_session *s, tt_session **ret, tt_err *reterr)
+{
+    tt_session *b = share(s, &(tt_session_fork_options){.adapter = true, .transcript = true});
+    if (b == NULL) {
+        return no_memory(reterr);
+    }
+    b->epoch = s->epoch;
+    *ret = b;
+    return TT_OK;
+}
+
+void tt_session_revert(tt_session *s, tt_session **backup)
+{
+    tt_session now = *s;
+    *s = **backup;
+    s->last_epoch = now.last_epoch; /* plans for the context that is undone stay stale */
+    s->appending = now.appending;
+    **backup = now;
+    tt_session_destroy(backup);
+}
+
+/* ---- disk ---- */
+
+static part *part_at(const tt_session *s, int32_t i)
+{
+    return i == 0 ? s->context : i <= s->n_branches ? s->branches[i - 1] : NULL;
+}
+
+bool tt_session_part_at(const tt_session *s, int32_t i, tt_session_part *ret)
+{
+    part *p = part_at(s, i);
+    if (p == NULL) {
+        return false;
+    }
+    *ret = (tt_session_part){.n = p->n,
+                             .ids = p->ids,
+                             .decoded = p->decoded,
+                             .adapter_id = p->adapter_id,
+                             .key = p->key};
+    return true;
+}
+
+bool tt_session_loaded(const tt_session *s)
+{
+    bool all = s->context->ids != NULL;
+    for (int32_t i = 0; i < s->n_branches; i++) {
+        all = all && s->branches[i]->ids != NULL;
+    }
+    return all;
+}
+
+/* Those whom forks share stay in memory for them. */
+static void unload_part(part **slot)
+{
+    part *old = *slot;
+    if (old->ids == NULL) {
+        return;
+    }
+    part *bare = make_part(old->n, true);
+    if (bare != NULL) {
+        bare->adapter_id = old->adapter_id;
+        memcpy(bare->key, old->key, sizeof bare->key);
+        unref_part(slot);
+        *slot = bare;
+    }
+}
+
+void tt_session_unload(tt_session *s)
+{
+    unload_part(&s->context);
+    for (int32_t i = 0; i < s->n_branches; i++) {
+        unload_part(&s->branches[i]);
+    }
+}
+
+tt_code tt_session_load_part(tt_session *s, int32_t i, const int32_t *ids, const uint8_t *decoded,
+                             tt_err *reterr)
+{
+    part *p = part_at(s, i);
+    part *full = p->ids == NULL ? make_part(p->n, false) : NULL;
+    if (p->ids != NULL) {
+        return TT_OK;
+    }
+    if (full == NULL) {
+        return no_memory(reterr);
+    }
+    p->ids = full->ids; /* for all who share it */
+    p->decoded = full->decoded;
+    free(full);
+    if (p->n > 0) {
+        memcpy(p->ids, ids, (size_t)p->n * sizeof *ids);
+        memcpy(p->decoded, decoded, (size_t)p->n);
+    }
+    return TT_OK;
+}
+
+tt_code tt_session_restore(const tt_session_image *im, int32_t max_generations, tt_session **ret,
+                           tt_err *reterr)
+{
+    int32_t skip = im->n_generations > max_generations ? im->n_generations - max_generations : 0;
+    assert(im->n_parts >= 1 && im->n_parts <= 1 + TT_SESSION_BRANCHES);
+    tt_session *s = make_session(max_generations);
+    for (int32_t i = 0; s != NULL && i < im->n_parts; i++) {
+        part *p = make_part(im->parts[i].n, true);
+        if (p == NULL) {
+            tt_session_destroy(&s);
+            break;
+        }
+        p->adapter_id = im->parts[i].adapter_id;
+        memcpy(p->key, im->parts[i].key, sizeof p->key);
+        *(i == 0 ? &s->context : &s->branches[s->n_branches++]) = p;
+    }
+    if (s == NULL) {
+        return no_memory(reterr);
+    }
+    s->n_generations = im->n_generations - skip;
+    if (s->n_generations > 0) {
+        memcpy(s->generations, im->generations + skip,
+               (size_t)s->n_generations * sizeof *s->generations);
+    }
+    s->last_number = im->last_number;
+    *ret = s;
+    return TT_OK;
+}
+
+int32_t tt_session_last_number(const tt_session *s)
+{
+    return s->last_number;
 }

@@ -20,7 +20,7 @@
 
 #include "kernels/err.h"
 
-enum { TT_SESSION_BRANCHES = 4, TT_SESSION_JOB_ID = 96 };
+enum { TT_SESSION_BRANCHES = 4, TT_SESSION_JOB_ID = 96, TT_SESSION_PART_KEY = 36 };
 
 typedef struct tt_session tt_session;
 
@@ -126,5 +126,48 @@ tt_code tt_session_fork(const tt_session *s, const tt_session_fork_options *opt,
 /* ids [0, n) is the context from now on; the branches are forgotten, and with them which tokens
  * were generated: the new context is the base's prefill from end to end. */
 tt_code tt_session_extend(tt_session *s, const int32_t *ids, int32_t n, tt_err *reterr);
+
+/* ---- undo ---- */
+
+/* All of it as it is now; shares its tokens. TT_E_NOMEM. */
+tt_code tt_session_backup(const tt_session *s, tt_session **ret, tt_err *reterr);
+/* Back to that, but for a running append, which stays what it is; *backup becomes NULL. */
+void tt_session_revert(tt_session *s, tt_session **backup);
+
+/* ---- disk: tokens may leave memory while their number stays known ---- */
+
+/* The context (i = 0) or a branch (i - 1 = 0: the head). */
+typedef struct tt_session_part {
+    int32_t n;
+    const int32_t *ids;     /* [n]; NULL: not in memory */
+    const uint8_t *decoded; /* [n] */
+    uint64_t adapter_id;
+    char *key; /* [TT_SESSION_PART_KEY] the owner's: "" at first; goes with the tokens to forks */
+} tt_session_part;
+/* False beyond the last. Borrowed until the next change. */
+bool tt_session_part_at(const tt_session *s, int32_t i, tt_session_part *ret);
+
+/* What needs tokens (make_plan, commit, the content of context and transcript) asserts this. */
+bool tt_session_loaded(const tt_session *s);
+void tt_session_unload(tt_session *s);
+/* ids, decoded: [n of the part], copied; nothing happens when it is there. TT_E_NOMEM. */
+tt_code tt_session_load_part(tt_session *s, int32_t i, const int32_t *ids, const uint8_t *decoded,
+                             tt_err *reterr);
+
+/* A session as it was, not loaded. Of too many generations the oldest are left out. */
+typedef struct tt_session_image {
+    struct {
+        int32_t n;
+        uint64_t adapter_id;
+        char key[TT_SESSION_PART_KEY];
+    } parts[1 + TT_SESSION_BRANCHES];
+    int32_t n_parts;                          /* >= 1 */
+    const tt_session_generation *generations; /* [n_generations], oldest first */
+    int32_t n_generations, last_number;
+} tt_session_image;
+tt_code tt_session_restore(const tt_session_image *im, int32_t max_generations, tt_session **ret,
+                           tt_err *reterr);
+/* The highest number that a generation ever had. */
+int32_t tt_session_last_number(const tt_session *s);
 
 #endif
