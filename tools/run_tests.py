@@ -12,6 +12,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -49,6 +50,12 @@ class Counts:
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
         self.reasons = []
+
+    def add(self, other):
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+        self.reasons += other.reasons
 
     def add_record(self, record):
         """One line of meson's testlog.json."""
@@ -90,31 +97,32 @@ def count_in(text):
     return counts["PASSED"], counts["FAILED"], counts["SKIPPED"]
 
 
-def step(title):
-    print(f"\n== {title}", flush=True)
+def step(title, out=None):
+    print(f"\n== {title}", file=out, flush=True)
 
 
-def run(command, env=None):
-    return subprocess.run([str(c) for c in command], cwd=ROOT, env={**os.environ, **(env or {})}).returncode
+def run(command, env=None, out=None):
+    """out: a file for what it prints; None = the terminal."""
+    return subprocess.run([str(c) for c in command], cwd=ROOT, env={**os.environ, **(env or {})}, stdout=out,
+                          stderr=out and subprocess.STDOUT).returncode
 
 
-def meson_test(counts, build, logbase, suites, env=None):
+def meson_test(counts, build, logbase, suites, env=None, out=None):
     """Runs suites of one build folder; a build that produced no log counts as one failure."""
     log = ROOT / build / "meson-logs" / f"{logbase}.json"
     log.unlink(missing_ok=True)
     jobs = ["--num-processes", os.environ["JOBS"]] if os.environ.get("JOBS") else []
-    run(["meson", "test", "-C", build, "--no-rebuild", "--print-errorlogs", "--logbase", logbase, *jobs, *suites], env)
+    run(["meson", "test", "-C", build, "--no-rebuild", "--print-errorlogs", "--logbase", logbase, *jobs, *suites], env, out)
     records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     if not records:
-        print(f"{build}: meson ran no test of {' '.join(suites)}")
+        print(f"{build}: meson ran no test of {' '.join(suites)}", file=out)
         counts.failed += 1
     for record in records:
         counts.add_record(record)
 
 
 def configure(build, options, env):
-    """meson setup once, ninja always, both aside (nice; what they say goes to build/BUILD.log). Returns False, and prints
-    the end of that log, when either fails."""
+    """meson setup once, ninja always, both aside (nice; what they say goes to build/BUILD.log). False: either failed."""
     (ROOT / "build").mkdir(exist_ok=True)
     log = ROOT / "build" / f"{build}.log"
     jobs = [f"-j{os.environ['JOBS']}"] if os.environ.get("JOBS") else []
@@ -122,11 +130,7 @@ def configure(build, options, env):
     if not (ROOT / build / "build.ninja").exists():
         commands.insert(0, ["meson", "setup", build, *options])
     with log.open("w") as out:
-        ok = all(subprocess.run(c, cwd=ROOT, env={**os.environ, **env}, stdout=out, stderr=out).returncode == 0
-                 for c in commands)
-    if not ok:
-        print("\n".join(log.read_text(errors="replace").splitlines()[-40:]), flush=True)
-    return ok
+        return all(run(c, env, out) == 0 for c in commands)
 
 
 def fast(counts, args):
@@ -138,11 +142,11 @@ def lint(counts, args):
     meson_test(counts, args.build, "test-lint", ["--suite", "lint"])
 
 
-def small_model(build):
+def small_model(build, out):
     """A model for tests/api of the slow builds, with the vocabulary of the default one. None when it cannot be made."""
     path = ROOT / build / "small.gguf"
     command = [ROOT / "build/venv/bin/python", "tests/tools/small_model.py", "models/SmolLM2-135M-Instruct.Q4_1.gguf", path]
-    return path if run(command) == 0 else None
+    return path if run(command, None, out) == 0 else None
 
 
 def build_sanitized(name):
@@ -151,18 +155,19 @@ def build_sanitized(name):
     return configure(f"build-{name}", options, {"CC": "clang"})
 
 
-def sanitized(counts, name, built):
+def sanitized(counts, out, name, built):
     """Unit and api tests (and the replay of fuzz corpora) in a clang build with sanitizers. built: its future."""
     what = SANITIZERS[name]
     build = f"build-{name}"
-    step(f"{what['sanitize']} sanitizer: unit, fuzz replay, api")
+    step(f"{what['sanitize']} sanitizer: unit, fuzz replay, api", out)
     if not built.result():
-        print(f"{build}: did not build")
+        log = (ROOT / "build" / f"{build}.log").read_text(errors="replace").splitlines()
+        print("\n".join(log[-40:] + [f"{build}: did not build"]), file=out)
         counts.failed += 1
         return
-    model = small_model(build)
+    model = small_model(build, out)
     if model is None:
-        print(f"{build}: no small model")
+        print(f"{build}: no small model", file=out)
         counts.failed += 1
         return
     # Limits on time in the tests are multiplied: instrumented code is several times slower.
@@ -170,29 +175,47 @@ def sanitized(counts, name, built):
     # --no-suite wins: long real-model suites (golden, checkops) run in the fast build only.
     meson_test(counts, build, f"test-{name}",
                ["--timeout-multiplier", "4", "--suite", "unit", "--suite", "api", "--suite", "fuzz",
-                "--no-suite", "deep", "--no-suite", "slow"], env)
+                "--no-suite", "deep", "--no-suite", "slow"], env, out)
 
 
-def fuzz(counts, seconds):
-    step(f"fuzz targets, {seconds} s each")
+def slow_suites(counts, out, build):
+    step("the second model and other slow suites", out)
+    meson_test(counts, build, "test-deep", ["--suite", "deep"], None, out)
+
+
+def fuzz(counts, out, seconds):
+    step(f"fuzz targets, {seconds} s each", out)
     r = subprocess.run(["sh", "tools/fuzz.sh", str(seconds), ""], cwd=ROOT, capture_output=True, text=True,
                        env={**os.environ, "FUZZ_SEED": "1"})  # a run that fails can be run again
-    sys.stdout.write(r.stdout + r.stderr)
+    print(r.stdout + r.stderr, file=out)
     passed, failed, skipped = count_in(r.stdout)
     counts.passed += passed
     counts.failed += failed if r.returncode == 0 else max(failed, 1)
     counts.skipped += skipped
 
 
+def lane(*steps):
+    """Steps (function, arguments) one after the other. Returns their counts, and what they printed."""
+    counts, start = Counts(), time.monotonic()
+    with tempfile.TemporaryFile("w+") as out:
+        for work, *args in steps:
+            work(counts, out, *args)
+            print(f"({time.monotonic() - start:.0f} s)", file=out, flush=True)
+        out.seek(0)
+        return counts, out.read()
+
+
 def deep(counts, args):
-    # The API tests wait more than they compute: the next build goes on beside them.
-    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as aside:
-        built = {name: aside.submit(build_sanitized, name) for name in SANITIZERS}
-        step("the second model and other slow suites")
-        meson_test(counts, args.build, "test-deep", ["--suite", "deep"])
-        for name in SANITIZERS:
-            sanitized(counts, name, built[name])
-    fuzz(counts, 10)
+    """The API tests wait more than they compute, so the lanes go on side by side; only builds wait for each other."""
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as builds, \
+            concurrent.futures.ThreadPoolExecutor() as lanes:
+        built = {name: builds.submit(build_sanitized, name) for name in SANITIZERS}
+        running = [lanes.submit(lane, (sanitized, name, built[name])) for name in SANITIZERS]
+        running.append(lanes.submit(lane, (slow_suites, args.build), (fuzz, 10)))
+        for future in concurrent.futures.as_completed(running):
+            one, text = future.result()
+            print(text, flush=True)
+            counts.add(one)
 
 
 def main():
