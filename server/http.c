@@ -191,6 +191,7 @@ static tt_http_request *create_request(tt_http *h, struct MHD_Connection *mhd, c
     }
     c->req = req;
     h->n_active++;
+    tt_http_guard_request(c);
     choose_id(req);
     return req;
 }
@@ -366,6 +367,7 @@ void tt_http_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
     }
     req->mhd = NULL;
     req->conn->req = NULL;
+    tt_http_guard_answered(req->conn);
     req->conn = NULL;
     h->n_active--;
     tt_http_unref(req);

@@ -104,12 +104,14 @@ static void open_conn(tt_http *h, struct MHD_Connection *mhd, void **socket_cont
     }
     h->conns = c;
     *socket_context = c;
+    tt_http_guard_opened(c);
 }
 
 /* Called before libmicrohttpd closes the socket, so that libuv never watches a descriptor that is
  * somebody else's. */
 static void close_conn(tt_http *h, tt_conn *c)
 {
+    tt_http_guard_closed(c);
     if (c->prev != NULL) {
         c->prev->next = c->next;
     } else {
@@ -150,7 +152,7 @@ static struct MHD_Daemon *start_daemon(tt_http *h, int fd)
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, tt_http_access,
         h, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, NULL, MHD_OPTION_LISTEN_SOCKET, fd,
         MHD_OPTION_NOTIFY_COMPLETED, tt_http_completed, h, MHD_OPTION_NOTIFY_CONNECTION,
-        on_connection, h, MHD_OPTION_CONNECTION_LIMIT, (unsigned)set->max_connections,
+        on_connection, h, MHD_OPTION_CONNECTION_LIMIT, (unsigned)h->max_conns,
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(set->idle_seconds + 0.5),
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_END);
 }
@@ -163,6 +165,11 @@ tt_code tt_http_start(tt_server *s, tt_http **ret_http, tt_err *reterr)
         return tt_fail(reterr, TT_E_NOMEM, "out of memory");
     }
     h->server = s;
+    h->max_conns = tt_listen_limit((int)s->settings->max_connections);
+    if (h->max_conns < s->settings->max_connections) {
+        tt_log(TT_LOG_WARN, "open files are limited: %d connections at most, not %d", h->max_conns,
+               (int)s->settings->max_connections);
+    }
     tt_code rc = tt_listen_open(s->settings, &fd, &h->port, reterr);
     if (rc < 0) {
         free(h);
@@ -182,8 +189,9 @@ tt_code tt_http_start(tt_server *s, tt_http **ret_http, tt_err *reterr)
     }
     uv_poll_init(&s->loop, &h->epoll, info->epoll_fd);
     uv_timer_init(&s->loop, &h->timer);
+    uv_timer_init(&s->loop, &h->guard);
     uv_prepare_init(&s->loop, &h->before);
-    h->epoll.data = h->timer.data = h->before.data = h;
+    h->epoll.data = h->timer.data = h->before.data = h->guard.data = h;
     uv_poll_start(&h->epoll, UV_READABLE, on_epoll);
     uv_prepare_start(&h->before, before_sleep);
     h->kick = true;
@@ -201,12 +209,12 @@ int tt_http_active(const tt_http *h)
     return h->n_active;
 }
 
-/* The three handles lie in one struct, and libuv still looks at each of them after the callback of
+/* The four handles lie in one struct, and libuv still looks at each of them after the callback of
  * another: the last one frees it. */
 static void on_handle_closed(uv_handle_t *handle)
 {
     tt_http *h = handle->data;
-    if (++h->n_closed == 3) {
+    if (++h->n_closed == 4) {
         free(h);
     }
 }
@@ -231,4 +239,6 @@ void tt_http_stop(tt_http **http)
     MHD_stop_daemon(h->daemon); /* closes the listening socket and every connection */
     *http = NULL;               /* not before: a last probe may still have been answered */
     uv_close((uv_handle_t *)&h->timer, on_handle_closed);
+    uv_timer_stop(&h->guard); /* the last connection has done so, if there was one */
+    uv_close((uv_handle_t *)&h->guard, on_handle_closed);
 }

@@ -19,6 +19,12 @@ typedef struct tt_conn {
     bool gone;       /* the client has closed, or shut down its sending side */
     tt_http_request *req;
     struct tt_conn *prev, *next;
+    /* ---- http_guard.c ---- */
+    double since;  /* monotonic: when the wait for a head, or the request, began */
+    bool answered; /* a request before this one */
+    bool idle;     /* in the list of those that wait for a head */
+    bool closing;  /* it is being closed early */
+    struct tt_conn *idle_prev, *idle_next;
 } tt_conn;
 
 struct tt_http {
@@ -28,9 +34,12 @@ struct tt_http {
     uv_timer_t timer;    /* what MHD_get_timeout asks for */
     uv_prepare_t before; /* the one place that calls MHD_run: just before the loop sleeps */
     bool kick;           /* MHD_run is needed */
+    uv_timer_t guard;    /* looks for connections that take too long */
     tt_conn *conns;
-    int port, n_active, n_closed; /* n_closed: of the three handles */
-    size_t body_bytes;            /* of all requests, against server.max_bodies */
+    tt_conn *idle_first, *idle_last;   /* those without a request, the longest first */
+    int max_conns, n_conns, n_closing; /* n_closing: of n_conns, being closed early */
+    int port, n_active, n_closed;      /* n_closed: of the four handles */
+    size_t body_bytes;                 /* of all requests, against server.max_bodies */
 };
 
 enum MHD_Result tt_http_access(void *cls, struct MHD_Connection *mhd, const char *url,
@@ -38,6 +47,11 @@ enum MHD_Result tt_http_access(void *cls, struct MHD_Connection *mhd, const char
                                size_t *n_upload, void **con_cls);
 void tt_http_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
                        enum MHD_RequestTerminationCode why);
+/* The life of a connection: it is there; a head is whole; its request has ended; it is gone. */
+void tt_http_guard_opened(tt_conn *c);
+void tt_http_guard_request(tt_conn *c);
+void tt_http_guard_answered(tt_conn *c);
+void tt_http_guard_closed(tt_conn *c);
 /* Makes libmicrohttpd notice that the client of a connection without a request has left. */
 void tt_http_close_idle(tt_conn *c);
 /* Resumes a request that waits, and asks for a run of libmicrohttpd. */

@@ -6,12 +6,16 @@
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { BACKLOG = 511 };
+enum {
+    BACKLOG = 511,
+    OTHER_FILES = 128 /* that the process opens besides its connections */
+};
 
 /* A socket file that nobody serves any more is removed; any other file is left alone. */
 static void remove_stale(const char *path, const struct sockaddr_un *addr)
@@ -125,4 +129,20 @@ tt_code tt_listen_write_port(const char *path, int port, tt_err *reterr)
         return tt_fail(reterr, TT_E_IO, "%s: %s", path, strerror(errno));
     }
     return TT_OK;
+}
+
+int tt_listen_limit(int wanted)
+{
+    struct rlimit r;
+    rlim_t need = (rlim_t)wanted + OTHER_FILES;
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur >= need) {
+        return wanted;
+    }
+    struct rlimit more = {.rlim_cur = need < r.rlim_max ? need : r.rlim_max,
+                          .rlim_max = r.rlim_max};
+    if (setrlimit(RLIMIT_NOFILE, &more) == 0) {
+        r = more;
+    }
+    int have = r.rlim_cur > OTHER_FILES ? (int)(r.rlim_cur - OTHER_FILES) : 1;
+    return have < wanted ? have : wanted;
 }

@@ -186,6 +186,11 @@ static void write_requests(tt_buf *b, const tt_metrics *m)
     }
     write_reasons(b, "qttt_rejections_total", "Requests answered with an error, by its code.",
                   m->rejected, TT_METRICS_REASONS);
+    head(b, "qttt_connections_closed_total", "counter",
+         "Connections closed early: their request took too long to come (late), or room was needed "
+         "(shed).");
+    labelled(b, "qttt_connections_closed_total", "reason", "late", m->connections_late);
+    labelled(b, "qttt_connections_closed_total", "reason", "shed", m->connections_shed);
     head(b, "qttt_generations_total", "counter", "Generations ended, by outcome.");
     labelled(b, "qttt_generations_total", "outcome", "succeeded", m->succeeded);
     labelled(b, "qttt_generations_total", "outcome", "failed", m->failed);

@@ -37,6 +37,7 @@ typedef struct tt_metrics {
     tt_metrics_reason rejected[TT_METRICS_REASONS], session_misses[TT_METRICS_MISSES];
     uint64_t succeeded, failed, cancelled; /* generations */
     uint64_t clients_left;
+    uint64_t connections_late, connections_shed; /* closed early, see http_guard.c */
     uint64_t qttt_succeeded, qttt_skipped, qttt_failed, qttt_cancelled;
 } tt_metrics;
 

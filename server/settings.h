@@ -25,7 +25,7 @@ typedef struct tt_settings {
     int64_t port, max_connections, max_body, max_bodies, workers, max_samples;
     bool allow_public, strict, parse_special;
     tt_string_list api_keys, cors_origins;
-    double idle_seconds;
+    double idle_seconds, head_seconds, body_seconds;
 
     double request_timeout;
 
