@@ -7,7 +7,9 @@
 #include <string.h>
 
 #include "server/api.h"
+#include "server/http_commit.h"
 #include "server/job_json.h"
+#include "server/job_state.h"
 #include "server/job_stream.h"
 #include "server/job_table.h"
 #include "server/list_query.h"
@@ -85,13 +87,59 @@ void tt_api_jobs_list(tt_http_request *req)
 /* ---- cancel, pause, resume: what the job is now, whatever it was; the engine follows within a
  * step ---- */
 
+typedef struct action {
+    tt_server *server;
+    tt_job_record *record; /* a reference */
+    bool cancel, pause, cancel_before, pause_before;
+} action;
+
+/* The wish is in the file: the engine hears of it. */
+static void on_written(void *arg, tt_code rc)
+{
+    action *a = arg;
+    tt_job_record *r = a->record;
+    if (rc < 0) {
+        r->cancel_asked = a->cancel_before;
+        r->pause_asked = a->pause_before;
+    } else if (a->cancel) {
+        tt_job_record_cancel(r);
+    } else {
+        tt_job_record_pause(r, a->pause);
+    }
+    if (rc >= 0 && a->server->engine != NULL) {
+        tt_engine_kick(a->server->engine);
+    }
+    tt_job_record_unref(&a->record);
+    free(a);
+}
+
+static void act(tt_http_request *req, tt_job_record *r, bool cancel, bool pause)
+{
+    if (tt_job_record_ended(r)) {
+        tt_api_job_reply(req, 200, r);
+        return;
+    }
+    action *a = malloc(sizeof *a);
+    if (a == NULL) {
+        tt_http_error e;
+        tt_error_from_code(&e, &(tt_err){.code = TT_E_NOMEM});
+        tt_http_reply_error(req, &e);
+        return;
+    }
+    *a = (action){req->server, r, cancel, pause, r->cancel_asked, r->pause_asked};
+    tt_job_record_ref(r);
+    r->cancel_asked = cancel;
+    r->pause_asked = pause;
+    (void)tt_job_state_put(tt_http_txn(req), r); /* the commit tells of a failure */
+    tt_http_txn_end(req, on_written, a);
+    tt_api_job_reply(req, 200, r);
+}
+
 void tt_api_jobs_cancel(tt_http_request *req)
 {
     tt_job_record *r = find(req);
     if (r != NULL) {
-        tt_job_record_cancel(r);
-        tt_engine_kick(req->server->engine);
-        tt_api_job_reply(req, 200, r);
+        act(req, r, true, r->pause_asked);
     }
 }
 
@@ -99,9 +147,7 @@ static void set_paused(tt_http_request *req, bool paused)
 {
     tt_job_record *r = find(req);
     if (r != NULL) {
-        tt_job_record_pause(r, paused);
-        tt_engine_kick(req->server->engine);
-        tt_api_job_reply(req, 200, r);
+        act(req, r, r->cancel_asked, paused);
     }
 }
 

@@ -7,8 +7,11 @@
 #include "server/api.h"
 #include "server/api_jobs.h"
 #include "server/api_json.h"
+#include "server/http_commit.h"
 #include "server/http_once.h"
 #include "server/job_setup.h"
+#include "server/job_state.h"
+#include "server/job_table.h"
 #include "server/metadata.h"
 #include "server/prepare.h"
 #include "server/session_setup.h"
@@ -136,6 +139,28 @@ static bool check_generation(const tt_session_record *ses, int64_t expected, tt_
     return false;
 }
 
+/* A job that could not be written never was. */
+static void on_written(void *arg, tt_code rc)
+{
+    tt_job_record *job = arg;
+    if (rc < 0) {
+        job->saved = false;
+        tt_job_record_cancel(job);
+        if (job->table != NULL) {
+            tt_job_table_discard(job->table, job);
+        }
+    }
+    tt_job_record_unref(&job);
+}
+
+static void put_row(tt_http_request *req, tt_job_record *job)
+{
+    tt_state_txn *x = tt_http_txn(req);
+    (void)tt_job_state_put(x, job); /* the commit tells of a failure */
+    tt_job_record_ref(job);
+    tt_http_txn_end(req, on_written, job);
+}
+
 static void start(tt_http_request *req, tt_session_record *ses, const job_request *r)
 {
     tt_server *s = req->server;
@@ -155,6 +180,7 @@ static void start(tt_http_request *req, tt_session_record *ses, const job_reques
     snprintf(path, sizeof path, "/v1/qttt/jobs/%s", job->id);
     tt_http_header(req, "Location", path);
     tell_ignored(req, &r->ignored);
+    put_row(req, job);
     tt_api_job_reply(req, 202, job);
     tt_job_record_unref(&job);
 }

@@ -10,6 +10,7 @@
 
 #include <xxhash.h>
 
+#include "server/http_commit.h"
 #include "server/http_once.h"
 #include "server/http_priv.h"
 #include "server/log.h"
@@ -28,6 +29,7 @@ void tt_http_unref(tt_http_request *req)
 {
     if (--req->refs == 0) {
         tt_http_once_release(req);
+        tt_http_commit_drop(req);
         tt_buf_finish(&req->body);
         tt_buf_finish(&req->out);
         tt_arena_finish(&req->arena);

@@ -70,6 +70,11 @@ struct tt_http_request {
     struct tt_idem_entry *once; /* http_once.h; NULL without an Idempotency-Key */
     tt_buf kept;                /* a stream's text so far, for its entry */
     size_t n_kept;              /* bytes of out that are in it */
+    struct tt_state_txn *txn;   /* http_commit.h */
+    void (*txn_end)(void *arg, tt_code rc);
+    void *txn_arg;
+    size_t hold_at; /* bytes of a stream's out that may go out before its transaction */
+    bool has_txn, committing, held;
     bool dispatched, suspended, replied, streaming, stream_ended, gone, close, answered_early;
 };
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "server/idempotency.h"
+#include "server/idempotency_state.h"
 #include "server/server.h"
 
 /* Visible ASCII, so that it is harmless in a log. */
@@ -23,6 +24,12 @@ static bool refuse(tt_http_request *req, const tt_http_error *e)
     return false;
 }
 
+/* The store may drop an entry before its answer has gone out. */
+static const char *copy(tt_http_request *req, const char *text)
+{
+    return text != NULL ? tt_arena_strndup(&req->arena, text, strlen(text)) : NULL;
+}
+
 static bool replay(tt_http_request *req, const tt_idem_result *r)
 {
     tt_buf body = {0};
@@ -33,12 +40,15 @@ static bool replay(tt_http_request *req, const tt_idem_result *r)
         return refuse(req, &e);
     }
     for (int i = 0; i < r->n_headers; i++) {
-        tt_http_header(req, r->headers[i].name, r->headers[i].value);
+        const char *name = copy(req, r->headers[i].name);
+        if (name != NULL) {
+            tt_http_header(req, name, r->headers[i].value);
+        }
     }
     tt_http_header(req, "Idempotent-Replayed", "true");
     tt_buf_put(&body, r->body, r->n_body);
     tt_http_release_body(req);
-    tt_http_reply(req, r->status, r->content_type, &body);
+    tt_http_reply(req, r->status, copy(req, r->content_type), &body);
     return false;
 }
 
@@ -64,6 +74,7 @@ bool tt_http_once(tt_http_request *req, const char *of)
                          .body = req->body.p,
                          .n_body = req->body.n};
     tt_code rc = tt_idem_begin(req->server->idempotency, &r, tt_now(), &req->once, &result, &err);
+    tt_idem_state_flush(req->server); /* before a row of this key's can follow */
     switch ((int)rc) {
     case TT_IDEM_NEW:
         return true;
@@ -84,25 +95,40 @@ bool tt_http_once(tt_http_request *req, const char *of)
     return refuse(req, &e);
 }
 
-static void keep(tt_http_request *req, int status, const char *content_type, const tt_buf *body)
+/* What is kept of the answer; a stream whose text memory failed for is not, but it ran. */
+static tt_idem_result result_of(const tt_http_request *req)
 {
-    tt_idem_result r = {
-        .status = status, .content_type = content_type, .body = body->p, .n_body = body->n};
+    const tt_buf *body = req->streaming ? &req->kept : &req->out;
+    tt_idem_result r = {.status = req->status,
+                        .content_type = req->content_type,
+                        .body = body->p,
+                        .n_body = body->n};
     for (int i = 0; i < req->n_headers && r.n_headers < TT_IDEM_MAX_HEADERS; i++) {
         r.headers[r.n_headers].name = req->headers[i].name;
         r.headers[r.n_headers++].value = req->headers[i].value;
     }
-    tt_idem_finish(req->server->idempotency, req->once, &r);
-    req->once = NULL;
+    return body->failed ? (tt_idem_result){0} : r;
 }
 
-void tt_http_once_reply(tt_http_request *req, int status, const char *content_type,
-                        const tt_buf *body)
+bool tt_http_once_put(tt_http_request *req, tt_state_txn *x)
 {
-    if (req->once != NULL && status < 300 && !body->failed) {
-        keep(req, status, content_type, body);
+    tt_idem_image im;
+    if (req->once == NULL) {
+        return true;
     }
-    tt_http_once_release(req);
+    tt_idem_result r = result_of(req);
+    tt_idem_get_image(req->server->idempotency, req->once, &r, &im);
+    return tt_idem_state_put(req->server, x, &im);
+}
+
+void tt_http_once_keep(tt_http_request *req)
+{
+    if (req->once != NULL) {
+        tt_idem_result r = result_of(req);
+        tt_idem_finish(req->server->idempotency, req->once, &r);
+        req->once = NULL;
+        tt_idem_state_flush(req->server);
+    }
 }
 
 void tt_http_once_stream(tt_http_request *req)
@@ -121,12 +147,10 @@ void tt_http_once_stream_end(tt_http_request *req)
         return;
     }
     tt_http_once_stream(req);
-    if (req->kept.failed) {
-        keep(req, 0, NULL, &(tt_buf){0}); /* it ran: the key is taken */
-    } else if (req->kept.n >= n && memcmp(req->kept.p + req->kept.n - n, done, n) == 0) {
-        keep(req, req->status, req->content_type, &req->kept);
+    if (!req->kept.failed &&
+        (req->kept.n < n || memcmp(req->kept.p + req->kept.n - n, done, n) != 0)) {
+        tt_http_once_release(req);
     }
-    tt_http_once_release(req);
 }
 
 void tt_http_once_release(tt_http_request *req)

@@ -5,6 +5,7 @@
 #define TT_HTTP_ONCE_H
 
 #include "server/http.h"
+#include "server/state_db.h"
 
 /* of: what the request is about when neither path nor body say it (the session that a header
  * names), else "".
@@ -20,12 +21,17 @@ bool tt_http_once(tt_http_request *req, const char *of);
 
 /* ---- http_reply.c and http.c ---- */
 
-/* A whole answer, before it is sent (also when the client is gone). */
-void tt_http_once_reply(tt_http_request *req, int status, const char *content_type,
-                        const tt_buf *body);
 /* Copies what of a stream's buffer was not copied yet; before bytes of it are dropped. */
 void tt_http_once_stream(tt_http_request *req);
+/* The stream has ended. One that is not complete was for nothing: the key is free. */
 void tt_http_once_stream_end(tt_http_request *req);
+
+/* ---- http_commit.c: a whole answer lies in req, or a stream's text is kept ---- */
+
+/* The answer's row, into the transaction of what it acknowledges. False: no memory. */
+bool tt_http_once_put(tt_http_request *req, tt_state_txn *x);
+/* That is committed: from now on the answer is given again. */
+void tt_http_once_keep(tt_http_request *req);
 /* The request's memory goes. */
 void tt_http_once_release(tt_http_request *req);
 

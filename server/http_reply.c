@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "server/http_commit.h"
 #include "server/http_once.h"
 #include "server/http_priv.h"
 #include "server/sse.h"
@@ -111,8 +112,10 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *out, size_t max)
         req->n_read > req->out.n / 2) { /* each byte moves once at most */
         tt_buf_consume(&req->out, req->n_read);
         req->n_kept -= req->n_kept < req->n_read ? req->n_kept : req->n_read;
+        tt_http_commit_consumed(req, req->n_read);
         req->n_read = 0;
     } else if (req->n_read == req->out.n) {
+        tt_http_commit_consumed(req, req->n_read);
         req->out.n = req->n_read = req->n_kept = 0;
     }
     if (req->out.n - req->n_read < (size_t)req->server->settings->backlog / 2 &&
@@ -123,14 +126,14 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *out, size_t max)
     if (req->gone || req->out.failed) {
         return MHD_CONTENT_READER_END_WITH_ERROR;
     }
-    size_t n = req->out.n - req->n_read;
+    size_t n = tt_http_commit_readable(req);
     if (n > 0) {
         n = n < max ? n : max;
         memcpy(out, req->out.p + req->n_read, n);
         req->n_read += n;
         return (ssize_t)n;
     }
-    if (req->stream_ended) {
+    if (req->stream_ended && !req->held) {
         return MHD_CONTENT_READER_END_OF_STREAM;
     }
     req->suspended = true;
@@ -202,10 +205,7 @@ static void add_retry_after(tt_http_request *req, const tt_http_error *e)
 
 void tt_http_reply(tt_http_request *req, int status, const char *content_type, tt_buf *body)
 {
-    if (!req->replied) {
-        tt_http_once_reply(req, status, content_type, body);
-    }
-    if (req->gone || req->replied) {
+    if (req->replied || req->committing) {
         tt_buf_finish(body);
         return;
     }
@@ -224,9 +224,23 @@ void tt_http_reply(tt_http_request *req, int status, const char *content_type, t
     req->content_type = content_type;
     req->out = *body;
     *body = (tt_buf){0};
-    req->replied = true;
     req->on_gone = NULL;
-    tt_http_wake(req);
+    if (status < 300 && tt_http_commit_reply(req)) { /* also when the client has left */
+        return;
+    }
+    tt_http_commit_drop(req);
+    tt_http_once_release(req);
+    tt_http_send_committed(req);
+}
+
+void tt_http_send_committed(tt_http_request *req)
+{
+    if (req->streaming) {
+        tt_http_stream_flush(req);
+    } else if (!req->gone) {
+        req->replied = true;
+        tt_http_wake(req);
+    }
 }
 
 void tt_http_reply_error(tt_http_request *req, const tt_http_error *e)
@@ -298,5 +312,7 @@ void tt_http_stream_end(tt_http_request *req)
     req->stream_ended = true;
     req->on_gone = NULL;
     req->on_drained = NULL;
-    tt_http_stream_flush(req);
+    if (!tt_http_commit_stream(req)) {
+        tt_http_stream_flush(req);
+    }
 }

@@ -3,6 +3,7 @@
 #include "server/idempotency.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,6 +70,11 @@ static void drop(tt_idem *s, tt_idem_entry *e)
     s->stats.entries--;
     s->stats.running -= e->running;
     s->stats.bytes -= bytes_of(e);
+    if (!e->running && s->opt.dropped != NULL) {
+        tt_idem_image im;
+        tt_idem_get_image(s, e, &e->head, &im);
+        s->opt.dropped(s->opt.arg, &im);
+    }
     free(e->result);
     free(e);
 }
@@ -79,6 +85,7 @@ void tt_idem_destroy(tt_idem **store)
     if (s == NULL) {
         return;
     }
+    s->opt.dropped = NULL; /* what is kept outside stays */
     while (s->first != NULL) {
         drop(s, s->first);
     }
@@ -155,13 +162,18 @@ static tt_idem_entry *find(const tt_idem *s, const tt_idem_entry *like)
 static void insert(tt_idem *s, tt_idem_entry *e)
 {
     tt_idem_entry **bucket = &s->buckets[e->hash & (s->n_buckets - 1)];
+    tt_idem_entry *before = s->last; /* the youngest that is older */
+    while (before != NULL && before->begun > e->begun) {
+        before = before->prev;
+    }
     e->chain = *bucket;
     *bucket = e;
-    e->prev = s->last;
-    *(s->last != NULL ? &s->last->next : &s->first) = e;
-    s->last = e;
+    e->prev = before;
+    e->next = before != NULL ? before->next : s->first;
+    *(before != NULL ? &before->next : &s->first) = e;
+    *(e->next != NULL ? &e->next->prev : &s->last) = e;
     s->stats.entries++;
-    s->stats.running++;
+    s->stats.running += e->running;
     s->stats.bytes += bytes_of(e);
 }
 
@@ -197,7 +209,26 @@ tt_code tt_idem_begin(tt_idem *s, const tt_idem_request *r, double now, tt_idem_
     return (tt_code)TT_IDEM_NEW;
 }
 
-/* One block of header values and body; head points into it. */
+static size_t result_bytes(const tt_idem_result *r)
+{
+    size_t n = r->n_body + (r->content_type != NULL ? strlen(r->content_type) + 1 : 0);
+    for (int i = 0; i < r->n_headers; i++) {
+        n += strlen(r->headers[i].name) + strlen(r->headers[i].value) + 2;
+    }
+    return n;
+}
+
+/* Copies text to *p, moves *p on. */
+static const char *copy_text(char **p, const char *text)
+{
+    size_t n = strlen(text) + 1;
+    char *at = *p;
+    memcpy(at, text, n);
+    *p += n;
+    return at;
+}
+
+/* One block of texts and body; head points into it. */
 static bool copy_result(tt_idem_entry *e, const tt_idem_result *r, size_t n)
 {
     char *p = malloc(n > 0 ? n : 1);
@@ -207,11 +238,12 @@ static bool copy_result(tt_idem_entry *e, const tt_idem_result *r, size_t n)
     e->result = p;
     e->n_result = n;
     e->head = *r;
+    if (r->content_type != NULL) {
+        e->head.content_type = copy_text(&p, r->content_type);
+    }
     for (int i = 0; i < r->n_headers; i++) {
-        size_t k = strlen(r->headers[i].value) + 1;
-        memcpy(p, r->headers[i].value, k);
-        e->head.headers[i].value = p;
-        p += k;
+        e->head.headers[i].name = copy_text(&p, r->headers[i].name);
+        e->head.headers[i].value = copy_text(&p, r->headers[i].value);
     }
     if (r->n_body > 0) {
         memcpy(p, r->body, r->n_body);
@@ -222,11 +254,8 @@ static bool copy_result(tt_idem_entry *e, const tt_idem_result *r, size_t n)
 
 void tt_idem_finish(tt_idem *s, tt_idem_entry *e, const tt_idem_result *result)
 {
-    size_t n = result->n_body;
+    size_t n = result_bytes(result);
     assert(e->running && result->n_headers <= TT_IDEM_MAX_HEADERS);
-    for (int i = 0; i < result->n_headers; i++) {
-        n += strlen(result->headers[i].value) + 1;
-    }
     e->running = false;
     s->stats.running--;
     if (n <= s->opt.max_bytes / 4 && make_room(s, 0, n, e) && copy_result(e, result, n)) {
@@ -234,6 +263,63 @@ void tt_idem_finish(tt_idem *s, tt_idem_entry *e, const tt_idem_result *result)
     } else {
         e->head = (tt_idem_result){0};
     }
+}
+
+void tt_idem_get_image(const tt_idem *s, const tt_idem_entry *e, const tt_idem_result *result,
+                       tt_idem_image *ret)
+{
+    XXH128_canonical_t hash;
+    XXH128_canonicalFromHash(&hash, XXH3_128bits(e->name, e->n_name));
+    for (size_t i = 0; i < sizeof hash.digest; i++) {
+        snprintf(ret->id + 2 * i, 3, "%02x", hash.digest[i]);
+    }
+    XXH128_canonicalFromHash(&hash, e->body);
+    memcpy(ret->body, hash.digest, sizeof ret->body);
+    ret->scope = ret->name = e->name;
+    ret->n_name = e->n_name;
+    ret->begun = e->begun;
+    ret->result = result_bytes(result) <= s->opt.max_bytes / 4 ? *result : (tt_idem_result){0};
+}
+
+/* Five texts, each with its NUL. */
+static bool is_name(const char *name, size_t n)
+{
+    int parts = 0;
+    for (size_t i = 0; i < n; i++) {
+        parts += name[i] == '\0';
+    }
+    return n > 0 && name[n - 1] == '\0' && parts == 5;
+}
+
+tt_code tt_idem_restore(tt_idem *s, const tt_idem_image *im, tt_err *reterr)
+{
+    XXH128_canonical_t hash;
+    size_t n = result_bytes(&im->result);
+    if (!is_name(im->name, im->n_name)) {
+        return tt_fail(reterr, TT_E_INVALID, "it has no name");
+    }
+    tt_idem_entry *e = calloc(1, sizeof *e + im->n_name);
+    if (e == NULL) {
+        return tt_fail(reterr, TT_E_NOMEM, "out of memory");
+    }
+    e->n_name = im->n_name;
+    memcpy(e->name, im->name, im->n_name);
+    e->hash = XXH3_64bits(e->name, e->n_name);
+    memcpy(hash.digest, im->body, sizeof hash.digest);
+    e->body = XXH128_hashFromCanonical(&hash);
+    e->begun = im->begun;
+    size_t bytes = bytes_of(e) + n;
+    if (find(s, e) != NULL || s->stats.entries >= s->opt.max_entries ||
+        bytes > s->opt.max_bytes - s->stats.bytes) {
+        free(e);
+        return tt_fail(reterr, TT_E_CAPACITY, "there is no room for it");
+    }
+    if (im->result.status != 0 && !copy_result(e, &im->result, n)) {
+        free(e);
+        return tt_fail(reterr, TT_E_NOMEM, "out of memory");
+    }
+    insert(s, e);
+    return TT_OK;
 }
 
 void tt_idem_abandon(tt_idem *s, tt_idem_entry *e)

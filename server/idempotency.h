@@ -18,10 +18,15 @@ enum { TT_IDEM_MAX_KEY = 255, TT_IDEM_MAX_HEADERS = 8 };
 typedef struct tt_idem tt_idem;             /* the store */
 typedef struct tt_idem_entry tt_idem_entry; /* of one key; owned by the store */
 
+struct tt_idem_image;
+
 typedef struct tt_idem_options {
     double ttl_seconds;  /* from the first request under the key; 0 = 86,400 */
     int32_t max_entries; /* 0 = 4,096 */
     size_t max_bytes; /* of keys and results together; 0 = 16 MiB. One result may take a quarter */
+    /* A finished entry is gone: of age, or for another. May be NULL. */
+    void (*dropped)(void *arg, const struct tt_idem_image *im);
+    void *arg;
 } tt_idem_options;
 
 /* All but body: NUL-terminated. Borrowed for the call. */
@@ -35,8 +40,8 @@ typedef struct tt_idem_request {
     size_t n_body;
 } tt_idem_request;
 
-/* An answer. Name and content type are static; values and body are borrowed for the call of
- * tt_idem_finish(), and while the entry lives and no other call is made from tt_idem_begin(). */
+/* An answer. All that it points to is borrowed: by tt_idem_finish() for the call, from
+ * tt_idem_begin() while the entry lives and no other call is made. */
 typedef struct tt_idem_result {
     int status; /* 0: it was too large to be kept */
     const char *content_type;
@@ -67,6 +72,24 @@ tt_code tt_idem_begin(tt_idem *s, const tt_idem_request *r, double now, tt_idem_
 void tt_idem_finish(tt_idem *s, tt_idem_entry *e, const tt_idem_result *result);
 /* Nothing was done: the key is free again. */
 void tt_idem_abandon(tt_idem *s, tt_idem_entry *e);
+
+/* An entry as it is kept outside of the store: idempotency_row.h. Borrowed while the entry lives
+ * and no other call is made. */
+typedef struct tt_idem_image {
+    char id[33];       /* of the name: hexadecimal */
+    const char *scope; /* the name's first part */
+    const char *name;  /* [n_name] */
+    size_t n_name;
+    unsigned char body[16]; /* hash of the request's */
+    double begun;           /* by tt_idem_begin's clock */
+    tt_idem_result result;
+} tt_idem_image;
+/* The entry, whatever its state, as it is with this result. */
+void tt_idem_get_image(const tt_idem *s, const tt_idem_entry *e, const tt_idem_result *result,
+                       tt_idem_image *ret);
+/* A finished entry comes back, in its place by age. TT_E_CAPACITY: there is no room, or one of the
+ * name; TT_E_INVALID: it is none; TT_E_NOMEM. */
+tt_code tt_idem_restore(tt_idem *s, const tt_idem_image *im, tt_err *reterr);
 
 typedef struct tt_idem_stats {
     int32_t entries, running;

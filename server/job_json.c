@@ -82,7 +82,7 @@ void tt_job_json_write(tt_buf *b, const tt_job_record *r, double now)
     put_result(b, r);
     tt_buf_puts(b, ",\"queue\":");
     put_queue(b, r);
-    tt_buf_puts(b, ",\"metadata\":");
+    tt_buf_printf(b, ",\"durable\":%s,\"metadata\":", tt_job_record_durable(r) ? "true" : "false");
     tt_buf_puts(b, r->metadata);
     tt_buf_putc(b, '}');
 }

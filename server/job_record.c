@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <xxhash.h>
+
 #include "server/job_table.h"
 
 const char *tt_job_status_text(tt_job_status status)
@@ -18,9 +20,19 @@ const char *tt_job_status_text(tt_job_status status)
     return texts[status];
 }
 
+uint64_t tt_job_context_hash(const int32_t *ids, int32_t n)
+{
+    return n > 0 ? XXH3_64bits(ids, (size_t)n * sizeof *ids) : 0;
+}
+
 bool tt_job_record_ended(const tt_job_record *r)
 {
     return r->status >= TT_JOB_SUCCEEDED;
+}
+
+bool tt_job_record_durable(const tt_job_record *r)
+{
+    return r->table != NULL && !r->unsaved && tt_job_table_durable(r->table);
 }
 
 /* ---- references and followers ---- */
@@ -56,6 +68,7 @@ void tt_job_record_unref(tt_job_record **record)
     assert(r->followers == NULL && r->table == NULL);
     release(r);
     drop_jobs(r);
+    tt_event_free(r->held);
     free(r->jobs);
     tt_job_log_finish(&r->log);
     free(r->model);
@@ -91,6 +104,15 @@ static void notify(tt_job_record *r)
         next = f->next;
         f->on_change(f);
     }
+}
+
+/* Its row has to follow, and so do those who look. */
+static void tell(tt_job_record *r)
+{
+    if (r->table != NULL) {
+        tt_job_table_changed(r->table, r);
+    }
+    notify(r);
 }
 
 /* ---- state ---- */
@@ -245,7 +267,7 @@ void tt_job_record_feed(tt_job_record *r, const tt_event *ev, double now)
     tt_job_record_ref(r); /* the table may let go of it when it ends */
     switch (ev->type) {
     case TT_EV_STARTED:
-        if (r->status == TT_JOB_QUEUED) {
+        if (r->status == TT_JOB_QUEUED || (r->status == TT_JOB_PAUSED && !r->pause_asked)) {
             set_status(r, TT_JOB_RUNNING, NULL, now);
         }
         break;
@@ -276,7 +298,7 @@ void tt_job_record_feed(tt_job_record *r, const tt_event *ev, double now)
         break;
     }
     if (r->log.last != before) {
-        notify(r);
+        tell(r);
     }
     if (r->in_request && tt_job_record_ended(r)) {
         drop_jobs(r);
@@ -284,12 +306,97 @@ void tt_job_record_feed(tt_job_record *r, const tt_event *ev, double now)
     tt_job_record_unref(&r);
 }
 
+bool tt_job_record_ends(const tt_job_record *r, const tt_event *ev)
+{
+    return !tt_job_record_ended(r) &&
+           (ev->type == TT_EV_ADAPTED || ev->type == TT_EV_DONE || ev->type == TT_EV_ERROR);
+}
+
+/* ---- what it will be ---- */
+
+static void publish_preview(tt_job_record *r, void *arg)
+{
+    r->generation_after = *(const int32_t *)arg;
+}
+
+bool tt_job_record_preview(const tt_job_record *r, const tt_event *ev, double now,
+                           int32_t generation, tt_job_record *ret)
+{
+    *ret = *r;
+    ret->log.v = calloc((size_t)r->log.max, sizeof *r->log.v);
+    if (ret->log.v == NULL) {
+        return false;
+    }
+    ret->log.cap = r->log.max;
+    if (r->log.n > 0) {
+        memcpy(ret->log.v, r->log.v, (size_t)r->log.n * sizeof *r->log.v);
+    }
+    ret->refs = 2; /* it is nobody's to free */
+    ret->table = NULL;
+    ret->followers = NULL;
+    ret->jobs = NULL;
+    ret->n_jobs = 0;
+    ret->held = NULL;
+    ret->release = NULL;
+    ret->publish = r->publish != NULL ? publish_preview : NULL;
+    ret->arg = &generation;
+    tt_job_record_feed(ret, ev, now);
+    ret->arg = NULL;
+    return true;
+}
+
+void tt_job_record_preview_finish(tt_job_record *preview)
+{
+    tt_job_log_finish(&preview->log);
+}
+
+/* ---- after a restart ---- */
+
+void tt_job_record_restart(tt_job_record *r, double now)
+{
+    assert(r->n_jobs == 0 && !tt_job_record_ended(r));
+    tt_job_record_ref(r);
+    r->steps_done = 0;
+    r->trained_tokens = 0;
+    r->busy_seconds = r->step_seconds = 0;
+    if (r->cancel_asked) {
+        end(r, TT_JOB_CANCELLED, NULL, now);
+    } else {
+        set_status(r, r->pause_asked ? TT_JOB_PAUSED : TT_JOB_QUEUED, "server_restarted", now);
+    }
+    tell(r);
+    tt_job_record_unref(&r);
+}
+
+void tt_job_record_lost(tt_job_record *r, const char *why, double now)
+{
+    tt_job_record_ref(r);
+    fail(r, "server_restarted", why, now);
+    tell(r);
+    tt_job_record_unref(&r);
+}
+
+tt_code tt_job_record_attach(tt_job_record *r, tt_job *const *jobs, int32_t n, tt_err *reterr)
+{
+    assert(r->n_jobs == 0 && n > 0);
+    free(r->jobs);
+    r->jobs = calloc((size_t)n, sizeof *r->jobs);
+    if (r->jobs == NULL) {
+        return tt_fail(reterr, TT_E_NOMEM, "no memory for a job");
+    }
+    for (; r->n_jobs < n; r->n_jobs++) {
+        r->jobs[r->n_jobs] = jobs[r->n_jobs];
+        tt_job_ref(r->jobs[r->n_jobs]);
+    }
+    return TT_OK;
+}
+
 void tt_job_record_close(tt_job_record *r, double now)
 {
     tt_job_record_ref(r);
     if (!tt_job_record_ended(r)) {
         end(r, TT_JOB_CANCELLED, NULL, now);
-        notify(r);
+        tell(r);
     }
     drop_jobs(r);
     tt_job_record_unref(&r);
@@ -297,14 +404,34 @@ void tt_job_record_close(tt_job_record *r, double now)
 
 void tt_job_record_cancel(tt_job_record *r)
 {
-    for (int32_t i = 0; i < r->n_jobs && !tt_job_record_ended(r); i++) {
+    if (tt_job_record_ended(r)) {
+        return;
+    }
+    r->cancel_asked = true;
+    if (r->n_jobs == 0 && !r->in_request) { /* of before a restart: nobody has it yet */
+        tt_job_record_ref(r);
+        end(r, TT_JOB_CANCELLED, NULL, r->table != NULL ? tt_job_table_now(r->table) : 0);
+        tell(r);
+        tt_job_record_unref(&r);
+        return;
+    }
+    for (int32_t i = 0; i < r->n_jobs; i++) {
         tt_job_cancel(r->jobs[i], r->in_request);
     }
 }
 
 void tt_job_record_pause(tt_job_record *r, bool paused)
 {
-    for (int32_t i = 0; i < r->n_jobs && !tt_job_record_ended(r); i++) {
+    if (tt_job_record_ended(r)) {
+        return;
+    }
+    r->pause_asked = paused;
+    tt_job_status status = paused ? TT_JOB_PAUSED : TT_JOB_QUEUED;
+    if (r->n_jobs == 0 && !r->in_request && r->status != status) {
+        set_status(r, status, NULL, r->table != NULL ? tt_job_table_now(r->table) : 0);
+        tell(r);
+    }
+    for (int32_t i = 0; i < r->n_jobs; i++) {
         tt_job_pause(r->jobs[i], paused);
     }
 }

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 
+#include "server/job_state.h"
 #include "server/job_table.h"
 #include "server/log.h"
 
@@ -19,6 +20,12 @@ static void watch(void *arg, const tt_event *ev)
     }
 }
 
+static bool durable(void *arg)
+{
+    const tt_server *s = arg;
+    return tt_state_durable(s->state);
+}
+
 tt_code tt_jobs_start(tt_server *s, tt_err *reterr)
 {
     const tt_settings *set = s->settings;
@@ -28,6 +35,10 @@ tt_code tt_jobs_start(tt_server *s, tt_err *reterr)
                                 .max_finished = (int32_t)set->jobs_max_finished,
                                 .now = tt_unix_now,
                                 .watch = watch,
+                                .changed = tt_job_state_changed,
+                                .gone = tt_job_state_gone,
+                                .hold = tt_job_state_hold,
+                                .durable = durable,
                                 .arg = s},
         &s->jobs, reterr);
 }
@@ -49,22 +60,18 @@ static void release(void *arg)
     tt_session_unref(&ses);
 }
 
-static tt_code create_job(tt_server *s, const tt_session_record *ses, const tt_qttt_request *q,
+static tt_code create_job(tt_server *s, const tt_session_record *ses, const tt_qttt_params *q,
                           tt_job **ret_job, tt_err *reterr)
 {
-    tt_session_generation latest = {0};
     tt_job_params p = {.kind = TT_JOB_TRAIN,
                        .n_logprobs = -1,
                        .n_prompt_logprobs = -1,
-                       .qttt = q->params,
+                       .qttt = *q,
                        .session_tag = ses->tag,
                        .pin_adapter = true};
     p.prompt = tt_session_context(ses->data, &p.n_prompt);
     p.qttt.mode = TT_QTTT_ON;
     p.qttt.context_tokens = p.n_prompt;
-    if (q->from_latest && tt_session_choose(ses->data, -1, &latest) == TT_OK) {
-        p.qttt.start_adapter = latest.adapter_id;
-    }
     snprintf(p.adapter_scope, sizeof p.adapter_scope, "%s", ses->scope);
     return tt_job_create(&p, wake_loop, &s->wake, ret_job, reterr);
 }
@@ -74,7 +81,12 @@ tt_code tt_jobs_train(tt_server *s, tt_session_record *ses, const tt_qttt_reques
 {
     tt_job *job = NULL;
     tt_job_record *r = NULL;
-    tt_code rc = create_job(s, ses, q, &job, reterr);
+    tt_session_generation latest = {0};
+    tt_qttt_params params = q->params;
+    if (q->from_latest && tt_session_choose(ses->data, -1, &latest) == TT_OK) {
+        params.start_adapter = latest.adapter_id;
+    }
+    tt_code rc = create_job(s, ses, &params, &job, reterr);
     if (rc < 0) {
         return rc;
     }
@@ -110,6 +122,35 @@ tt_code tt_jobs_train(tt_server *s, tt_session_record *ses, const tt_qttt_reques
     return TT_OK;
 }
 
+tt_code tt_jobs_go_on(tt_server *s, tt_job_record *r, tt_err *reterr)
+{
+    tt_session_record *ses = tt_session_store_find(s->sessions, r->scope, r->session_id);
+    tt_job *job = NULL;
+    if (ses == NULL) {
+        return tt_fail(reterr, TT_E_INVALID, "the session is gone");
+    }
+    tt_code rc = create_job(s, ses, &r->params, &job, reterr);
+    if (rc < 0) {
+        return rc;
+    }
+    tt_job_pause(job, r->pause_asked);
+    rc = tt_engine_submit(s->engine, job, reterr);
+    if (rc == TT_OK) {
+        rc = tt_job_table_attach(s->jobs, r, job, reterr);
+        if (rc < 0) {
+            tt_job_cancel(job, false);
+        }
+    }
+    if (rc == TT_OK) {
+        r->publish = publish;
+        r->release = release;
+        r->arg = ses;
+        tt_session_ref(ses);
+    }
+    tt_job_unref(&job);
+    return rc;
+}
+
 void tt_jobs_session_prefilled(tt_server *s, tt_session_record *ses)
 {
     tt_job_record *r = NULL;
@@ -119,6 +160,8 @@ void tt_jobs_session_prefilled(tt_server *s, tt_session_record *ses)
     }
     if (tt_jobs_train(s, ses, &ses->qttt_parsed, NULL, &r, &err) < 0) {
         tt_log(TT_LOG_WARN, "session %s: its job is not accepted: %s", ses->id, err.msg);
+    } else {
+        tt_job_state_changed(s, r);
     }
     tt_job_record_unref(&r);
 }

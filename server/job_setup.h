@@ -17,6 +17,10 @@ tt_code tt_jobs_start(tt_server *s, tt_err *reterr);
 tt_code tt_jobs_train(tt_server *s, tt_session_record *ses, const tt_qttt_request *q,
                       const char *metadata, tt_job_record **ret_record, tt_err *reterr);
 
+/* A record read from the state goes on: its job is queued again, with the same parameters. Errors
+ * are those of tt_engine_submit(): then nothing has changed. */
+tt_code tt_jobs_go_on(tt_server *s, tt_job_record *r, tt_err *reterr);
+
 /* The prefill of a new session has ended: when the session's default is mode "on", its job begins.
  * A job that is not accepted is logged; the next request with mode "on" trains. */
 void tt_jobs_session_prefilled(tt_server *s, tt_session_record *ses);

@@ -39,6 +39,9 @@ static void forget(tt_job_table *t, tt_job_record *r)
     *(r->next != NULL ? &r->next->prev : &t->last) = r->prev;
     r->prev = r->next = NULL;
     r->table = NULL;
+    if (t->opt.gone != NULL) {
+        t->opt.gone(t->opt.arg, r);
+    }
     tt_job_record_unref(&r);
 }
 
@@ -48,6 +51,7 @@ void tt_job_table_destroy(tt_job_table **table)
     if (t == NULL) {
         return;
     }
+    t->opt.gone = NULL; /* their rows stay */
     while (t->live != NULL) {
         tt_job_record *r = t->live;
         t->live = r->live_next;
@@ -70,6 +74,28 @@ static void expire(tt_job_table *t)
         if (tt_job_record_ended(r) && r->finished_at <= limit) {
             forget(t, r);
         }
+    }
+}
+
+double tt_job_table_now(const tt_job_table *t)
+{
+    return t->opt.now();
+}
+
+bool tt_job_table_durable(const tt_job_table *t)
+{
+    return t->opt.durable != NULL && t->opt.durable(t->opt.arg);
+}
+
+tt_job_record *tt_job_table_first(const tt_job_table *t)
+{
+    return t->first;
+}
+
+void tt_job_table_changed(tt_job_table *t, tt_job_record *r)
+{
+    if (t->opt.changed != NULL) {
+        t->opt.changed(t->opt.arg, r);
     }
 }
 
@@ -121,19 +147,51 @@ static void name(const tt_job_table *t, const tt_job_open *o, tt_job_record *r)
     snprintf(r->id, sizeof r->id, "qttt_%.70s_%d", r->key, (int)r->n);
 }
 
-static void insert(tt_job_table *t, tt_job_record *r)
+/* In front of `next` (NULL: behind all). The table's reference is the caller's to give. */
+static void link_before(tt_job_table *t, tt_job_record *r, tt_job_record *next)
 {
     r->table = t;
-    r->next = t->first;
-    *(t->first != NULL ? &t->first->prev : &t->last) = r;
-    t->first = r;
+    r->next = next;
+    r->prev = next != NULL ? next->prev : t->last;
+    *(r->prev != NULL ? &r->prev->next : &t->first) = r;
+    *(next != NULL ? &next->prev : &t->last) = r;
+}
+
+static void make_live(tt_job_table *t, tt_job_record *r)
+{
+    r->live = true;
+    r->live_next = t->live;
+    t->live = r;
     tt_job_record_ref(r);
+}
+
+static void insert(tt_job_table *t, tt_job_record *r)
+{
+    tt_job_record_ref(r);
+    link_before(t, r, t->first);
     if (!r->in_request) {
-        r->live = true;
-        r->live_next = t->live;
-        t->live = r;
-        tt_job_record_ref(r);
+        make_live(t, r);
     }
+}
+
+void tt_job_table_restore(tt_job_table *t, tt_job_record **record)
+{
+    tt_job_record *r = *record, *next = t->first;
+    *record = NULL;
+    while (next != NULL && (next->created_at > r->created_at ||
+                            (next->created_at == r->created_at && next->n > r->n))) {
+        next = next->next;
+    }
+    link_before(t, r, next);
+}
+
+tt_code tt_job_table_attach(tt_job_table *t, tt_job_record *r, tt_job *job, tt_err *reterr)
+{
+    tt_code rc = tt_job_record_attach(r, &job, 1, reterr);
+    if (rc == TT_OK) {
+        make_live(t, r);
+    }
+    return rc;
 }
 
 tt_code tt_job_table_open(tt_job_table *t, const tt_job_open *o, tt_job_record **ret_record,
@@ -163,6 +221,7 @@ tt_code tt_job_table_open(tt_job_table *t, const tt_job_open *o, tt_job_record *
     r->arg = o->arg;
     r->params = tt_job_get_params(o->jobs[0])->qttt;
     r->n_context = r->params.context_tokens;
+    r->context_hash = tt_job_context_hash(tt_job_get_params(o->jobs[0])->prompt, r->n_context);
     tt_qttt_resolve(&r->params);
     r->created_at = t->opt.now();
     for (; r->n_jobs < o->n_jobs; r->n_jobs++) {
@@ -230,21 +289,46 @@ bool tt_job_table_list(tt_job_table *t, const tt_job_list *q, tt_job_record **v,
 
 /* ---- jobs that run ---- */
 
+/* Takes the event over. */
+static void take_event(tt_job_record *r, tt_event *ev, double now)
+{
+    bool over = ev->type == TT_EV_DONE || ev->type == TT_EV_ERROR;
+    tt_job_record_feed(r, ev, now);
+    tt_event_free(ev);
+    if (over) {
+        tt_job_record_close(r, now);
+    }
+}
+
 static void read_events(tt_job_table *t, tt_job_record *r)
 {
     tt_event *ev;
-    bool over = false;
-    while (!over && r->n_jobs > 0 && (ev = tt_job_next(r->jobs[0])) != NULL) {
+    while (r->held == NULL && r->n_jobs > 0 && (ev = tt_job_next(r->jobs[0])) != NULL) {
         if (t->opt.watch != NULL) {
             t->opt.watch(t->opt.arg, ev);
         }
-        over = ev->type == TT_EV_DONE || ev->type == TT_EV_ERROR;
-        tt_job_record_feed(r, ev, t->opt.now());
-        tt_event_free(ev);
+        if (t->opt.hold != NULL && tt_job_record_ends(r, ev)) {
+            r->held = ev;
+            r->held_at = t->opt.now();
+            if (t->opt.hold(t->opt.arg, r, ev)) {
+                return;
+            }
+            r->held = NULL;
+        }
+        take_event(r, ev, t->opt.now());
     }
-    if (over) {
-        tt_job_record_close(r, t->opt.now());
+}
+
+void tt_job_table_release(tt_job_table *t, tt_job_record *r)
+{
+    tt_event *ev = r->held;
+    r->held = NULL;
+    tt_job_record_ref(r);
+    if (ev != NULL) {
+        take_event(r, ev, r->held_at);
     }
+    read_events(t, r);
+    tt_job_record_unref(&r);
 }
 
 void tt_job_table_poll(tt_job_table *t)
@@ -267,9 +351,15 @@ void tt_job_table_poll(tt_job_table *t)
 
 void tt_job_table_cancel_session(tt_job_table *t, const char *scope, const char *session_id)
 {
-    for (tt_job_record *r = t->first; r != NULL; r = r->next) {
-        if (strcmp(r->session_id, session_id) == 0 && strcmp(r->scope, scope) == 0) {
+    tt_job_record *r = t->first;
+    while (r != NULL) {
+        if (strcmp(r->session_id, session_id) == 0 && strcmp(r->scope, scope) == 0 &&
+            !tt_job_record_ended(r) && !r->cancel_asked) {
             tt_job_record_cancel(r);
+            tt_job_table_changed(t, r);
+            r = t->first; /* one that ends at once may take others out of the list */
+        } else {
+            r = r->next;
         }
     }
 }

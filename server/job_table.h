@@ -11,6 +11,13 @@ typedef struct tt_job_table_options {
     int32_t max_finished;                         /* finished jobs kept for one API key; 0 = 500 */
     double (*now)(void);                          /* Unix seconds */
     void (*watch)(void *arg, const tt_event *ev); /* each event that the table reads; may be NULL */
+    /* ---- rows (job_state.h); each may be NULL ---- */
+    void (*changed)(void *arg, tt_job_record *r); /* events were added, or it has ended */
+    void (*gone)(void *arg, tt_job_record *r);    /* it can no longer be found */
+    /* An event that ends a job whose events the table reads. True: it is kept back, and with it all
+     * that follow, until tt_job_table_release(). */
+    bool (*hold)(void *arg, tt_job_record *r, const tt_event *ev);
+    bool (*durable)(void *arg); /* rows survive the process; NULL: they do not */
     void *arg;
 } tt_job_table_options;
 
@@ -44,6 +51,12 @@ typedef struct tt_job_open {
  * TT_E_NOMEM. */
 tt_code tt_job_table_open(tt_job_table *t, const tt_job_open *o, tt_job_record **ret_record,
                           tt_err *reterr);
+/* A record read from a row, in its place by age; *r: the caller's reference becomes the table's. */
+void tt_job_table_restore(tt_job_table *t, tt_job_record **r);
+/* The engine's job goes on with it: the table reads its events. TT_E_NOMEM. */
+tt_code tt_job_table_attach(tt_job_table *t, tt_job_record *r, tt_job *job, tt_err *reterr);
+/* What was kept back of it takes effect, and what follows is read. */
+void tt_job_table_release(tt_job_table *t, tt_job_record *r);
 /* As if it had never been there: its job was not accepted, or adapted nothing. Followers are told
  * that it was cancelled. */
 void tt_job_table_discard(tt_job_table *t, tt_job_record *r);
@@ -63,6 +76,8 @@ typedef struct tt_job_list {
 bool tt_job_table_list(tt_job_table *t, const tt_job_list *q, tt_job_record **v, int32_t *ret_n,
                        bool *ret_more);
 
+/* Of a table: the newest record, and what follows it; NULL = there is none. */
+tt_job_record *tt_job_table_first(const tt_job_table *t);
 /* Reads the events of all jobs that the table drains; called when the engine has woken the loop. */
 void tt_job_table_poll(tt_job_table *t);
 /* A session is deleted: asks to cancel its jobs. Their records stay. */
@@ -72,6 +87,9 @@ int32_t tt_job_table_live(const tt_job_table *t, const char *scope, const char *
 
 /* ---- job_record.c ---- */
 
+double tt_job_table_now(const tt_job_table *t);
+bool tt_job_table_durable(const tt_job_table *t);
+void tt_job_table_changed(tt_job_table *t, tt_job_record *r);
 /* r has ended: old ones of its tenant may have to go. */
 void tt_job_table_ended(tt_job_table *t, const tt_job_record *r);
 

@@ -13,8 +13,9 @@
 #include "server/generation.h"
 #include "server/health.h"
 #include "server/http.h"
-#include "server/idempotency.h"
+#include "server/idempotency_state.h"
 #include "server/job_setup.h"
+#include "server/job_state.h"
 #include "server/job_stream.h"
 #include "server/job_table.h"
 #include "server/listen.h"
@@ -98,6 +99,7 @@ static void on_compiled(tt_work *w)
                s->served->name, s->served->model->arch, s->served->model->quant,
                (int)s->served->max_context, tt_engine_isa(s->engine), tt_engine_threads(s->engine),
                tt_now() - s->started);
+        tt_job_state_resume(s);
     }
     free(sw);
 }
@@ -144,6 +146,7 @@ static void on_wake(uv_async_t *a)
     tt_diagnostics_poll(s);
     tt_session_store_poll(s->sessions);
     tt_job_table_poll(s->jobs);
+    tt_job_state_resume(s);
 }
 
 /* ---- draining ---- */
@@ -161,6 +164,7 @@ static void cut_short(uv_timer_t *t)
     if (s->n_generations > 0) {
         tt_log(TT_LOG_WARN, "drain: %d requests cut short", (int)s->n_generations);
     }
+    tt_job_state_freeze(s);
     tt_generations_cut(s);
     tt_diagnostics_cut(s);
     tt_job_streams_cut(s);
@@ -221,11 +225,12 @@ static int init_handles(tt_server *s)
     }
     uv_timer_init(&s->loop, &s->tick);
     uv_timer_init(&s->loop, &s->session_timer);
+    uv_timer_init(&s->loop, &s->job_timer);
     uv_timer_init(&s->loop, &s->drain_timer);
     uv_signal_init(&s->loop, &s->sigterm);
     uv_signal_init(&s->loop, &s->sigint);
-    s->wake.data = s->tick.data = s->session_timer.data = s->drain_timer.data = s->sigterm.data =
-        s->sigint.data = s;
+    s->wake.data = s->tick.data = s->session_timer.data = s->job_timer.data = s->drain_timer.data =
+        s->sigterm.data = s->sigint.data = s;
     signal(SIGPIPE, SIG_IGN);
     if (uv_signal_start(&s->sigterm, on_signal, SIGTERM) != 0 ||
         uv_signal_start(&s->sigint, on_signal, SIGINT) != 0) {
@@ -240,6 +245,7 @@ static void close_handles(tt_server *s)
     uv_close((uv_handle_t *)&s->wake, NULL);
     uv_close((uv_handle_t *)&s->tick, NULL);
     uv_close((uv_handle_t *)&s->session_timer, NULL);
+    uv_close((uv_handle_t *)&s->job_timer, NULL);
     uv_close((uv_handle_t *)&s->drain_timer, NULL);
     uv_close((uv_handle_t *)&s->sigterm, NULL);
     uv_close((uv_handle_t *)&s->sigint, NULL);
@@ -264,6 +270,7 @@ static tt_code announce(const tt_server *s, tt_err *reterr)
 static void shut_down(tt_server *s)
 {
     bool listened = s->http != NULL; /* else the files below are another process's */
+    tt_job_state_freeze(s);
     tt_generations_cut(s);
     tt_diagnostics_cut(s);
     tt_job_streams_cut(s);
@@ -289,15 +296,14 @@ static void shut_down(tt_server *s)
 /* What the loop thread keeps between requests. */
 static tt_code create_tables(tt_server *s, tt_err *reterr)
 {
-    const tt_settings *set = s->settings;
-    tt_code rc = tt_idem_create(&(tt_idem_options){.ttl_seconds = set->idempotency_ttl,
-                                                   .max_entries = (int32_t)set->idempotency_entries,
-                                                   .max_bytes = (size_t)set->idempotency_bytes},
-                                &s->idempotency, reterr);
+    tt_code rc = tt_idem_state_start(s, reterr);
     if (rc == TT_OK) {
         rc = tt_jobs_start(s, reterr);
     }
-    return rc < 0 ? rc : tt_sessions_start(s, reterr);
+    if (rc == TT_OK) {
+        rc = tt_sessions_start(s, reterr);
+    }
+    return rc < 0 ? rc : tt_job_state_restore(s, reterr);
 }
 
 int tt_serve(const tt_settings *settings)

@@ -29,8 +29,12 @@ typedef struct tt_server {
     struct tt_http *http;
     struct tt_state_db *state;         /* what outlives the process; NULL = off */
     struct tt_idem *idempotency;       /* what ran under an Idempotency-Key */
+    struct tt_state_txn *idem_deletes; /* rows of entries that are gone; NULL = none */
     struct tt_job_table *jobs;         /* qTTT jobs, those of requests too */
     struct tt_job_stream *job_streams; /* list of clients that follow one */
+    uv_timer_t job_timer;              /* rows of running jobs are written (job_state.h) */
+    int32_t jobs_waiting;              /* of before a restart, not queued again yet */
+    bool jobs_frozen;                  /* the process ends: their rows stay as they are */
     struct tt_generation *generations; /* list of running ones */
     int32_t n_generations;
     struct tt_diagnostics *diagnostics;     /* list of running ones */

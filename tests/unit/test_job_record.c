@@ -246,6 +246,134 @@ static void success(void **state)
     tt_job_table_destroy(&t);
 }
 
+/* ---- rows ---- */
+
+static int n_changed, n_gone, n_held;
+
+static void count_changed(void *arg, tt_job_record *r)
+{
+    n_changed++;
+}
+
+static void count_gone(void *arg, tt_job_record *r)
+{
+    n_gone++;
+}
+
+static bool hold(void *arg, tt_job_record *r, const tt_event *ev)
+{
+    n_held++;
+    return *(const bool *)arg;
+}
+
+/* The end of a job is seen when its row is written, with what followed it; until then its row can
+ * be made of what it will be. */
+static void ends_that_are_held(void **state)
+{
+    bool keep = true;
+    n_changed = n_gone = n_held = 0;
+    tt_job_table *t = create((tt_job_table_options){.changed = count_changed,
+                                                    .gone = count_gone,
+                                                    .hold = hold,
+                                                    .max_finished = 1,
+                                                    .arg = &keep});
+    int published = 0;
+    tt_job *job;
+    tt_job_record *r =
+        open_as(t, (tt_job_open){.generation = 4, .publish = publish, .arg = &published}, &job);
+    tt_job_record after;
+    push(job, of_type(TT_EV_STARTED));
+    push(job, step(1));
+    push(job, adapted("succeeded", NULL, true));
+    push(job, of_type(TT_EV_DONE));
+    clock_now = 1010;
+    tt_job_table_poll(t);
+    tt_job_table_poll(t);
+    assert_int_equal(n_held, 1);
+    assert_int_equal(n_changed, 2);
+    assert_int_equal(published, 0);
+    assert_string_equal(log_text(r), "running step:1 ");
+    assert_int_equal(tt_job_table_live(t, NULL, NULL), 1);
+    assert_true(tt_job_record_preview(r, r->held, r->held_at, 7, &after));
+    assert_int_equal(after.status, TT_JOB_SUCCEEDED);
+    assert_int_equal(after.generation_after, 7);
+    assert_string_equal(log_text(&after), "running step:1 succeeded/steps ");
+    tt_job_record_preview_finish(&after);
+    assert_string_equal(log_text(r), "running step:1 ");
+    assert_int_equal(r->status, TT_JOB_RUNNING);
+    clock_now = 1020;
+    tt_job_table_release(t, r);
+    assert_int_equal(published, 1);
+    assert_string_equal(log_text(r), "running step:1 succeeded/steps ");
+    assert_true(r->finished_at == 1010); /* as its row says */
+    assert_int_equal(r->n_jobs, 0);
+    tt_job_table_poll(t);
+    assert_int_equal(tt_job_table_live(t, NULL, NULL), 0);
+    tt_job_unref(&job);
+    tt_job_record_unref(&r);
+    /* When it cannot be held it goes on as without rows; and one finished job is one too many. */
+    keep = false;
+    r = open_as(t, (tt_job_open){0}, &job);
+    push(job, error(TT_E_DEVICE, "lost"));
+    tt_job_table_poll(t);
+    assert_int_equal(n_held, 2);
+    assert_int_equal(n_gone, 1);
+    assert_int_equal(r->status, TT_JOB_FAILED);
+    tt_job_unref(&job);
+    tt_job_record_unref(&r);
+    tt_job_table_destroy(&t); /* the rows stay */
+    assert_int_equal(n_gone, 1);
+}
+
+/* Records of before a restart: their places in the list, and the engine's job that goes on. */
+static void restored(void **state)
+{
+    static const struct {
+        double created_at;
+        int32_t n;
+    } rows[] = {{900, 1}, {950, 3}, {950, 2}, {800, 4}};
+    tt_job_table *t = create((tt_job_table_options){0});
+    tt_job_record *newest = open_as(t, (tt_job_open){.key = "k"}, NULL), *v[8];
+    tt_err err;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        tt_job_record *r = calloc(1, sizeof *r);
+        assert_non_null(r);
+        r->refs = 1;
+        tt_job_log_init(&r->log, 8);
+        strcpy(r->scope, "a");
+        r->model = strdup("m");
+        r->metadata = strdup("{}");
+        r->created_at = rows[i].created_at;
+        r->n = rows[i].n;
+        tt_job_table_restore(t, &r);
+        assert_null(r);
+    }
+    tt_job_list q = {.scope = "a", .after = "", .limit = 8};
+    int32_t n;
+    bool more;
+    assert_true(tt_job_table_list(t, &q, v, &n, &more));
+    static const int32_t order[] = {1, 3, 2, 1, 4};
+    assert_int_equal(n, 5);
+    assert_ptr_equal(v[0], newest);
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(v[i]->n, order[i]);
+    }
+    tt_job_table_poll(t); /* nothing to read yet: it stays as it is */
+    assert_int_equal(v[3]->status, TT_JOB_QUEUED);
+    tt_job *job = new_job();
+    assert_int_equal(tt_job_table_attach(t, v[3], job, &err), TT_OK);
+    push(job, of_type(TT_EV_STARTED));
+    tt_job_table_poll(t);
+    assert_int_equal(v[3]->status, TT_JOB_RUNNING);
+    tt_job_record_cancel(v[3]);
+    assert_true(tt_job_cancelled(job));
+    tt_job_record_cancel(v[4]); /* the engine does not know it */
+    assert_int_equal(v[4]->status, TT_JOB_CANCELLED);
+    tt_job_unref(&job);
+    tt_job_record_unref(&newest);
+    tt_job_table_destroy(&t);
+}
+
 /* Every way to end: the last event of the engine, and what clients see. */
 static void endings(void **state)
 {
@@ -596,7 +724,8 @@ static int forget_json(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(success),        cmocka_unit_test(endings),
+        cmocka_unit_test(success),        cmocka_unit_test(ends_that_are_held),
+        cmocka_unit_test(restored),       cmocka_unit_test(endings),
         cmocka_unit_test(in_request),     cmocka_unit_test(pauses_and_estimates),
         cmocka_unit_test(names),          cmocka_unit_test(lists),
         cmocka_unit_test(retention),      cmocka_unit_test(following),
