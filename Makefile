@@ -8,7 +8,8 @@ MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
 DEFAULT_MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 PY     = build/venv/bin/python
 
-.PHONY: all help setup setup-test setup-deep venv test-venv model model-gemma build demo run test test-deep bench fuzz lint clean
+.PHONY: all help setup setup-test setup-deep venv test-venv venv-load model model-gemma build demo run test test-deep bench load \
+        soak fuzz lint clean
 
 all: build
 
@@ -18,6 +19,8 @@ help:
 	@echo 'make test       every test but the slow ones'
 	@echo 'make test-deep  sanitizers, the second model, ten seconds of each fuzz target'
 	@echo 'make bench      speed on this machine, also with many users, as a table and as build/bench.json'
+	@echo 'make load       users with long documents at ever higher rates: build/load.json, build/load.svg (LOAD_FLAGS=...)'
+	@echo 'make soak       half an hour of load while things break around the server (SOAK_SECONDS=N)'
 	@echo 'make fuzz       fuzz until stopped (FUZZ_SECONDS=N a target, TARGET=name for one)'
 	@echo 'make lint       layers, sizes, format'
 	@echo 'make clean      remove what was built (models/ stays)'
@@ -37,6 +40,10 @@ setup-test:
 
 test-venv: setup-test
 	@sh tools/venv.sh tests/requirements.txt
+
+# GuideLLM, for make test-deep only: a venv of its own, about 600 MB with what it needs.
+venv-load: setup-test
+	@VENV=build/venv-load sh tools/venv.sh tests/bench/load/requirements.txt
 
 $(BUILD)/build.ninja: | setup
 	meson setup $(BUILD)
@@ -60,12 +67,19 @@ run: build $(if $(filter $(DEFAULT_MODEL),$(MODEL)),model)
 test: build test-venv model
 	@python3 tools/run_tests.py fast --build $(BUILD)
 
-test-deep: setup-deep build test-venv model model-gemma
+test-deep: setup-deep build test-venv venv-load model model-gemma
 	@python3 tools/run_tests.py deep --build $(BUILD)
 
 bench: build model
 	@$(BUILD)/server/qttt bench --model '$(MODEL)' --json $(BUILD)/bench.json
 	@python3 tools/bench_http.py --binary $(BUILD)/server/qttt --model '$(MODEL)' --json $(BUILD)/bench.json
+
+load: build $(if $(filter $(DEFAULT_MODEL),$(MODEL)),model)
+	@python3 tests/bench/load/load.py --binary $(BUILD)/server/qttt --model '$(MODEL)' --json $(BUILD)/load.json \
+	    --svg $(BUILD)/load.svg $(LOAD_FLAGS)
+
+soak: build test-venv model
+	@$(PY) tests/bench/load/soak.py --binary $(BUILD)/server/qttt --small-from '$(DEFAULT_MODEL)'
 
 fuzz: setup-deep venv
 	@sh tools/fuzz.sh '$(FUZZ_SECONDS)' '$(TARGET)'

@@ -187,11 +187,34 @@ def fuzz(counts, out, seconds):
     step(f"fuzz targets, {seconds} s each", out)
     r = subprocess.run(["sh", "tools/fuzz.sh", str(seconds), ""], cwd=ROOT, capture_output=True, text=True,
                        env={**os.environ, "FUZZ_SEED": "1"})  # a run that fails can be run again
+    add_output(counts, out, r)
+
+
+def add_output(counts, out, r):
+    """Prints and counts what a finished program said that ends with `N passed, N failed`."""
     print(r.stdout + r.stderr, file=out)
     passed, failed, skipped = count_in(r.stdout)
     counts.passed += passed
     counts.failed += failed if r.returncode == 0 else max(failed, 1)
     counts.skipped += skipped
+
+
+def load_program(counts, out, build, name, seconds, *flags):
+    """A program of tests/bench/load, over a small model and a server of its own; it judges no times."""
+    command = ["timeout", str(seconds + 600), ROOT / "build/venv/bin/python", f"tests/bench/load/{name}", "--binary",
+               f"{build}/server/qttt", "--small-from", "models/SmolLM2-135M-Instruct.Q4_1.gguf", *flags]
+    add_output(counts, out, subprocess.run([str(c) for c in command], cwd=ROOT, capture_output=True, text=True))
+
+
+def guidellm(counts, out, build):
+    step("GuideLLM for a minute", out)
+    load_program(counts, out, build, "guidellm_run.py", 60)
+
+
+def soak(counts, out, build):
+    seconds = int(os.environ.get("SOAK_SECONDS") or 120)
+    step(f"a soak of {seconds} s", out)
+    load_program(counts, out, build, "soak.py", seconds, "--seconds", seconds)
 
 
 def lane(*steps):
@@ -211,7 +234,8 @@ def deep(counts, args):
             concurrent.futures.ThreadPoolExecutor() as lanes:
         built = {name: builds.submit(build_sanitized, name) for name in SANITIZERS}
         running = [lanes.submit(lane, (sanitized, name, built[name])) for name in SANITIZERS]
-        running.append(lanes.submit(lane, (slow_suites, args.build), (fuzz, 10)))
+        running.append(lanes.submit(lane, (slow_suites, args.build), (guidellm, args.build), (soak, args.build),
+                                    (fuzz, 10)))
         for future in concurrent.futures.as_completed(running):
             one, text = future.result()
             print(text, flush=True)

@@ -1,9 +1,9 @@
 #!/bin/sh
-# venv.sh [REQUIREMENTS] - makes build/venv when it is not there; with a file, installs exactly what it lists, once per
-# content of that file. A run that was cut short leaves no stamp and is done again.
+# venv.sh [REQUIREMENTS] - makes build/venv (or $VENV) when it is not there; with a file, installs exactly what it lists, once
+# per content of that file. A run that was cut short leaves no stamp and is done again.
 set -eu
 cd "$(dirname "$0")/.."
-venv=build/venv
+venv=${VENV:-build/venv}
 python=${PYTHON:-python3}
 # A python3 in PATH that cannot make environments must not hide Debian's, which can.
 "$python" -c 'import ensurepip, venv' 2>/dev/null || python=/usr/bin/python3
