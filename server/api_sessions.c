@@ -265,14 +265,15 @@ static void copy_record(tt_session_record *to, const tt_session_record *from)
     to->error = from->error;
 }
 
-/* The key of a fork: the header's, unless that is the parent's own (a client or proxy that routes
- * by it), then a random one. */
+/* The key of a fork: the header's, unless there is none or that is the parent's own (a client or
+ * proxy that routes by it), then one that proxies send to this server, where the parent is. */
 static void fork_key(tt_http_request *req, const tt_session_record *parent,
                      char key[TT_SESSION_KEY_BYTES])
 {
-    tt_session_key(tt_sessions_header(req), key);
-    if (strcmp(key, parent->id + TT_SESSION_PREFIX) == 0) {
-        tt_session_key(NULL, key);
+    const char *asked = tt_sessions_header(req), *own = parent->id + TT_SESSION_PREFIX;
+    tt_session_key(asked, key);
+    if (asked == NULL || strcmp(key, own) == 0) {
+        tt_session_key_beside(own, key);
     }
 }
 

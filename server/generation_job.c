@@ -32,6 +32,8 @@ tt_code tt_generation_open_record(tt_generation *g, tt_job *const *jobs, tt_err 
         open.generation = tt_session_latest(s->data);
         open.publish = published;
         open.arg = g;
+    } else if (tt_session_is_key(g->http->id)) {
+        open.key = g->http->id; /* by which a proxy has chosen this server */
     }
     tt_code rc = tt_job_table_open(g->server->jobs, &open, &g->record, reterr);
     if (rc == TT_OK && s != NULL) {

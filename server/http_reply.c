@@ -81,6 +81,14 @@ static void add_cors(tt_http_request *req, struct MHD_Response *r)
     }
 }
 
+/* The next request should go elsewhere rather than to a connection that is about to end; a probe
+ * wants to hear more. */
+static bool leaves(const tt_http_request *req)
+{
+    bool probe = req->route != NULL && req->route->open;
+    return req->server->phase >= TT_PHASE_LEAVING && !probe;
+}
+
 static void add_headers(tt_http_request *req, struct MHD_Response *r)
 {
     char ms[32];
@@ -97,7 +105,7 @@ static void add_headers(tt_http_request *req, struct MHD_Response *r)
         MHD_add_response_header(r, "Cache-Control", "no-cache");
         MHD_add_response_header(r, "X-Accel-Buffering", "no");
     }
-    if (req->close || req->conn->gone) {
+    if (req->close || req->conn->gone || leaves(req)) {
         MHD_add_response_header(r, "Connection", "close");
     }
     add_cors(req, r);

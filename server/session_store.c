@@ -47,7 +47,7 @@ void tt_session_store_destroy(tt_session_store **store)
 
 /* ---- keys ---- */
 
-static bool is_key(const char *s)
+bool tt_session_is_key(const char *s)
 {
     static const char allowed[] =
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-";
@@ -71,7 +71,7 @@ void tt_session_key(const char *given, char ret[TT_SESSION_KEY_BYTES])
     while (key != NULL && strncmp(key, "ses_", TT_SESSION_PREFIX) == 0) {
         key += TT_SESSION_PREFIX;
     }
-    if (key != NULL && is_key(key)) {
+    if (key != NULL && tt_session_is_key(key)) {
         strcpy(ret, key);
     } else if (given != NULL && given[0] != '\0') {
         XXH128_canonical_t c;
@@ -85,6 +85,23 @@ void tt_session_key(const char *given, char ret[TT_SESSION_KEY_BYTES])
         }
         put_hex(ret, r, sizeof r);
     }
+}
+
+void tt_session_key_beside(const char *key, char ret[TT_SESSION_KEY_BYTES])
+{
+    enum { N_RANDOM = 12 };
+    char random[TT_SESSION_KEY_BYTES];
+    const char *mark = key[0] != '\0' ? strstr(key + 1, "--") : NULL;
+    size_t n = mark != NULL ? (size_t)(mark - key) : strlen(key);
+    tt_session_key(NULL, random);
+    if (n == 0 || n + 2 + N_RANDOM >= TT_SESSION_KEY_BYTES) {
+        strcpy(ret, random);
+        return;
+    }
+    memmove(ret, key, n);
+    memcpy(ret + n, "--", 2);
+    memcpy(ret + n + 2, random, N_RANDOM);
+    ret[n + 2 + N_RANDOM] = '\0';
 }
 
 /* ---- the table ---- */

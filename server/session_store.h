@@ -98,6 +98,13 @@ void tt_session_store_destroy(tt_session_store **store);
  * leading "ses_"), else a hash of it; NULL or "": a random one. */
 void tt_session_key(const char *given, char ret[TT_SESSION_KEY_BYTES]);
 
+/* A fresh key that proxies route like `key` (docs/operations.md): what stands before its first
+ * "--", that mark, and something random; wholly random when `key` is too long for that. */
+void tt_session_key_beside(const char *key, char ret[TT_SESSION_KEY_BYTES]);
+
+/* Whether `s` can be a key as it is. */
+bool tt_session_is_key(const char *s);
+
 /* Borrowed; NULL = this tenant has none of this id ("ses_..."). */
 tt_session_record *tt_session_store_find(tt_session_store *st, const char *scope, const char *id);
 

@@ -6,8 +6,8 @@ set -eu
 packages='gcc libc6-dev meson ninja-build pkg-config git ca-certificates python3 python3-venv
 libuv1-dev libmicrohttpd-dev libjansson-dev libcyaml-dev libyaml-dev libdnnl-dev libpcre2-dev libutf8proc-dev libxxhash-dev libsqlite3-dev libcmocka-dev'
 case ${1:-} in
-test) packages="$packages clang-format" ;;
-deep) packages="$packages clang-format clang libclang-rt-14-dev libomp-dev llvm" ;;
+test) packages="$packages clang-format nginx-light libnginx-mod-http-js haproxy" ;;
+deep) packages="$packages clang-format nginx-light libnginx-mod-http-js haproxy clang libclang-rt-14-dev libomp-dev llvm" ;;
 esac
 
 if ! command -v dpkg-query >/dev/null 2>&1 || ! command -v apt-get >/dev/null 2>&1; then
@@ -60,8 +60,21 @@ quietly() {
         exit 1
     }
 }
+# The proxies are here to be run by tests: their packages shall not start them, neither now nor at the next boot.
+policy=/usr/sbin/policy-rc.d
+services=
+for p in nginx-light haproxy; do
+    case " $missing " in *" $p "*) services="$services ${p%-light}" ;; esac
+done
+[ -z "$services" ] || [ -e "$policy" ] || {
+    trap '$as_root rm -f "$policy"; rm -f "$log"' EXIT
+    printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
+    $as_root chmod +x "$policy"
+}
 quietly $as_root apt-get update
 # shellcheck disable=SC2086 # a list of words
 quietly $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing
+# shellcheck disable=SC2086
+[ -z "$services" ] || [ ! -d /run/systemd/system ] || quietly $as_root systemctl disable $services
 finish "${1:-}"
 echo 'setup: done'

@@ -170,10 +170,11 @@ def parse_events(raw):
 
 
 class Server:
-    """`qttt serve` on a free port. settings: keys of config/qttt.yaml as nested dictionaries."""
+    """`qttt serve` on a free port, or on one of a server that has ended. settings: keys of config/qttt.yaml as nested
+    dictionaries."""
 
-    def __init__(self, *flags, settings=None, model=MODEL, wait="ready", env=None):
-        self.port = free_port()
+    def __init__(self, *flags, settings=None, model=MODEL, wait="ready", env=None, port=None):
+        self.port = port or free_port()
         self.folder = tempfile.TemporaryDirectory(prefix="qttt-test-")
         self.log_path = pathlib.Path(self.folder.name) / "log"
         command = [BINARY, "serve", "--host", "127.0.0.1", "--port", str(self.port)]

@@ -153,12 +153,14 @@ def assert_refusing(connection):
 
 def test_drain_delay_accepts_work_while_not_ready():
     with Server(settings={"drain": {"delay_seconds": 3}}) as s:
-        with s.connect() as c:
-            assert c.request("GET", "/readyz").status == 200
+        with s.connect() as idle:
+            assert idle.request("GET", "/readyz").status == 200
             s.process.send_signal(signal.SIGTERM)
-            while c.request("GET", "/readyz").status == 200:
+            while s.get("/readyz").status == 200:
                 time.sleep(0.01)
-            assert c.request("POST", PATH, chat("Hi", max_tokens=1)).status == 200
+            r = idle.request("POST", PATH, chat("Hi", max_tokens=1))
+            assert r.status == 200 and r.headers["connection"] == "close", "nothing more goes over this connection"
+            assert s.post(PATH, chat("Hi", max_tokens=1)).status == 200
         assert s.process.wait(20 * harness.TIME_FACTOR) == 0
 
 

@@ -144,6 +144,8 @@ def test_forks_share_context_and_nothing_else(server):
     assert again.status == 409
     routed = call(server, "POST", f"{PATH}/{parent['id']}/fork", {}, headers={"x-session-id": parent["id"][4:]})
     assert routed.status == 201 and routed.json()["id"] != parent["id"]
+    for s in (f, bare.json(), routed.json()):  # proxies hash what stands before the mark: to the parent's server
+        assert s["id"].startswith(parent["id"] + "--")
     delete(server, parent)
     assert get(server, f)["status"] == "ready"
     for s in (f, bare.json(), named.json(), routed.json()):

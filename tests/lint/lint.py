@@ -17,7 +17,7 @@ from fnmatch import fnmatch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CODE = (".c", ".h", ".cu", ".cuh")
-TEXT = CODE + (".py", ".sh", ".md", ".yaml", ".yml", ".build", ".txt", ".service", ".conf", ".json", ".supp")
+TEXT = CODE + (".py", ".sh", ".js", ".lua", ".cfg", ".md", ".yaml", ".yml", ".build", ".txt", ".service", ".conf", ".json", ".supp")
 MAX_LINES, WARN_LINES, WARN_FUNCTION = 1000, 500, 60
 
 # (what is included, where it may be, why not elsewhere). Paths are prefixes or, with a star, patterns.

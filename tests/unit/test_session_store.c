@@ -93,6 +93,37 @@ static void keys(void **state)
     assert_int_equal(strlen(key), 24);
 }
 
+/* What stands before the first "--", behind at least one character, is what proxies hash. */
+static void keys_of_forks(void **state)
+{
+    static const char longest[] = "01234567890123456789012345678901234567890123456789";
+    static const struct {
+        const char *of, *start;
+    } cases[] = {{"abc", "abc--"},   {"abc--123456789abc", "abc--"},
+                 {"a--b--c", "a--"}, {"a-b_3", "a-b_3--"},
+                 {"---a", "---"},    {"-", "---"},
+                 {longest, longest}};
+    char key[TT_SESSION_KEY_BYTES], other[TT_SESSION_KEY_BYTES];
+    (void)state;
+    assert_int_equal(strlen(longest) + 14, 64);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        size_t n = strlen(cases[i].start);
+        tt_session_key_beside(cases[i].of, key);
+        tt_session_key_beside(cases[i].of, other);
+        assert_int_equal(strncmp(key, cases[i].start, n), 0);
+        assert_string_not_equal(key, other);
+        assert_true(tt_session_is_key(key));
+        tt_session_key_beside(key, other); /* forks of forks stay as long */
+        assert_int_equal(strlen(other), strlen(key));
+        assert_int_equal(strncmp(other, key, n), 0);
+    }
+    char too_long[TT_SESSION_KEY_BYTES];
+    snprintf(too_long, sizeof too_long, "%s1", longest);
+    tt_session_key_beside(too_long, key);
+    assert_int_equal(strlen(key), 24);
+    assert_int_equal(strspn(key, "0123456789abcdef"), 24);
+}
+
 static void tenants(void **state)
 {
     tt_session_store *st = fresh(10, 1 << 20);
@@ -319,6 +350,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(keys),
+        cmocka_unit_test(keys_of_forks),
         cmocka_unit_test(tenants),
         cmocka_unit_test(room),
         cmocka_unit_test(memory),
