@@ -331,9 +331,8 @@ static tt_code check_head(tt_state_reader *r, const uint8_t *head, const tt_stat
     if (get64(head + AT_FINGERPRINT) != kind->fingerprint) {
         return tt_fail(reterr, TT_E_INVALID, "%s was made by another model or build", r->name);
     }
-    if (n > TT_STATE_FILE_MAX_BLOCKS || get64(head + AT_BYTES) != r->bytes ||
-        table > r->bytes - HEAD_BYTES || table < HEAD_BYTES ||
-        r->bytes - table != n * ENTRY_BYTES) {
+    if (n > TT_STATE_FILE_MAX_BLOCKS || get64(head + AT_BYTES) != r->bytes || table > r->bytes ||
+        table < HEAD_BYTES || r->bytes - table != n * ENTRY_BYTES) {
         return tt_fail(reterr, TT_E_INVALID, "%s is cut short or too long", r->name);
     }
     r->n = (int32_t)n;

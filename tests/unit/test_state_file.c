@@ -137,6 +137,23 @@ static void test_the_same_bytes_block_by_block(void **state)
     assert_memory_equal(copy, other, n);
 }
 
+static void test_any_number_of_blocks(void **state)
+{
+    tt_err err = {0};
+    uint8_t got[700];
+    for (int32_t n = 0; n <= 4; n++) {
+        tt_state_reader *r = NULL;
+        assert_int_equal(tt_state_file_write(folder, "n", &KIND, blocks, n, &err), TT_OK);
+        assert_int_equal(tt_state_reader_open(folder, "n", &KIND, &r, &err), TT_OK);
+        assert_int_equal(tt_state_reader_blocks(r), n);
+        for (int32_t i = 0; i < n; i++) {
+            assert_int_equal(tt_state_reader_read(r, i, got, blocks[i].n, &err), TT_OK);
+            assert_memory_equal(got, blocks[i].p, blocks[i].n);
+        }
+        tt_state_reader_close(&r);
+    }
+}
+
 static void test_an_abandoned_write_leaves_nothing(void **state)
 {
     tt_err err = {0};
@@ -280,6 +297,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(test_what_is_written_is_read),
         CASE(test_the_same_bytes_block_by_block),
+        CASE(test_any_number_of_blocks),
         CASE(test_an_abandoned_write_leaves_nothing),
         CASE(test_every_length_but_its_own_is_refused),
         CASE(test_every_flipped_bit_is_noticed),
