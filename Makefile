@@ -9,7 +9,7 @@ DEFAULT_MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 PY     = build/venv/bin/python
 
 .PHONY: all help setup setup-test setup-deep venv test-venv venv-load model model-gemma build demo run test test-deep bench load \
-        soak fuzz lint clean
+        soak fuzz lint image-test clean
 
 all: build
 
@@ -22,6 +22,7 @@ help:
 	@echo 'make load       users with long documents at ever higher rates: build/load.json, build/load.svg (LOAD_FLAGS=...)'
 	@echo 'make soak       half an hour of load while things break around the server (SOAK_SECONDS=N)'
 	@echo 'make fuzz       fuzz until stopped (FUZZ_SECONDS=N a target, TARGET=name for one)'
+	@echo 'make image-test the steps of docker/Dockerfile in fresh Debian folders, without Docker (root, minutes)'
 	@echo 'make lint       layers, sizes, format'
 	@echo 'make clean      remove what was built (models/ stays)'
 
@@ -83,6 +84,10 @@ soak: build test-venv model
 
 fuzz: setup-deep venv
 	@sh tools/fuzz.sh '$(FUZZ_SECONDS)' '$(TARGET)'
+
+# What docker build and docker run would do, in fresh Debian folders: root, debootstrap, a mirror, some minutes.
+image-test: model
+	@python3 tests/tools/docker_steps.py
 
 lint: test-venv $(BUILD)/build.ninja
 	@python3 tools/run_tests.py lint --build $(BUILD)

@@ -4,7 +4,8 @@ import yaml
 
 import spec
 
-# A failure of the server itself cannot be provoked from outside; /livez says no only when the engine hangs.
+# A failure of the server itself cannot be provoked from outside; /livez says no only when the engine hangs, which
+# test_service.py can only do where a child may be traced.
 NOT_PROVOKED = {(path, "post", 500) for path in ("/v1/chat/completions", "/v1/completions")} | {("/livez", "get", 503)}
 
 

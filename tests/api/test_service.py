@@ -1,0 +1,275 @@
+"""Under a service manager: sd_notify over a socket of our own, the watchdog with an engine thread that really stands still, the
+unit file, limits of a control group."""
+import contextlib
+import ctypes
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+
+import pytest
+
+import harness
+from harness import ROOT, Server, chat, encode, text_of, words
+
+CHAT = "/v1/chat/completions"
+
+
+class Manager:
+    """A NOTIFY_SOCKET that remembers what came and when."""
+
+    def __init__(self):
+        self.folder = tempfile.TemporaryDirectory(prefix="qttt-notify-")
+        self.path = os.path.join(self.folder.name, "notify")
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sock.bind(self.path)
+        self.sock.settimeout(0.05)
+        self.got, self.closing = [], False  # (seconds, {key: value})
+        self.thread = threading.Thread(target=self.listen)
+        self.thread.start()
+
+    def listen(self):
+        while not self.closing:
+            with contextlib.suppress(TimeoutError):
+                data = self.sock.recv(4096).decode()
+                self.got.append((time.monotonic(), dict(line.split("=", 1) for line in data.splitlines())))
+
+    def times(self, key, value="1"):
+        return [t for t, message in self.got if message.get(key) == value]
+
+    def wait(self, key, value="1", seconds=harness.LONG):
+        deadline = time.monotonic() + seconds
+        while not self.times(key, value):
+            assert time.monotonic() < deadline, self.got
+            time.sleep(0.01)
+        return self.times(key, value)[0]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.closing = True
+        self.thread.join()
+        self.sock.close()
+        self.folder.cleanup()
+
+
+# ---- readiness ----
+
+def test_ready_is_said_when_requests_are_answered_and_stopping_at_the_signal():
+    with Manager() as m:
+        s = Server(env={"NOTIFY_SOCKET": m.path}, wait="none", model=harness.REAL_MODEL)
+        s.wait_for("/livez", 200)
+        while not m.times("READY"):
+            # Not before /readyz would say so: whoever looks between the two looks again.
+            ready = s.get("/readyz").status == 200
+            assert not ready or m.wait("READY", seconds=5 * harness.TIME_FACTOR)
+        assert s.get("/readyz").status == 200
+        assert [message for _, message in m.got][-1]["STATUS"].startswith("serving ")
+        assert not m.times("STOPPING") and len(m.got) == 1, "no WATCHDOG was asked for"
+        assert s.stop() == 0
+        assert m.wait("STOPPING", seconds=1) and len(m.got) == 2
+
+
+def test_a_model_that_cannot_be_read_is_never_ready(tmp_path):
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"GGUF" + bytes(100))
+    with Manager() as m:
+        r = subprocess.run([harness.BINARY, "serve", "--port", "0", "--model", str(bad)], capture_output=True,
+                           env={**os.environ, "NOTIFY_SOCKET": m.path}, timeout=harness.LONG)
+        assert r.returncode == 2 and m.got == []
+
+
+def test_a_socket_that_is_not_there_is_no_reason_not_to_serve():
+    with Server(env={"NOTIFY_SOCKET": "/nowhere/notify"}) as s:
+        assert s.get("/readyz").status == 200
+    with Server(env={"NOTIFY_SOCKET": "relative"}) as s:
+        assert "NOTIFY_SOCKET" in s.log_text()
+
+
+# ---- the watchdog ----
+
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH, WALL = 0x4206, 0x4207, 17, 0x40000000
+
+
+class StoppedEngine:
+    """Holds the engine's thread still, and no other: what a hanging device would do. For a `with`."""
+
+    def __init__(self, server):
+        self.server = server
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+        tasks = pathlib.Path(f"/proc/{server.process.pid}/task").iterdir()
+        # Its row threads are called after it and came later.
+        self.tid = min(int(t.name) for t in tasks if (t / "comm").read_text() == "qttt-engine\n")
+
+    def __enter__(self):
+        deadline = time.monotonic() + harness.LONG
+        while True:
+            if self.libc.ptrace(PTRACE_SEIZE, self.tid, None, None) != 0:
+                pytest.skip(f"this machine forbids to trace a child: {os.strerror(ctypes.get_errno())}")
+            assert self.libc.ptrace(PTRACE_INTERRUPT, self.tid, None, None) == 0
+            os.waitpid(self.tid, WALL)
+            # It may stand where it holds a lock that the loop needs: then elsewhere.
+            with contextlib.suppress(OSError):
+                with self.server.connect(timeout=harness.TIME_FACTOR) as c:
+                    c.request("GET", "/metrics")
+                    return self
+            self.__exit__()
+            assert time.monotonic() < deadline
+            time.sleep(0.003)
+
+    def __exit__(self, *_):
+        assert self.libc.ptrace(PTRACE_DETACH, self.tid, None, None) == 0
+
+
+def gauge(server, name):
+    return next(v for (n, _), v in server.metrics().items() if n == name)
+
+
+def start_answer(s, c):
+    c.send(encode("POST", CHAT, chat("Count.", max_tokens=150, ignore_eos=True, stream=True, temperature=0)))
+    assert c.head()[0] == 200
+    events = c.events()
+    first = next(e for e in events if e and e["choices"])
+    return lambda: text_of([first, *events])
+
+
+def start_job(s, c):
+    ses = s.post("/v1/sessions", {"prompt": words(300, seed=911)}).json()["id"]
+    job = s.post(f"/v1/sessions/{ses}/qttt/jobs", {"steps": 12, "span_tokens": 64, "guard": False}).json()["id"]
+
+    def end():
+        while (now := s.get(f"/v1/qttt/jobs/{job}").json())["status"] in ("queued", "running"):
+            time.sleep(0.02)
+        return now["status"] == "succeeded"
+
+    while s.get(f"/v1/qttt/jobs/{job}").json()["status"] == "queued":
+        time.sleep(0.005)
+    return end
+
+
+@pytest.mark.parametrize("start", [start_answer, start_job], ids=["answer", "training"])
+def test_an_engine_that_stands_still_is_noticed_and_forgiven(start):
+    limit = 1 * harness.TIME_FACTOR
+    with Manager() as m, Server(settings={"watchdog": {"seconds": limit}},
+                                env={"NOTIFY_SOCKET": m.path, "WATCHDOG_USEC": str(int(limit * 500000))}) as s:
+        with s.connect() as c:
+            finish = start(s, c)
+            with StoppedEngine(s):
+                stopped = time.monotonic()
+                s.wait_for("/livez", 503, 20 * limit)
+                assert time.monotonic() - stopped > limit * 0.5
+                assert gauge(s, "qttt_live") == 0 and gauge(s, "qttt_stalled_seconds") > limit
+                assert s.get("/readyz").status == 200  # that is another question
+                time.sleep(limit)  # at most one more sign of life was on its way
+                assert not [t for t in m.times("WATCHDOG") if t > stopped + 1.6 * limit]
+            back = time.monotonic()
+            s.wait_for("/livez", 200, 20 * limit)
+            while not [t for t in m.times("WATCHDOG") if t > back]:
+                assert time.monotonic() < back + harness.LONG
+                time.sleep(0.02)
+            log = s.log_text()
+            assert "watchdog: work is pending" in log and "watchdog: the engine moves again" in log
+            assert gauge(s, "qttt_stalls_total") == 1 and finish()
+
+
+def test_an_idle_engine_is_not_stuck_and_gives_signs_of_life():
+    """Nor one whose only job pauses."""
+    limit = 1 * harness.TIME_FACTOR
+    with Manager() as m, Server(settings={"watchdog": {"seconds": limit}},
+                                env={"NOTIFY_SOCKET": m.path, "WATCHDOG_USEC": str(int(limit * 1000000))}) as s:
+        ses = s.post("/v1/sessions", {"prompt": words(300, seed=912)}).json()["id"]
+        job = s.post(f"/v1/sessions/{ses}/qttt/jobs", {"steps": 256, "span_tokens": 64, "guard": False}).json()["id"]
+        s.post(f"/v1/qttt/jobs/{job}/pause", None)
+        start = time.monotonic()
+        while time.monotonic() - start < 2.5 * limit:
+            assert s.get("/livez").status == 200
+            time.sleep(0.05)
+        signs = [t for t in m.times("WATCHDOG") if t > start]
+        assert len(signs) >= 3 and max(b - a for a, b in zip(signs, signs[1:])) < limit
+        assert s.get(f"/v1/qttt/jobs/{job}").json()["status"] == "paused" and gauge(s, "qttt_stalls_total") == 0
+
+
+# ---- the unit ----
+
+@pytest.fixture
+def unit(tmp_path):
+    """The unit as meson wrote it, with a program that is there."""
+    made = pathlib.Path(harness.BINARY).resolve().parents[1] / "config/qttt.service"
+    text = made.read_text()
+    lines = [f"ExecStart={harness.BINARY} serve" if x.startswith("ExecStart=") else x for x in text.splitlines()
+             if not x.startswith("Documentation=")]
+    path = tmp_path / "qttt.service"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def systemd_analyze(*args):
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("no systemd-analyze here")
+    return subprocess.run(["systemd-analyze", *map(str, args)], capture_output=True, text=True, timeout=harness.LONG,
+                          env={**os.environ, "LC_ALL": "C", "SYSTEMD_PAGER": ""})
+
+
+def test_the_unit_is_valid(unit):
+    r = systemd_analyze("verify", "--man=no", unit)
+    mine = [line for line in r.stderr.splitlines() if "qttt" in line]
+    if r.returncode != 0 and not mine:
+        pytest.skip("systemd-analyze cannot work here: " + r.stderr.strip()[-200:])
+    assert mine == [] and r.returncode == 0, r.stderr
+    unit.write_text(unit.read_text().replace("ProtectSystem=strict", "ProtectSystem=perhaps"))
+    assert "protect system" in systemd_analyze("verify", "--man=no", unit).stderr, "it would not have noticed"
+
+
+def test_the_sandbox_is_tight(unit):
+    """systemd's own score, 0 to 100: memory that is writable and executable and the network stay open."""
+    r = systemd_analyze("security", "--offline=true", "--threshold=15", unit)
+    if "Unknown command" in r.stderr or "unrecognized option" in r.stderr:
+        pytest.skip("this systemd-analyze scores no files")
+    assert r.returncode == 0, (r.stdout + r.stderr)[-3000:]
+    text = unit.read_text()
+    assert "MemoryDenyWriteExecute=yes" not in text, "oneDNN and PCRE2 compile at run time"
+    for line in ("Type=notify", "WatchdogSec=30", "StateDirectory=qttt", "ExecReload=/bin/kill -HUP $MAINPID",
+                 "ProtectSystem=strict", "NoNewPrivileges=yes", "PrivateTmp=yes", "Environment=XDG_STATE_HOME=%S"):
+        assert line in text.splitlines(), line
+    stop = next(int(x.split("=")[1]) for x in text.splitlines() if x.startswith("TimeoutStopSec="))
+    defaults = (ROOT / "config/qttt.yaml").read_text()
+    assert "  timeout_seconds: 30\n" in defaults and stop > 30
+
+
+# ---- control groups ----
+
+def test_limits_of_the_control_group_are_kept(tmp_path):
+    """A server that sees a group with one processor and 600 MiB takes one thread and at most half of what is left."""
+    fake = tmp_path / "cgroup"
+    fake.mkdir()
+    for name, text in {"cgroup.procs": "1\n", "cpu.max": "60000 100000\n", "memory.max": f"{600 << 20}\n",
+                       "memory.current": f"{100 << 20}\n", "memory.stat": "inactive_file 0\n"}.items():
+        (fake / name).write_text(text)
+    probe = subprocess.run(["unshare", "-rm", "mount", "--bind", fake, "/sys/fs/cgroup"], capture_output=True, text=True)
+    if probe.returncode != 0:
+        pytest.skip("no mount namespace here: " + probe.stderr.strip())
+    port = harness.free_port()
+    log = tmp_path / "log"
+    with open(log, "wb") as out:
+        p = subprocess.Popen(["unshare", "-rm", "sh", "-c", f"mount --bind '{fake}' /sys/fs/cgroup && exec \"$@\"", "sh", harness.BINARY,
+                              "serve", "--port", str(port), "--model", harness.MODEL, "--max-context", "65536"], stdout=out, stderr=out)
+    try:
+        deadline = time.monotonic() + harness.LONG
+        while "ready: " not in log.read_text():
+            assert p.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)
+        assert ", 1 threads," in log.read_text()
+        s = Server.__new__(Server)
+        s.port = port
+        assert 200 << 20 < gauge(s, "qttt_kv_bytes") <= 250 << 20
+        assert gauge(s, "qttt_free_memory_bytes") == 500 << 20
+    finally:
+        p.send_signal(signal.SIGTERM)
+        assert p.wait(harness.LONG) == 0
