@@ -4,8 +4,9 @@
 #include "server/health.h"
 #include "server/server.h"
 #include "server/session_store.h"
+#include "server/state_db.h"
 
-static void probe(tt_http_request *req, int status, const char *text)
+static void probe(tt_http_request *req, int status, const char *text, bool with_state)
 {
     tt_buf b = {0};
     const tt_served *sv = req->server->served;
@@ -14,6 +15,13 @@ static void probe(tt_http_request *req, int status, const char *text)
     if (sv != NULL) {
         tt_buf_puts(&b, ",\"model\":");
         tt_buf_puts_json(&b, sv->name);
+    }
+    if (with_state) { /* degraded: it serves, but what it says is done is in memory only */
+        const tt_server *s = req->server;
+        tt_buf_puts(&b, ",\"state\":");
+        tt_buf_puts_json(&b, s->state == NULL                    ? "off"
+                             : tt_state_degraded(s->state, NULL) ? "degraded"
+                                                                 : "durable");
     }
     tt_buf_putc(&b, '}');
     if (status == 503) {
@@ -26,25 +34,25 @@ static void probe(tt_http_request *req, int status, const char *text)
 void tt_api_livez(tt_http_request *req)
 {
     bool alive = tt_health_alive(req->server);
-    probe(req, alive ? 200 : 503, alive ? "ok" : "the engine makes no progress");
+    probe(req, alive ? 200 : 503, alive ? "ok" : "the engine makes no progress", false);
 }
 
 void tt_api_readyz(tt_http_request *req)
 {
     tt_server *s = req->server;
     if (s->phase >= TT_PHASE_LEAVING) {
-        probe(req, 503, "draining");
+        probe(req, 503, "draining", true);
     } else if (s->served == NULL) {
-        probe(req, 503, "loading");
+        probe(req, 503, "loading", true);
     } else {
-        probe(req, 200, "ok");
+        probe(req, 200, "ok", true);
     }
 }
 
 void tt_api_startupz(tt_http_request *req)
 {
     bool started = req->server->served != NULL;
-    probe(req, started ? 200 : 503, started ? "ok" : "loading");
+    probe(req, started ? 200 : 503, started ? "ok" : "loading", false);
 }
 
 void tt_api_metrics(tt_http_request *req)
@@ -71,6 +79,9 @@ void tt_api_metrics(tt_http_request *req)
                            .max_queued_jobs = s->settings->qttt_max_queued_jobs,
                            .max_sessions = s->settings->max_sessions,
                            .adapter_bytes_limit = s->settings->adapter_cache,
+                           .state_on = s->state != NULL,
+                           .state_degraded = tt_state_degraded(s->state, NULL),
+                           .state = tt_state_get_counts(s->state),
                            .sessions = sessions.sessions,
                            .session_bytes = (int64_t)sessions.bytes,
                            .max_context = s->served != NULL ? s->served->max_context : 0});

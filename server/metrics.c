@@ -246,6 +246,22 @@ static void write_sessions(tt_buf *b, const tt_metrics *m, const tt_metrics_page
                   m->session_misses, TT_METRICS_MISSES);
 }
 
+static void write_state(tt_buf *b, const tt_metrics_page *page)
+{
+    const tt_state_counts *n = &page->state;
+    gauge(b, "qttt_state_on", "1 when sessions and jobs outlive the process (state.dir).",
+          page->state_on);
+    gauge(b, "qttt_state_degraded", "1 while the disk fails: the server goes on in memory only.",
+          page->state_degraded);
+    counter(b, "qttt_state_commits_total", "Groups of changes written to disk, an fsync each.",
+            (uint64_t)n->commits);
+    counter(b, "qttt_state_transactions_total", "Changes in them.", (uint64_t)n->transactions);
+    counter(b, "qttt_state_failures_total", "Changes that could not be written.",
+            (uint64_t)n->failures);
+    gauge(b, "qttt_state_waiting", "Changes that wait to be written.", (double)n->waiting);
+    gauge(b, "qttt_state_file_bytes", "Size of the database.", (double)n->file_bytes);
+}
+
 static void write_qttt(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st,
                        const tt_metrics_page *page)
 {
@@ -308,6 +324,7 @@ void tt_metrics_write(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st,
     write_times(b, m);
     write_engine(b, st, page);
     write_sessions(b, m, page);
+    write_state(b, page);
     write_qttt(b, m, st, page);
     write_aliases(b, st, page);
 }

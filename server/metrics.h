@@ -8,6 +8,7 @@
 
 #include "core/engine.h"
 #include "server/buf.h"
+#include "server/state_db.h"
 
 enum {
     TT_HISTOGRAM_BUCKETS = 18,
@@ -61,6 +62,8 @@ typedef struct tt_metrics_page {
     int open_requests;
     int max_context;
     int64_t sessions, session_bytes;
+    bool state_on, state_degraded;
+    tt_state_counts state;
     int64_t max_requests, max_queued_jobs, max_sessions, adapter_bytes_limit; /* settings */
 } tt_metrics_page;
 

@@ -196,6 +196,21 @@ def test_an_idle_engine_is_not_stuck_and_gives_signs_of_life():
         assert s.get(f"/v1/qttt/jobs/{job}").json()["status"] == "paused" and gauge(s, "qttt_stalls_total") == 0
 
 
+# ---- the state's disk ----
+
+def test_readyz_says_whether_the_state_is_on_disk(tmp_path):
+    """A folder that cannot be written: it serves, and says in /readyz, the log and a metric that nothing lasts."""
+    with Server("--state-dir", "none") as s:
+        assert s.get("/readyz").json()["state"] == "off" and gauge(s, "qttt_state_on") == 0
+    with Server("--state-dir", str(tmp_path / "good")) as s:
+        assert s.get("/readyz").json()["state"] == "durable" and gauge(s, "qttt_state_on") == 1
+        assert gauge(s, "qttt_state_degraded") == 0 and "state" not in s.get("/livez").json()
+    (tmp_path / "file").write_text("in the way")
+    with Server("--state-dir", str(tmp_path / "file/below")) as s:
+        assert s.get("/readyz").json()["state"] == "degraded" and gauge(s, "qttt_state_degraded") == 1
+        assert str(tmp_path / "file") in s.log_text()
+
+
 # ---- the unit ----
 
 @pytest.fixture
