@@ -305,6 +305,11 @@ int32_t tt_engine_cached_tokens(const tt_engine *e, const tt_job_params *p)
                     : 0;
 }
 
+int32_t tt_engine_stored_tokens(const tt_engine *e, const tt_job_params *p)
+{
+    return ready(e) ? tt_restore_stored(&e->worker, p) : 0;
+}
+
 size_t tt_engine_page_bytes(const tt_engine *e)
 {
     return ready(e) ? tt_kv_page_bytes(e->worker.model, e->opt.kv_type) : 0;

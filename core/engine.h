@@ -49,6 +49,12 @@ typedef struct tt_engine_options {
     double train_share;         /* of the time while requests run, 0 = 0.3 */
     tt_auto_rule auto_rule;
     tt_qttt_caps caps;
+    const char *page_folder;   /* of K/V pages on disk; NULL = none are kept */
+    uint64_t page_store_bytes; /* of files in it */
+    /* One line for the operator: what was wrong on disk. Any of the engine's threads; may be NULL.
+     */
+    void (*on_warning)(void *arg, const char *text);
+    void *on_warning_arg;
     void (*on_state)(void *arg, tt_engine_state state,
                      const tt_err *err); /* engine thread; may be NULL */
     void *on_state_arg;
@@ -91,6 +97,8 @@ void tt_engine_unpin(tt_engine *e, uint64_t adapter_id);
 /* How many leading tokens of a prompt are in K/V pages now, a multiple of 64 (it takes no page).
  * params: prompt, decoded, adapter_scope, adapter_id, qttt.context_tokens. */
 int32_t tt_engine_cached_tokens(const tt_engine *e, const tt_job_params *params);
+/* The same of pages in memory or on disk: how many need not be recomputed. */
+int32_t tt_engine_stored_tokens(const tt_engine *e, const tt_job_params *params);
 /* K/V bytes of one page of 64 tokens. */
 size_t tt_engine_page_bytes(const tt_engine *e);
 
@@ -108,8 +116,12 @@ typedef struct tt_engine_stats {
     uint64_t preemptions, decode_steps, decode_rows;
     uint64_t qttt_kept, qttt_discarded, qttt_failed, qttt_cached;
     bool pending; /* there is work that the thread does not sleep over (jobs that pause, a wait) */
-    double last_progress_seconds; /* monotonic time at which a piece of work last ended (a few
-                                     layers at most), or at which the first arrived */
+    double last_progress_seconds;      /* monotonic time at which a piece of work last ended (a few
+                                          layers at most), or at which the first arrived */
+    int64_t page_runs, page_run_bytes; /* on disk */
+    uint64_t restored_tokens;          /* whose K/V came from disk; cached_tokens has them too */
+    uint64_t pages_written_bytes, pages_read_bytes;
+    uint64_t page_runs_corrupt, page_runs_evicted, page_write_failures;
 } tt_engine_stats;
 
 void tt_engine_get_stats(const tt_engine *e, tt_engine_stats *ret_stats);

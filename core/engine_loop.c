@@ -133,7 +133,10 @@ static void run_prefill(tt_engine *e, tt_task *t, double seconds)
     t->sched.held = t->seq.n_pages;
     if (rc < 0) {
         tt_engine_end_task(e, t, rc, &err);
+    } else if (rc == (tt_code)TT_TASK_WAITING) {
+        tt_engine_wait_for_disk(e, t);
     } else if (rc == TT_OK) {
+        tt_engine_save_context(e, t);
         arrived(e, t);
     }
 }
@@ -294,7 +297,7 @@ static bool end_one_cancelled(tt_engine *e, tt_task *const *list, int32_t n)
 /* A parked request whose training is no more (memory ran out when it ended) asks again. */
 static void wake_orphan(tt_engine *e, tt_task *const *list, int32_t n, tt_task *t)
 {
-    bool orphan = t->sched.state == TT_SCHED_PARKED;
+    bool orphan = t->sched.state == TT_SCHED_PARKED && t->fetch == NULL;
     for (int32_t i = 0; orphan && i < n; i++) {
         orphan = list[i]->t == NULL || list[i]->t != t->r.training;
     }
@@ -307,9 +310,10 @@ static void wake_orphan(tt_engine *e, tt_task *const *list, int32_t n, tt_task *
 static void sweep(tt_engine *e, double now, double *refreshed)
 {
     int32_t n;
-    bool refresh = now - *refreshed >= REFRESH_SECONDS;
+    bool restored = false, refresh = now - *refreshed >= REFRESH_SECONDS;
     *refreshed = refresh ? now : *refreshed;
     tt_task **list = tt_engine_list_tasks(e, &n);
+    e->poll_seconds = INFINITY;
     while (end_one_cancelled(e, list, n)) { /* it may have resumed or ended others */
         free(list);
         list = tt_engine_list_tasks(e, &n);
@@ -319,6 +323,7 @@ static void sweep(tt_engine *e, double now, double *refreshed)
         tt_task_name_adapters(&e->worker, t);
         tell_pause(t);
         wake_orphan(e, list, n, t);
+        restored = restored || tt_engine_poll_disk(e, t, now);
         pthread_mutex_lock(&e->mutex);
         /* a step that has begun is finished first */
         t->sched.held = t->seq.n_pages;
@@ -396,6 +401,7 @@ static void serve(tt_engine *e)
     for (;;) {
         do_pins(e);
         sweep(e, tt_sys_now(), &refreshed);
+        bool more = tt_engine_save_some(e);
         tt_engine_publish(e);
         int32_t pages = tt_engine_free_pages(e);
         pthread_mutex_lock(&e->mutex);
@@ -405,8 +411,8 @@ static void serve(tt_engine *e)
         }
         tt_sched_choice c =
             tt_sched_next(e->sched, tt_sys_now(), pages - tt_engine_promised_pages(e));
-        if (c.what == TT_SCHED_IDLE && !e->kicked && e->pins == NULL) {
-            wait_for_work(e, c.wait);
+        if (c.what == TT_SCHED_IDLE && !e->kicked && e->pins == NULL && !more) {
+            wait_for_work(e, c.wait < e->poll_seconds ? c.wait : e->poll_seconds);
         }
         e->kicked = false;
         pthread_mutex_unlock(&e->mutex);
@@ -447,9 +453,11 @@ void *tt_engine_main(void *arg)
         set_state(e, TT_ENGINE_FAILED, &err);
         return NULL;
     }
+    tt_engine_open_store(e);
     tt_engine_publish(e);
     set_state(e, TT_ENGINE_READY, NULL);
     serve(e);
     drain(e);
+    tt_engine_close_store(e);
     return NULL;
 }

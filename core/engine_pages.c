@@ -54,6 +54,7 @@ static void preempt(tt_engine *e, tt_task *t)
         }
     }
     e->worker.totals.preemptions++;
+    bool waited = t->fetch != NULL; /* parked, but for no training: it asks again when it starts */
     tt_task_drop_pages(&e->worker, t);
     t->sched.held = 0;
     if (t->t == NULL && t->r.phase == TT_GENERATE_DECODE) {
@@ -61,7 +62,7 @@ static void preempt(tt_engine *e, tt_task *t)
         t->until = t->n_ids - 1;
         t->logits = false;
     }
-    if (t->sched.state != TT_SCHED_PARKED) {
+    if (t->sched.state != TT_SCHED_PARKED || waited) {
         tt_engine_refresh_pages(e, t);
         tt_engine_set_task(e, t, TT_SCHED_QUEUED);
     }

@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include "core/restore.h"
 #include "core/task.h"
 
 typedef struct tt_pin_order {
@@ -32,6 +33,8 @@ struct tt_engine {
     /* Written by the thread before TT_ENGINE_READY, then immutable model and tokenizer; all else is
      * the thread's own. */
     tt_worker worker;
+    tt_saver *saver;     /* the thread's own; NULL = nothing is saved */
+    double poll_seconds; /* until somebody who waits for the disk is looked at again */
 };
 
 void *tt_engine_main(void *engine);
@@ -56,6 +59,22 @@ void tt_engine_finish_request(tt_engine *e, tt_task *t);
 /* A parked request goes on with a training's result; with none (NULL) it asks again. */
 void tt_engine_resume_request(tt_engine *e, tt_task *r, const tt_qttt_result *result,
                               tt_adapter *adapter);
+
+/* ---- engine_store.c ---- */
+
+/* Opens the page store, if there is to be one. A store that cannot be had is told and done without.
+ */
+void tt_engine_open_store(tt_engine *e);
+/* Saves what waits, for some seconds at most, and closes it. */
+void tt_engine_close_store(tt_engine *e);
+/* The context of t has been prefilled. */
+void tt_engine_save_context(tt_engine *e, tt_task *t);
+/* Saves some pages between two choices. True: more could be saved at once. */
+bool tt_engine_save_some(tt_engine *e);
+/* t waits for pages on disk from now on. */
+void tt_engine_wait_for_disk(tt_engine *e, tt_task *t);
+/* A task whose pages have come, or do not come, goes on. One a call at most; true: one did. */
+bool tt_engine_poll_disk(tt_engine *e, tt_task *t, double now);
 
 /* ---- engine_pages.c ---- */
 

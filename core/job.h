@@ -112,6 +112,8 @@ typedef struct tt_job_params {
     /* ---- sessions ---- */
     const uint8_t *decoded; /* [n_prompt] 1 = an earlier answer's token, whose K/V come from the
                                decode family; NULL = none */
+    int32_t keep_context;   /* K/V pages of so many leading tokens go to disk (a session's context);
+                               what is there already is not written again */
     bool keep;           /* pages of generated tokens stay in the cache, to be found by `decoded` */
     uint64_t adapter_id; /* tokens from qttt.context_tokens on run under this adapter (a session's
                             generation); 0 = base. Unknown (dropped): TT_EV_ERROR TT_E_INVALID. With
@@ -247,7 +249,8 @@ void tt_job_pause(tt_job *job, bool paused);
 bool tt_job_paused(const tt_job *job);
 
 /* Where the job stands, kept current by the engine: tasks before it in the queue (0 = next), or -1
- * when it is not queued; why it waits: "engine", "session_job", "kv_pages", "" (static). */
+ * when it is not queued; why it waits: "engine", "session_job", "kv_pages"; of one that runs
+ * "restoring" while its pages are read from disk; else "" (static). */
 int32_t tt_job_position(const tt_job *job, const char **ret_reason);
 
 const tt_job_params *tt_job_get_params(const tt_job *job);

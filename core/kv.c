@@ -234,6 +234,11 @@ int32_t tt_kv_find(tt_kv_pool *p, const tt_page_key *key)
     return i;
 }
 
+int32_t tt_kv_peek(const tt_kv_pool *p, const tt_page_key *key)
+{
+    return lookup(p, key, tt_page_key_hash(key));
+}
+
 bool tt_kv_has(tt_kv_pool *p, const tt_page_key *key)
 {
     uint64_t hash = tt_page_key_hash(key);

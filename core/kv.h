@@ -54,6 +54,8 @@ uint64_t tt_page_key_hash(const tt_page_key *key);
 /* The page with this content, referenced for the caller, or -1. Ids are compared, not the hash
  * alone. */
 int32_t tt_kv_find(tt_kv_pool *pool, const tt_page_key *key);
+/* The same without a reference and without counting as a use: good until the next tt_kv_take(). */
+int32_t tt_kv_peek(const tt_kv_pool *pool, const tt_page_key *key);
 /* Whether a page with this content is there now. Any thread. */
 bool tt_kv_has(tt_kv_pool *pool, const tt_page_key *key);
 /* Whether a page with this content is there and in use, so that one more user takes none. */
@@ -67,7 +69,7 @@ void tt_kv_copy_page(tt_kv_pool *pool, int32_t dst, int32_t src);
 /* xxh3 of the bytes of a page's first n_tokens over all layers; synchronises the lane. */
 tt_code tt_kv_checksum(tt_kv_pool *pool, int32_t page, int32_t n_tokens, uint64_t *ret_sum,
                        tt_err *reterr);
-/* Reads or writes the bytes of one whole page (tests, later snapshots); synchronises. */
+/* Reads or writes the bytes of one whole page; reading synchronises. */
 tt_code tt_kv_read_page(tt_kv_pool *pool, int32_t page, void *dst, tt_err *reterr);
 void tt_kv_write_page(tt_kv_pool *pool, int32_t page, const void *src);
 

@@ -6,6 +6,7 @@
 
 #include <assert.h>
 
+#include "core/restore.h"
 #include "core/sysinfo.h"
 
 #define LOGPROB_ROWS 64 /* rows of one block of prompt log-probabilities */
@@ -35,6 +36,9 @@ static int32_t piece_rows(const tt_worker *w, const tt_task *t)
 
 int32_t tt_prefill_need(const tt_worker *w, const tt_task *t)
 {
+    if (t->fetch != NULL) {
+        return 1;
+    }
     return t->seq.n < t->until ? tt_seq_need(&t->seq, piece_rows(w, t)) : 0;
 }
 
@@ -55,7 +59,17 @@ static tt_code push_progress(tt_task *t, tt_err *reterr)
     return TT_OK;
 }
 
-/* What the cache holds of the sequence that is wanted. */
+tt_code tt_prefill_found(tt_worker *w, tt_task *t, int32_t had, tt_err *reterr)
+{
+    if (t->seq.n == had || t->counted || t->last == NULL) {
+        return TT_OK;
+    }
+    t->cached += t->seq.n - had;
+    w->totals.cached_tokens += (uint64_t)(t->seq.n - had);
+    return push_progress(t, reterr);
+}
+
+/* What the pool holds of the sequence that is wanted, then what the disk does. */
 static tt_code ask_cache(tt_worker *w, tt_task *t, tt_err *reterr)
 {
     int32_t had = t->seq.n, n;
@@ -64,12 +78,20 @@ static tt_code ask_cache(tt_worker *w, tt_task *t, tt_err *reterr)
         return TT_OK; /* every row is wanted: nothing may be skipped */
     }
     tt_code rc = tt_seq_match(&t->seq, t->ids, t->decoded, t->until, &n, reterr);
-    if (rc != TT_OK || n == had || t->counted || t->last == NULL) {
-        return rc;
+    rc = rc == TT_OK ? tt_prefill_found(w, t, had, reterr) : rc;
+    return rc == TT_OK ? tt_restore_ask(w, t) : rc;
+}
+
+tt_code tt_prefill_fetched(tt_worker *w, tt_task *t, tt_err *reterr)
+{
+    tt_code rc = TT_OK;
+    while (rc == TT_OK && (t->fetch != NULL || t->fresh)) {
+        rc = t->fetch != NULL ? tt_restore_take(w, t, reterr) : ask_cache(w, t, reterr);
+        if (rc == (tt_code)TT_TASK_WAITING && tt_page_fetch_done(t->fetch)) {
+            rc = TT_OK; /* shared with somebody for whom it has come */
+        }
     }
-    t->cached += n - had;
-    w->totals.cached_tokens += (uint64_t)(n - had);
-    return push_progress(t, reterr);
+    return rc;
 }
 
 /* The row whose logits are wanted although its K/V are there: it reads its own. */
@@ -196,7 +218,7 @@ void tt_prefill_abandon(tt_worker *w, tt_task *t)
 tt_code tt_prefill_run(tt_worker *w, tt_task *t, double seconds, tt_err *reterr)
 {
     double until = tt_sys_now() + seconds;
-    tt_code rc = t->fresh ? ask_cache(w, t, reterr) : TT_OK;
+    tt_code rc = tt_prefill_fetched(w, t, reterr);
     assert(w->step_owner == NULL || w->step_owner == t);
     while (rc == TT_OK && (t->seq.n < t->until || t->logits)) {
         rc = w->step_owner == t ? TT_OK : begin_piece(w, t, reterr);

@@ -6,7 +6,8 @@
  * then training). Its life:
  *   QUEUED -> PREFILL -> DECODE   a request; one that trains goes through TRAIN and PREFILL again
  *   QUEUED -> PREFILL -> TRAIN    a job
- *   running -> PARKED -> running  it waits for another task (a request for its adapter)
+ *   running -> PARKED -> running  it waits for another task (a request for its adapter), or for
+ *                                 the disk
  *   running -> QUEUED             preempted: its pages are gone, its place in line is not
  * The caller moves a running task on with tt_sched_set(); tt_sched_remove() ends it from any state.
  *

@@ -64,9 +64,8 @@ static tt_code grow_pages(tt_seq *s, int32_t need, tt_err *reterr)
     return TT_OK;
 }
 
-/* The key of page i of ids under `parent`. */
-static tt_page_key key_of(uint64_t parent, uint64_t adapter_id, int32_t n_base, const int32_t *ids,
-                          const uint8_t *decoded, int32_t i)
+tt_page_key tt_seq_page_key(uint64_t parent, uint64_t adapter_id, int32_t n_base,
+                            const int32_t *ids, const uint8_t *decoded, int32_t i)
 {
     int32_t first = i * TT_PAGE_TOKENS, base = TT_PAGE_TOKENS;
     if (adapter_id != 0) {
@@ -108,7 +107,7 @@ tt_code tt_seq_match(tt_seq *s, const int32_t *ids, const uint8_t *decoded, int3
      */
     bool chained = s->n_published == s->n / TT_PAGE_TOKENS;
     for (int32_t i = s->n_published; chained && i < full; i++) {
-        tt_page_key key = key_of(s->key, s->adapter_id, s->n_base, ids, decoded, i);
+        tt_page_key key = tt_seq_page_key(s->key, s->adapter_id, s->n_base, ids, decoded, i);
         int32_t page = tt_kv_find(s->kv, &key);
         if (page < 0) {
             break;
@@ -133,7 +132,7 @@ static int32_t walk(tt_kv_pool *kv, bool (*there)(tt_kv_pool *kv, const tt_page_
 {
     uint64_t parent = tt_kv_root(tenant);
     for (int32_t i = 0; i < n / TT_PAGE_TOKENS; i++) {
-        tt_page_key key = key_of(parent, adapter_id, n_base, ids, decoded, i);
+        tt_page_key key = tt_seq_page_key(parent, adapter_id, n_base, ids, decoded, i);
         if (!there(kv, &key)) {
             return i * TT_PAGE_TOKENS;
         }
@@ -180,6 +179,30 @@ tt_code tt_seq_reserve(tt_seq *s, int32_t n, tt_err *reterr)
     return rc;
 }
 
+tt_code tt_seq_restore(tt_seq *s, const int32_t *ids, const uint8_t *decoded, const void *bytes,
+                       tt_err *reterr)
+{
+    int32_t at = s->n_published;
+    assert(s->n == at * TT_PAGE_TOKENS && s->n_pages == at);
+    tt_code rc = tt_seq_reserve(s, TT_PAGE_TOKENS, reterr);
+    if (rc != TT_OK) {
+        return rc;
+    }
+    tt_kv_write_page(s->kv, s->pages[at], bytes);
+    memcpy(s->ids + s->n, ids, TT_PAGE_TOKENS * sizeof *ids);
+    if (decoded != NULL) {
+        memcpy(s->decoded + s->n, decoded, TT_PAGE_TOKENS);
+    } else {
+        memset(s->decoded + s->n, 0, TT_PAGE_TOKENS);
+    }
+    s->n += TT_PAGE_TOKENS;
+    tt_page_key key = tt_seq_page_key(s->key, s->adapter_id, s->n_base, s->ids, s->decoded, at);
+    tt_kv_publish(s->kv, s->pages[at], &key);
+    s->key = tt_page_key_hash(&key);
+    s->n_published++;
+    return TT_OK;
+}
+
 void tt_seq_append(tt_seq *s, const int32_t *ids, int32_t n, bool decoded, bool publish)
 {
     assert(s->n + n <= s->n_pages * TT_PAGE_TOKENS && s->n + n <= s->cap);
@@ -188,7 +211,7 @@ void tt_seq_append(tt_seq *s, const int32_t *ids, int32_t n, bool decoded, bool 
     s->n += n;
     while (publish && (s->n_published + 1) * TT_PAGE_TOKENS <= s->n) {
         tt_page_key key =
-            key_of(s->key, s->adapter_id, s->n_base, s->ids, s->decoded, s->n_published);
+            tt_seq_page_key(s->key, s->adapter_id, s->n_base, s->ids, s->decoded, s->n_published);
         tt_kv_publish(s->kv, s->pages[s->n_published], &key);
         s->key = tt_page_key_hash(&key);
         s->n_published++;

@@ -32,6 +32,15 @@ void tt_seq_set_adapter(tt_seq *s, uint64_t adapter_id, int32_t n_base);
  * ever grows. */
 tt_code tt_seq_match(tt_seq *s, const int32_t *ids, const uint8_t *decoded, int32_t n,
                      int32_t *ret_n, tt_err *reterr);
+/* The next page of a sequence of whole published pages comes from elsewhere: `bytes` are what
+ * running ids[0, 64) would have written after it. decoded: [64], NULL = none. TT_E_CAPACITY when
+ * the pool has no page left: nothing is changed. TT_E_NOMEM. */
+tt_code tt_seq_restore(tt_seq *s, const int32_t *ids, const uint8_t *decoded, const void *bytes,
+                       tt_err *reterr);
+/* The key of page i of ids [(i + 1) * 64] whose page before it has the key `parent`. Borrows ids.
+ */
+tt_page_key tt_seq_page_key(uint64_t parent, uint64_t adapter_id, int32_t n_base,
+                            const int32_t *ids, const uint8_t *decoded, int32_t i);
 /* Leading tokens of a prompt that tt_seq_match() would find on an empty sequence: in any page (any
  * thread), or in pages that are in use (engine only). */
 int32_t tt_seq_cached(tt_kv_pool *kv, const char *tenant, uint64_t adapter_id, int32_t n_base,

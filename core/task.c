@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/restore.h"
 #include "core/sysinfo.h"
 
 tt_event *tt_task_event(tt_event_type type, size_t owned_bytes, tt_err *reterr)
@@ -87,6 +88,7 @@ void tt_task_destroy(tt_worker *w, tt_task **task)
     if (t->sched.mid_step) { /* it has run: this is the engine's thread */
         tt_prefill_abandon(w, t);
     }
+    tt_restore_forget(t);
     tt_adapter_unref(&w->device, &t->adapter);
     tt_adapter_unref(&w->device, &t->answering);
     tt_adapter_unref(&w->device, &t->starting);
@@ -115,6 +117,8 @@ void tt_task_name_adapters(tt_worker *w, tt_task *t)
 void tt_task_drop_pages(tt_worker *w, tt_task *t)
 {
     tt_prefill_abandon(w, t);
+    tt_restore_forget(t);
+    t->asked = 0;
     tt_seq_finish(&t->seq);
     tt_seq_init(&t->seq, w->kv, t->p->adapter_scope);
     t->fresh = t->counted = true;

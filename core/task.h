@@ -4,6 +4,7 @@
 #ifndef TT_TASK_H
 #define TT_TASK_H
 
+#include "core/page_store.h"
 #include "core/qttt.h"
 #include "core/sampler.h"
 #include "core/scheduler.h"
@@ -14,7 +15,7 @@
 #define TT_POLL_UNITS 2    /* layers between two looks at clock and cancel flag */
 #define TT_DECODE_BLOCK 16 /* rows of one piece of generated tokens that are run again */
 
-enum { TT_TASK_MORE = 1, TT_TASK_PARKED = 2, TT_TASK_OVER = 3 };
+enum { TT_TASK_MORE = 1, TT_TASK_PARKED = 2, TT_TASK_OVER = 3, TT_TASK_WAITING = 4 };
 
 typedef struct tt_training tt_training;
 
@@ -58,11 +59,15 @@ typedef struct tt_task {
     bool named;                       /* the next two have been looked for */
     tt_adapter *answering, *starting; /* referenced: p->adapter_id and p->qttt.start_adapter, kept
                                          while it waits; NULL = none, or gone */
-    bool fresh;     /* the cache has not been asked since pages were lost or the adapter changed */
-    bool counted;   /* what the cache gave back after a preemption is no hit */
-    bool logits;    /* the piece that reaches `until` gives logits of its last row */
-    int32_t cached; /* prompt tokens whose K/V were found */
-    int32_t piece;  /* rows of the piece under way */
+    bool fresh; /* the cache has not been asked since pages were lost or the adapter changed */
+    tt_page_fetch *fetch; /* owned: pages on disk that it waits for, PARKED; NULL = none */
+    double asked_at;      /* when it began to wait */
+    int32_t asked;        /* the store is not asked before the sequence has so many pages */
+    bool saved;           /* its context has been given to the saver */
+    bool counted;         /* what the cache gave back after a preemption is no hit */
+    bool logits;          /* the piece that reaches `until` gives logits of its last row */
+    int32_t cached;       /* prompt tokens whose K/V were found */
+    int32_t piece;        /* rows of the piece under way */
     double submitted, started;
     int32_t load; /* other requests at admission: one number for all jobs of a request */
     bool paused_told;
@@ -92,8 +97,14 @@ tt_code tt_task_cancelled(tt_err *reterr);
 /* ---- prefill.c ---- */
 
 /* Grows the sequence towards t->until for about `seconds`. TT_OK: it is there. TT_TASK_MORE.
- * TT_E_CAPACITY: pages are missing, nothing was begun, call again when there are some. */
+ * TT_TASK_WAITING: for pages from disk, t->fetch: call again when it is done. TT_E_CAPACITY: pages
+ * are missing, nothing was begun, call again when there are some. */
 tt_code tt_prefill_run(tt_worker *w, tt_task *t, double seconds, tt_err *reterr);
+/* Takes what t->fetch has brought and asks for more. TT_OK: nothing (more) is to be had from disk.
+ * TT_TASK_WAITING; TT_E_CAPACITY; TT_E_NOMEM. */
+tt_code tt_prefill_fetched(tt_worker *w, tt_task *t, tt_err *reterr);
+/* The sequence has grown from `had` tokens without running any: counts and tells it. */
+tt_code tt_prefill_found(tt_worker *w, tt_task *t, int32_t had, tt_err *reterr);
 /* Forgets a piece that has begun. */
 void tt_prefill_abandon(tt_worker *w, tt_task *t);
 /* It wants the log-probabilities of its prompt: every token is run, no page of the cache serves. */

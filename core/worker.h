@@ -7,6 +7,7 @@
 #include "core/engine.h"
 #include "core/forward.h"
 #include "core/kv.h"
+#include "core/page_store.h"
 
 typedef struct tt_worker {
     tt_model *model;            /* owned */
@@ -18,6 +19,7 @@ typedef struct tt_worker {
     tt_step *decode_step;       /* owned */
     tt_step *spare_step;        /* owned: a training's that is over; NULL while one runs */
     tt_adapter_cache *adapters; /* owned */
+    tt_page_store *store;       /* owned: pages on disk; NULL = none */
     int n_threads;
     int32_t max_context, prefill_chunk;
     tt_qttt_caps caps;

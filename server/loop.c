@@ -293,6 +293,12 @@ static void shut_down(tt_server *s)
     }
 }
 
+/* One of the engine's threads. */
+static void on_engine_warning(void *arg, const char *text)
+{
+    tt_log(TT_LOG_WARN, "%s", text);
+}
+
 /* What the loop thread keeps between requests. */
 static tt_code create_tables(tt_server *s, tt_err *reterr)
 {
@@ -336,6 +342,12 @@ int tt_serve(const tt_settings *settings)
     }
     if (rc == TT_OK) {
         rc = announce(s, &err);
+    }
+    if (rc == TT_OK && s->state_dir[0] != '\0') {
+        snprintf(s->page_folder, sizeof s->page_folder, "%s/pages", s->state_dir);
+        options.page_folder = s->page_folder;
+        options.page_store_bytes = (uint64_t)settings->state_max_bytes;
+        options.on_warning = on_engine_warning;
     }
     if (rc == TT_OK) {
         options.on_state = on_engine_state;

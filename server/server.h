@@ -47,8 +47,9 @@ typedef struct tt_server {
     uv_timer_t tick;          /* heartbeats of streams */
     uv_timer_t drain_timer;   /* ends a phase of draining */
     uv_signal_t sigterm, sigint;
-    char state_dir[4000]; /* constant after the start: any; "" = off */
-    bool state_degraded;  /* as last seen, for the log */
+    char state_dir[4000];   /* constant after the start: any; "" = off */
+    char page_folder[4040]; /* constant after the start: K/V pages in it */
+    bool state_degraded;    /* as last seen, for the log */
     int exit_status, engine_seen;
     double drain_deadline; /* monotonic */
     double started;        /* monotonic seconds */

@@ -553,6 +553,11 @@ void tt_engine_unpin(tt_engine *e, uint64_t adapter_id)
     (void)adapter_id;
 }
 
+int32_t tt_engine_stored_tokens(const tt_engine *e, const tt_job_params *params)
+{
+    return tt_engine_cached_tokens(e, params);
+}
+
 int32_t tt_engine_cached_tokens(const tt_engine *e, const tt_job_params *params)
 {
     (void)e;
