@@ -294,6 +294,7 @@ struct tt_state_reader {
     int32_t n;
     entry *blocks; /* [n] */
     char name[NAME_MAX + 1];
+    tt_state_kind kind; /* as the file says */
 };
 
 static tt_code read_at(const tt_state_reader *r, uint64_t at, void *dst, size_t n, tt_err *reterr)
@@ -317,18 +318,23 @@ static tt_code read_at(const tt_state_reader *r, uint64_t at, void *dst, size_t 
     return TT_OK;
 }
 
+/* kind NULL: any. */
 static tt_code check_head(tt_state_reader *r, const uint8_t *head, const tt_state_kind *kind,
                           tt_err *reterr)
 {
+    tt_state_kind *is = &r->kind;
     uint64_t n = get32(head + AT_BLOCKS), table = get64(head + AT_TABLE);
     if (get64(head + AT_HEAD_SUM) != XXH3_64bits(head, AT_HEAD_SUM)) {
         return tt_fail(reterr, TT_E_INVALID, "%s has a damaged header", r->name);
     }
-    if (memcmp(head, "QTTT", 4) != 0 || memcmp(head + 4, kind->name, 4) != 0 ||
-        get32(head + AT_CONTAINER) != CONTAINER || get32(head + AT_VERSION) != kind->version) {
+    memcpy(is->name, head + 4, 4);
+    is->version = get32(head + AT_VERSION);
+    is->fingerprint = get64(head + AT_FINGERPRINT);
+    if (memcmp(head, "QTTT", 4) != 0 || get32(head + AT_CONTAINER) != CONTAINER ||
+        (kind != NULL && (memcmp(is->name, kind->name, 4) != 0 || is->version != kind->version))) {
         return tt_fail(reterr, TT_E_INVALID, "%s is of another kind or version", r->name);
     }
-    if (get64(head + AT_FINGERPRINT) != kind->fingerprint) {
+    if (kind != NULL && is->fingerprint != kind->fingerprint) {
         return tt_fail(reterr, TT_E_INVALID, "%s was made by another model or build", r->name);
     }
     if (n > TT_STATE_FILE_MAX_BLOCKS || get64(head + AT_BYTES) != r->bytes || table > r->bytes ||
@@ -392,7 +398,7 @@ static tt_code open_file(tt_state_reader *r, const char *path, tt_err *reterr)
 tt_code tt_state_reader_open(const char *folder, const char *name, const tt_state_kind *kind,
                              tt_state_reader **ret_reader, tt_err *reterr)
 {
-    assert(strlen(kind->name) == 4);
+    assert(kind == NULL || strlen(kind->name) == 4);
     char path[PATH_MAX];
     tt_state_reader *r = calloc(1, sizeof *r);
     if (r == NULL) {
@@ -439,6 +445,32 @@ tt_code tt_state_reader_read(tt_state_reader *r, int32_t block, void *dst, size_
     if (rc == TT_OK && XXH3_64bits(dst, n) != e->sum) {
         rc = tt_fail(reterr, TT_E_INVALID, "block %d of %s is damaged", block, r->name);
     }
+    return rc;
+}
+
+static tt_code check_block(tt_state_reader *r, int32_t block, tt_err *reterr)
+{
+    size_t n = (size_t)r->blocks[block].n; /* at most the file's */
+    void *p = malloc(n + 1);
+    tt_code rc = p != NULL ? tt_state_reader_read(r, block, p, n, reterr)
+                           : tt_fail(reterr, TT_E_NOMEM, "no memory to read %s", r->name);
+    free(p);
+    return rc;
+}
+
+tt_code tt_state_file_check(const char *folder, const char *name, tt_state_kind *ret_kind,
+                            uint64_t *ret_bytes, tt_err *reterr)
+{
+    tt_state_reader *r = NULL;
+    tt_code rc = tt_state_reader_open(folder, name, NULL, &r, reterr);
+    for (int32_t i = 0; rc == TT_OK && i < r->n; i++) {
+        rc = check_block(r, i, reterr);
+    }
+    if (rc == TT_OK) {
+        *ret_kind = r->kind;
+        *ret_bytes = r->bytes;
+    }
+    tt_state_reader_close(&r);
     return rc;
 }
 

@@ -55,8 +55,8 @@ void tt_state_writer_abandon(tt_state_writer **writer);
 
 typedef struct tt_state_reader tt_state_reader;
 
-/* TT_E_INVALID: cut, changed, or of another kind, version or fingerprint. TT_E_IO: it is not there
- * or cannot be read. TT_E_NOMEM. */
+/* kind NULL: any. TT_E_INVALID: cut, changed, or of another kind, version or fingerprint. TT_E_IO:
+ * it is not there or cannot be read. TT_E_NOMEM. */
 tt_code tt_state_reader_open(const char *folder, const char *name, const tt_state_kind *kind,
                              tt_state_reader **ret_reader, tt_err *reterr);
 int32_t tt_state_reader_blocks(const tt_state_reader *r);
@@ -69,6 +69,11 @@ tt_code tt_state_reader_read(tt_state_reader *r, int32_t block, void *dst, size_
 /* Sets the time of its last use, by which an old one is found. Best effort. */
 void tt_state_reader_touch(tt_state_reader *r);
 void tt_state_reader_close(tt_state_reader **reader);
+
+/* Reads the whole file, of whatever kind. TT_OK: every sum is right; *ret_kind and *ret_bytes (of
+ * the file) say what it is. Errors as above. */
+tt_code tt_state_file_check(const char *folder, const char *name, tt_state_kind *ret_kind,
+                            uint64_t *ret_bytes, tt_err *reterr);
 
 /* ---- folders ---- */
 

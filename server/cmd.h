@@ -13,4 +13,7 @@ int tt_cmd_bench(int argc, char **argv);
 /* qttt inspect MODEL [--json] [--tensors] */
 int tt_cmd_inspect(int argc, char **argv);
 
+/* qttt state check DIR */
+int tt_cmd_state(int argc, char **argv);
+
 #endif

@@ -2,6 +2,7 @@
  * blob is the name, which can hold any byte but is no secret, and behind it the answer's body. */
 #include "server/idempotency_state.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -146,8 +147,8 @@ static tt_code restore(void *arg, const tt_state_row *row)
     tt_idem_image im;
     json_t *keep = NULL;
     tt_err err;
-    tt_code rc =
-        row->expires_at <= t->unix_now ? TT_E_TIMEOUT : tt_idem_row_read(row, &keep, &im, &err);
+    double until = fmin(row->expires_at, row->created_at + t->s->settings->idempotency_ttl);
+    tt_code rc = until <= t->unix_now ? TT_E_TIMEOUT : tt_idem_row_read(row, &keep, &im, &err);
     if (rc == TT_OK) {
         im.begun = t->now - (t->unix_now - row->created_at);
         rc = tt_idem_restore(t->s->idempotency, &im, &err);

@@ -15,6 +15,7 @@ static const struct {
     {"serve", tt_cmd_serve, "serve a model over the OpenAI API"},
     {"run", tt_cmd_run, "answer one prompt without a server"},
     {"bench", tt_cmd_bench, "measure this machine with a model"},
+    {"state", tt_cmd_state, "verify what a server keeps on disk"},
     {"inspect", tt_cmd_inspect, "say what a model file is and what memory it needs"},
 };
 
