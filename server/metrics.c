@@ -230,7 +230,8 @@ static void write_engine(tt_buf *b, const tt_engine_stats *st, const tt_metrics_
             "Rows of decode steps; divided by the steps, the mean batch.", st->decode_rows);
     gauge(b, "qttt_kv_bytes", "Memory of the K/V pool.", (double)st->kv_bytes_total);
     gauge(b, "qttt_kv_pages", "Pages of the K/V pool.", (double)st->kv_pages_total);
-    gauge(b, "qttt_kv_pages_used", "Pages with content.", (double)st->kv_pages_used);
+    gauge(b, "qttt_kv_pages_used", "Pages with content.",
+          (double)(st->kv_pages_used + st->kv_pages_cached));
     gauge(b, "qttt_kv_pages_cached", "Of these, pages that nobody holds: they can be evicted.",
           (double)st->kv_pages_cached);
 }
@@ -303,13 +304,13 @@ static void alias(tt_buf *b, const char *name, const char *help, const char *mod
 /* The names that the Kubernetes Gateway inference extension reads. */
 static void write_aliases(tt_buf *b, const tt_engine_stats *st, const tt_metrics_page *page)
 {
-    int64_t held = st->kv_pages_used - st->kv_pages_cached, total = st->kv_pages_total;
+    int64_t held = st->kv_pages_used, total = st->kv_pages_total;
     alias(b, "vllm:num_requests_waiting", "Requests that wait for the engine.", page->model_name,
           (double)st->queued);
     alias(b, "vllm:num_requests_running", "Requests that run.", page->model_name,
           (double)st->running);
     alias(b, "vllm:kv_cache_usage_perc", "Share of K/V pages in use, 0 to 1.", page->model_name,
-          held > 0 && total > 0 ? (double)held / (double)total : 0);
+          total > 0 ? (double)held / (double)total : 0);
     head(b, "vllm:cache_config_info", "gauge", "K/V cache: page size and number of pages.");
     tt_buf_printf(b, "vllm:cache_config_info{block_size=\"64\",num_gpu_blocks=\"%lld\"} 1\n",
                   (long long)total);

@@ -40,6 +40,28 @@ def test_probes_are_quick_while_the_engine_works(server):
         assert sorted(times)[-3] < 0.1 * harness.TIME_FACTOR
 
 
+def test_kv_usage_is_what_requests_hold(server):
+    """Whatever else is cached: an answer that is being written holds pages, and nobody holds any afterwards."""
+    def pages():
+        m = {name: value for (name, _), value in server.metrics().items()}
+        return m["vllm:kv_cache_usage_perc"], m["qttt_kv_pages_used"], m["qttt_kv_pages_cached"], m["qttt_kv_pages"]
+
+    assert server.post(PATH, chat(words(900, seed=22), max_tokens=1)).status == 200
+    server.wait_idle()
+    usage, with_content, cached, _ = pages()
+    assert usage == 0 and with_content == cached >= 15
+    with server.connect() as c:
+        c.send(encode("POST", "/v1/completions", {"prompt": "One", "max_tokens": 500, "ignore_eos": True, "stream": True}))
+        assert c.head()[0] == 200
+        server.wait_load(lambda running, waiting: running == 1, harness.LONG)
+        while (now := pages())[0] == 0:
+            assert server.load()[0] == 1, "the answer ended, and no page was ever in use"
+        usage, with_content, cached, total = now
+        assert with_content - cached == pytest.approx(usage * total) and with_content - cached <= 16
+    server.wait_idle()
+    assert pages()[0] == 0
+
+
 def test_metrics_are_prometheus_text(server):
     text = server.get("/metrics").body.decode()
     families = {f.name: f for f in text_string_to_metric_families(text)}

@@ -22,7 +22,7 @@ static long value_of(const char *page, const char *sample)
         fail_msg("no %s", sample);
         return -1;
     }
-    return atol(p + strlen(line));
+    return (long)strtod(p + strlen(line), NULL); /* 2490368 may be written 2.490368e+06 */
 }
 
 /* More of each kind than there is room for. */
@@ -98,7 +98,9 @@ static void page(void **state)
     assert_int_equal(value_of(b.p, "qttt_decode_rows_total "), 13);
     assert_int_equal(value_of(b.p, "vllm:num_requests_running{model_name=\"m\"} "), 1);
     assert_int_equal(value_of(b.p, "vllm:num_requests_waiting{model_name=\"m\"} "), 3);
-    assert_non_null(strstr(b.p, "vllm:kv_cache_usage_perc{model_name=\"m\"} 0.5\n"));
+    assert_non_null(strstr(b.p, "vllm:kv_cache_usage_perc{model_name=\"m\"} 0.6\n"));
+    assert_int_equal(value_of(b.p, "qttt_kv_pages_used "), 7);
+    assert_int_equal(value_of(b.p, "qttt_kv_pages_cached "), 1);
     tt_buf_finish(&b);
 }
 
