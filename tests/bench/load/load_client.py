@@ -179,8 +179,9 @@ class Connection:
 
 
 def error_text(status, data):
+    """data: the body, as bytes or parsed."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        error = json.loads(data)["error"]
+        error = (json.loads(data) if isinstance(data, bytes) else data)["error"]
         return f"{status} {error.get('code') or error['type']}: {error['message']}"
     return f"{status}"
 

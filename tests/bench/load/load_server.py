@@ -12,7 +12,8 @@ import time
 
 
 class Server:
-    """flags: more of the command line; settings: the text of a config file. Its log goes to `log`, or nowhere."""
+    """flags: more of the command line; settings: the text of a config file. Its log goes to `log`, or nowhere; its state into
+    a folder that goes with it, unless the flags name another."""
 
     def __init__(self, binary, model, *flags, settings=None, log=None, seconds=120):
         self.folder = tempfile.TemporaryDirectory(prefix="qttt-load-")
@@ -20,6 +21,8 @@ class Server:
         port_file = home / "port"
         command = [str(binary), "serve", "--model", str(model), "--host", "127.0.0.1", "--port", "0",
                    "--port-file", str(port_file), *map(str, flags)]
+        if "--state-dir" not in flags:
+            command += ["--state-dir", str(home / "state")]
         if settings is not None:
             (home / "qttt.yaml").write_text(settings)
             command += ["--config", str(home / "qttt.yaml")]

@@ -11,7 +11,7 @@ import dataclasses
 import random
 import time
 
-from load_client import Broken, Connection, Record
+from load_client import Broken, Connection, Record, error_text
 
 NOUNS = ("anchor archive baker bishop bridge cabinet canal captain cellar clerk coast column council courier dock engine "
          "ferry fortress garden glacier harbour island journal kettle lantern ledger library market mason meadow mill "
@@ -158,7 +158,7 @@ class User:
             if record.status == 201:
                 self.session, record.outcome = got["id"], "completed"
             else:
-                record.error = f"session: {record.status}"
+                record.error = f"session: {error_text(record.status, got)}"
         except Broken as e:
             record.error = str(e)
         record.end = time.perf_counter()
@@ -206,13 +206,13 @@ async def follow_job(connection, session, body, record, poll=0.1):
     if record.status == 429:
         return "aborted", "job: 429"
     if record.status != 202:
-        return "failed", f"job: {record.status}"
+        return "failed", f"job: {error_text(record.status, job)}"
     while job["status"] in ("queued", "running", "paused"):
         await asyncio.sleep(poll)
         poll = min(2 * poll, 1.0)
         status, job = await connection.exchange("GET", f"/v1/qttt/jobs/{job['id']}")
         if status != 200:
-            return "failed", f"job: {status}"
+            return "failed", f"job: {error_text(status, job)}"
     if job["status"] == "succeeded":
         return "completed", ""
     code = (job.get("error") or {}).get("code")

@@ -94,8 +94,6 @@ class Soak(load_run.Run):
         self.rng = random.Random(f"{seed}/faults")
         self.faults = []  # (from, to, what), perf_counter
         self.samples = []  # (time, resident bytes, open files, requests ended)
-        self.has_state = "--state-dir" in subprocess.run([server.process.args[0], "serve", "--help"],
-                                                         capture_output=True, text=True).stdout
 
     def new_user(self):
         user = super().new_user()
@@ -139,9 +137,7 @@ class Soak(load_run.Run):
             await asyncio.sleep(1)
 
     async def run(self):
-        beside = [asyncio.ensure_future(self.kill_proxies()), asyncio.ensure_future(self.sample())]
-        if self.has_state:
-            beside.append(asyncio.ensure_future(self.fail_disk()))
+        beside = [asyncio.ensure_future(work) for work in (self.kill_proxies(), self.fail_disk(), self.sample())]
         main = asyncio.ensure_future(super().run())
         try:
             await asyncio.wait([main, *beside], return_when=asyncio.FIRST_COMPLETED)
@@ -303,6 +299,8 @@ def soak(checks, args, model, folder):
         files = server.open_files()
         run = Soak(server, args.seconds, args.seed)
         outcome = asyncio.run(run.run())
+        if args.samples:
+            pathlib.Path(args.samples).write_text("".join(f"{t:.1f},{v},{n},{k}\n" for t, v, n, k in run.samples))
         judge_requests(checks, run, outcome)
         time.sleep(1)
         left = asyncio.run(delete_sessions(server.host, server.port))
@@ -310,7 +308,7 @@ def soak(checks, args, model, folder):
         run.samples.append((time.perf_counter(), server.resident(), server.open_files(), run.samples[-1][3]))
         # Files: its epolls, databases and threads' own may have come with the first requests, but no sockets stay.
         judge_memory(checks, run.samples, files + 16)
-        quiet = Server(args.binary, model, *flags, "--state-dir", "none") if run.has_state else Server(args.binary, model, *flags)
+        quiet = Server(args.binary, model, *flags, "--state-dir", "none")
         chosen = draw(outcome.users, random.Random(f"{args.seed}/sample"))
         compared, wrong = asyncio.run(replay_all(chosen, quiet.host, quiet.port))
         checks.check(compared > 0 and not wrong, f"{compared} answers of {len(chosen)} users came out the same again"
@@ -330,6 +328,7 @@ def main():
     p.add_argument("--small-from")
     p.add_argument("--seconds", type=float, default=float(os.environ.get("SOAK_SECONDS") or 1800))
     p.add_argument("--seed", type=int, default=int(time.time()))
+    p.add_argument("--samples", help="write time, resident bytes, open files and ended requests there, a line a second")
     args = p.parse_args()
     if bool(args.model) == bool(args.small_from):
         p.error("either --model or --small-from")
