@@ -330,7 +330,9 @@ static void sweep(tt_engine *e, double now, double *refreshed)
         t->sched.paused = t->t != NULL && tt_job_paused(t->job) && !t->sched.mid_step;
         bool queued = t->sched.state == TT_SCHED_QUEUED;
         bool behind_tag = queued && tt_sched_behind_tag(&t->sched);
-        int32_t position = queued && t->last != NULL ? tt_sched_position(e->sched, &t->sched) : -1;
+        /* of requests now and then: each looks through the whole queue */
+        bool tell = queued && (t->last != NULL || refresh);
+        int32_t position = tell ? tt_sched_position(e->sched, &t->sched) : -1;
         pthread_mutex_unlock(&e->mutex);
         if (position >= 0) {
             tt_job_set_position(t->job, position, reason_to_wait(e, t, behind_tag));

@@ -33,5 +33,6 @@ void tt_api_livez(tt_http_request *req);
 void tt_api_readyz(tt_http_request *req);
 void tt_api_startupz(tt_http_request *req);
 void tt_api_metrics(tt_http_request *req);
+void tt_api_admin_state(tt_http_request *req);
 
 #endif

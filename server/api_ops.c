@@ -85,5 +85,6 @@ void tt_api_metrics(tt_http_request *req)
                            .sessions = sessions.sessions,
                            .session_bytes = (int64_t)sessions.bytes,
                            .max_context = s->served != NULL ? s->served->max_context : 0});
+    tt_tenants_metrics(&s->tenants, &b);
     tt_http_reply(req, 200, "text/plain; version=0.0.4; charset=utf-8", &b);
 }

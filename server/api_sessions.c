@@ -115,6 +115,10 @@ static void finish_create(tt_session_work *w)
         tt_http_reply_error(req, &w->error);
         return;
     }
+    if (!tt_tenant_may_read(req->tenant, (int64_t)w->n_context, tt_now(), &w->error)) {
+        tt_http_reply_error(req, &w->error);
+        return;
+    }
     tt_code rc = tt_session_create(w->ids, (int32_t)w->n_context,
                                    (int32_t)s->settings->max_generations, &data, &err);
     if (rc == TT_OK) {
@@ -139,6 +143,7 @@ static void finish_create(tt_session_work *w)
         reply_code(req, &err);
         return;
     }
+    tt_tenant_take_prompt(req->tenant, (int64_t)w->n_context, tt_now());
     set_common(req, r, &w->metadata, w->ttl_seconds);
     reply_session(req, 201, r);
 }

@@ -17,6 +17,7 @@ typedef struct tt_choice {
     tt_job *job;                        /* a reference; NULL before admission and after its end */
     tt_buf text;                        /* what is not sent yet; all of it when not streaming */
     tt_logprob_list logprobs;           /* likewise */
+    bool started;                       /* its job has left the queue */
     bool opened;                        /* its first chunk may go out, or has */
     double last_token;                  /* monotonic; 0 = none has come */
 

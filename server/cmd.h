@@ -12,6 +12,8 @@ int tt_cmd_run(int argc, char **argv);
 int tt_cmd_bench(int argc, char **argv);
 /* qttt inspect MODEL [--json] [--tensors] */
 int tt_cmd_inspect(int argc, char **argv);
+/* qttt key new NAME | list | remove NAME [--file FILE] [flags] */
+int tt_cmd_key(int argc, char **argv);
 
 /* qttt state check DIR */
 int tt_cmd_state(int argc, char **argv);

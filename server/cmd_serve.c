@@ -1,10 +1,15 @@
 /* cmd_serve.c - `qttt serve`: the HTTP server. Thread: main, which becomes the loop thread. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "server/cmd.h"
 #include "server/log.h"
+#include "server/log_writer.h"
 #include "server/loop.h"
+
+enum { LOG_BUFFER_BYTES = 1 << 20 };
+#define LOG_END_SECONDS 2.0 /* for what is still in the buffer at the end */
 
 static void print_usage(void)
 {
@@ -19,11 +24,35 @@ static void print_usage(void)
     printf("  --help                           this text\n");
 }
 
+/* The flags of settings are taken out of argv: SIGHUP needs them as they were. */
+static char **copy_args(int argc, char **argv)
+{
+    char **copy = calloc((size_t)argc + 1, sizeof(char *));
+    for (int i = 0; copy != NULL && i < argc; i++) {
+        copy[i] = argv[i];
+    }
+    return copy;
+}
+
+static int serve(tt_settings *settings)
+{
+    tt_err err = {0};
+    tt_log_configure((tt_log_level)settings->log_level, settings->log_format == 1);
+    if (tt_log_writer_start(LOG_BUFFER_BYTES, &err) < 0) {
+        fprintf(stderr, "qttt: %s\n", err.msg);
+        return 1;
+    }
+    int status = tt_serve(settings);
+    tt_log_writer_stop(LOG_END_SECONDS);
+    return status;
+}
+
 int tt_cmd_serve(int argc, char **argv)
 {
     tt_settings settings;
     tt_err err = {0};
-    int status = 2;
+    int status = 2, given = argc;
+    char **args = copy_args(argc, argv);
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0) {
             print_usage();
@@ -44,9 +73,11 @@ int tt_cmd_serve(int argc, char **argv)
     if (rc < 0) {
         fprintf(stderr, "qttt: %s\n", err.msg);
     } else {
-        tt_log_configure((tt_log_level)settings.log_level, settings.log_format == 1);
-        status = tt_serve(&settings);
+        settings.argc = args != NULL ? given : 0;
+        settings.argv = args;
+        status = serve(&settings);
     }
     tt_settings_finish(&settings);
+    free(args);
     return status;
 }

@@ -8,6 +8,7 @@
 #include "server/generation_priv.h"
 #include "server/job_table.h"
 #include "server/log.h"
+#include "server/quota.h"
 #include "server/session_turn.h"
 #include "server/sse.h"
 
@@ -80,6 +81,7 @@ void tt_generation_fail(tt_generation *g, const tt_http_error *e)
 {
     cancel_all(g);
     g->server->metrics.failed++;
+    tt_request_note_error(&g->http->note, e);
     tt_log(TT_LOG_WARN, "%s failed: %d %s", g->http->id, e->status, e->message);
     g->http->on_gone = NULL;
     g->http->on_drained = NULL;
@@ -212,12 +214,45 @@ static tt_code enter_session(tt_generation *g, tt_err *reterr)
     return rc;
 }
 
+/* What the log says of it, whatever becomes of it. */
+static int64_t note_request(const tt_prepared *p)
+{
+    tt_request_note *note = &p->http->note;
+    note->generates = true;
+    note->model = p->request.model;
+    note->prompt_tokens = 0;
+    for (int32_t i = 0; i < p->request.n_prompts; i++) {
+        note->prompt_tokens += (int64_t)p->prompts[i].n_ids;
+    }
+    if (p->turn != NULL && tt_session_turn_record(p->turn) != NULL) {
+        snprintf(note->session, sizeof note->session, "%s", tt_session_turn_record(p->turn)->id);
+    }
+    return note->prompt_tokens;
+}
+
+/* The limits of the key; false: *e is the answer. */
+static bool may_start(const tt_prepared *p, int64_t n_prompt, tt_http_error *e)
+{
+    tt_err err = {0};
+    if (p->turn != NULL && tt_quota_bytes(p->http->server, p->http->scope, 0, &err) < 0) {
+        tt_error_from_code(e, &err);
+        return false;
+    }
+    return tt_tenant_may_read(p->http->tenant, n_prompt, tt_now(), e);
+}
+
 void tt_generation_start(tt_prepared *p)
 {
     tt_http_request *http = p->http;
     tt_server *s = http->server;
     tt_err err = {.code = TT_E_NOMEM};
     tt_http_error e;
+    int64_t n_prompt = note_request(p);
+    if (!may_start(p, n_prompt, &e)) {
+        tt_http_reply_error(http, &e);
+        tt_prepared_destroy(&p);
+        return;
+    }
     tt_generation *g = create(p);
     if (g == NULL) {
         tt_error_from_code(&e, &err);
@@ -238,6 +273,7 @@ void tt_generation_start(tt_prepared *p)
         tt_generation_destroy(g);
         return;
     }
+    tt_tenant_take_prompt(http->tenant, n_prompt, tt_now());
     http->arg = g;
     http->on_gone = on_gone;
     if (g->prepared->request.stream) {

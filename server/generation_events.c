@@ -65,15 +65,24 @@ static void on_progress(tt_generation *g, const tt_event *ev)
     }
 }
 
+/* Each sample that is written is paid for, also when its client has left meanwhile. */
+static void note_token(tt_generation *g)
+{
+    g->http->note.generated_tokens++;
+    tt_tenant_take_answer(g->http->tenant, 1, tt_now());
+}
+
 static void on_token(tt_generation *g, tt_choice *c, const tt_event *ev)
 {
     double now = tt_now();
     tt_metrics *m = &g->server->metrics;
     if (!g->any_token) {
         tt_histogram_add(&m->first_token, now - g->http->started);
+        g->http->note.first_token_seconds = now - g->http->started;
     } else if (c->last_token > 0) {
         tt_histogram_add(&m->inter_token, now - c->last_token);
     }
+    note_token(g);
     g->any_token = true;
     c->last_token = now;
     open_choice(g, c);
@@ -93,6 +102,9 @@ static bool trained(const tt_qttt_result *q)
 static void on_adapted(tt_generation *g, tt_choice *c, const tt_event *ev)
 {
     c->qttt = ev->u.adapted;
+    if (trained(&c->qttt)) {
+        g->http->note.trained_tokens += c->qttt.trained_tokens;
+    }
     if (g->prepared->turn != NULL) {
         tt_session_turn_adapted(g->prepared->turn, &c->qttt,
                                 g->record != NULL ? g->record->id : NULL);
@@ -154,6 +166,8 @@ static void finish(tt_generation *g, const tt_choice *last)
         carrier->job_id = tt_generation_settle_record(g);
         carrier->prefill_seconds = g->adapted->prefill_seconds;
     }
+    g->http->note.cached_tokens = usage.cached_tokens;
+    g->http->note.outcome = last->finish_reason;
     g->server->metrics.succeeded++;
     tt_histogram_add(&g->server->metrics.end_to_end, tt_now() - g->http->started);
     g->http->on_gone = NULL;
@@ -176,6 +190,7 @@ static bool on_done(tt_generation *g, tt_choice *c, const tt_event *ev)
 {
     tt_metrics *m = &g->server->metrics;
     tt_histogram_add(&m->queue, ev->u.done.queue_seconds);
+    g->http->note.queue_seconds = ev->u.done.queue_seconds;
     tt_histogram_add(&m->prefill, ev->u.done.prefill_seconds);
     tt_histogram_add(&m->decode, ev->u.done.decode_seconds);
     open_choice(g, c);
@@ -210,6 +225,8 @@ bool tt_generation_on_event(tt_generation *g, tt_choice *c, const tt_event *ev)
     tt_generation_tell_record(g, ev);
     switch (ev->type) {
     case TT_EV_STARTED:
+        c->started = true;
+        break;
     case TT_EV_PROBE:
     case TT_EV_STATUS:
     case TT_EV_ADAPTED:

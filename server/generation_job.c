@@ -4,6 +4,7 @@
 
 #include "server/generation_priv.h"
 #include "server/job_table.h"
+#include "server/quota.h"
 #include "server/session_turn.h"
 
 /* The session has taken the adapter already, and given it its number. */
@@ -22,8 +23,13 @@ tt_code tt_generation_open_record(tt_generation *g, tt_job *const *jobs, tt_err 
                         .jobs = jobs,
                         .n_jobs = g->n_choices,
                         .in_request = true};
-    if (tt_job_get_params(jobs[0])->qttt.mode == TT_QTTT_OFF) {
+    tt_qttt_mode mode = tt_job_get_params(jobs[0])->qttt.mode;
+    if (mode == TT_QTTT_OFF) {
         return TT_OK;
+    }
+    tt_code rc = mode == TT_QTTT_ON ? tt_quota_job(g->server, g->http->scope, reterr) : TT_OK;
+    if (rc < 0) {
+        return rc;
     }
     if (s != NULL) {
         open.key = s->id + TT_SESSION_PREFIX;
@@ -35,7 +41,7 @@ tt_code tt_generation_open_record(tt_generation *g, tt_job *const *jobs, tt_err 
     } else if (tt_session_is_key(g->http->id)) {
         open.key = g->http->id; /* by which a proxy has chosen this server */
     }
-    tt_code rc = tt_job_table_open(g->server->jobs, &open, &g->record, reterr);
+    rc = tt_job_table_open(g->server->jobs, &open, &g->record, reterr);
     if (rc == TT_OK && s != NULL) {
         s->n_jobs = g->record->n;
     }

@@ -8,12 +8,10 @@
 #include <strings.h>
 #include <sys/random.h>
 
-#include <xxhash.h>
-
 #include "server/http_commit.h"
 #include "server/http_once.h"
 #include "server/http_priv.h"
-#include "server/log.h"
+#include "server/listen.h"
 #include "server/route.h"
 
 /* A refused body is read and dropped up to this many times server.max_body, so that the client gets
@@ -40,6 +38,12 @@ void tt_http_unref(tt_http_request *req)
 const char *tt_http_get_header(tt_http_request *req, const char *name)
 {
     return req->mhd != NULL ? MHD_lookup_connection_value(req->mhd, MHD_HEADER_KIND, name) : NULL;
+}
+
+/* Probes always, /metrics as the operator decides. */
+bool tt_http_is_open(const tt_http_request *req)
+{
+    return req->route->open || (req->route->metrics && req->server->settings->open_metrics);
 }
 
 bool tt_http_accepts(tt_http_request *req, const char *type)
@@ -84,37 +88,49 @@ static void choose_id(tt_http_request *req)
     }
 }
 
-/* Compares in a time that depends on the lengths only. */
-static bool same_key(const char *a, const char *b)
+/* Whether the client sits on this machine: its address is loopback, or the socket has a path. */
+static bool is_local(const tt_http_request *req)
 {
-    size_t na = strlen(a), nb = strlen(b);
-    unsigned diff = na != nb;
-    for (size_t i = 0; i < na; i++) {
-        diff |= (unsigned char)(a[i] ^ b[nb > 0 ? i % nb : 0]);
-    }
-    return diff == 0;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(req->mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    const struct sockaddr *a = info != NULL ? info->client_addr : NULL;
+    return req->server->settings->unix_socket[0] != '\0' || (a != NULL && tt_listen_is_local(a));
 }
 
+/* What a route asks of its caller beyond a key. */
+static void check_role(tt_http_request *req, tt_http_error *e)
+{
+    bool admin = req->tenant != NULL ? req->tenant->key.role == TT_ROLE_ADMIN : is_local(req);
+    bool wanted = req->route->admin || (req->route->metrics && req->server->keyed);
+    if (wanted && !admin) {
+        tt_error_set(e, 403, NULL, "admin_only",
+                     req->tenant != NULL
+                         ? "this needs an API key of role admin"
+                         : "without API keys this is for clients on this machine alone");
+    }
+}
+
+/* Whose request it is, and whether he may make one now. */
 static void check_key(tt_http_request *req, tt_http_error *e)
 {
-    const tt_string_list *keys = &req->server->settings->api_keys;
+    tt_server *s = req->server;
     const char *auth = tt_http_get_header(req, "Authorization");
-    if (keys->n == 0 || req->route->open) {
+    if (tt_http_is_open(req)) {
         return;
     }
-    const char *key = auth != NULL && strncasecmp(auth, "Bearer ", 7) == 0 ? auth + 7 : "";
-    bool ok = false;
-    for (int32_t i = 0; i < keys->n; i++) {
-        ok |= same_key(keys->v[i], key);
+    if (s->keyed) {
+        bool bearer = auth != NULL && strncasecmp(auth, "Bearer ", 7) == 0;
+        req->tenant = tt_tenants_find(&s->tenants, bearer ? auth + 7 : "");
+        if (req->tenant == NULL) {
+            tt_error_set(e, 401, NULL, "invalid_api_key",
+                         auth == NULL ? "an API key is required: Authorization: Bearer KEY"
+                                      : "the API key is not valid");
+            return;
+        }
+        snprintf(req->scope, sizeof req->scope, "%s", req->tenant->key.scope);
     }
-    if (!ok) {
-        tt_error_set(e, 401, NULL, "invalid_api_key",
-                     auth == NULL ? "an API key is required: Authorization: Bearer KEY"
-                                  : "the API key is not valid");
-        return;
-    }
-    snprintf(req->scope, sizeof req->scope, "%016llx",
-             (unsigned long long)XXH3_64bits(key, strlen(key)));
+    check_role(req, e);
+    req->entered = e->status == 0 && tt_tenant_enter(req->tenant, tt_now(), e);
 }
 
 static void check_type(tt_http_request *req, tt_http_error *e)
@@ -195,6 +211,7 @@ static tt_http_request *create_request(tt_http *h, struct MHD_Connection *mhd, c
     h->n_active++;
     tt_http_guard_request(c);
     choose_id(req);
+    tt_trace_begin(&req->note.trace, tt_http_get_header(req, "traceparent"));
     return req;
 }
 
@@ -237,6 +254,9 @@ static void dispatch(tt_http_request *req)
     tt_server *s = req->server;
     tt_http_error e;
     req->dispatched = true;
+    if (s->settings->log_prompts) {
+        tt_request_note_body(&req->note, &req->arena, req->body.p, req->body.n);
+    }
     if (strcmp(req->method, "OPTIONS") == 0) {
         tt_buf none = {0};
         tt_http_reply(req, 204, NULL, &none);
@@ -285,6 +305,7 @@ enum MHD_Result tt_http_access(void *cls, struct MHD_Connection *mhd, const char
         return MHD_YES;
     }
     if (*n_upload > 0) {
+        req->note.received += *n_upload;
         take_body(h, req, upload, *n_upload);
         *n_upload = 0;
         if (req->conn->gone) {
@@ -360,9 +381,10 @@ void tt_http_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
         tt_http_release_body(req);
     }
     bool ok = why == MHD_REQUEST_TERMINATED_COMPLETED_OK || req->answered_early;
-    tt_log(req->route != NULL && req->route->open ? TT_LOG_DEBUG : TT_LOG_INFO,
-           "%s %.200s %d %.1f ms %s%s", req->method, req->url, req->status,
-           (tt_now() - req->started) * 1000, req->id, ok ? "" : " (client left)");
+    tt_request_log(req, ok);
+    if (req->entered) {
+        tt_tenant_leave(req->tenant);
+    }
     tt_metrics_request(&h->server->metrics, req->status, ok);
     if (req->conn->gone) {
         tt_http_close_idle(req->conn);

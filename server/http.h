@@ -14,6 +14,7 @@
 #include "core/arena.h"
 #include "server/buf.h"
 #include "server/error_map.h"
+#include "server/request_log.h"
 
 struct tt_server;
 struct MHD_Connection;
@@ -27,6 +28,8 @@ typedef struct tt_route {
     const char *methods; /* "GET", "POST" */
     tt_handler handler;
     bool open;          /* needs no API key */
+    bool admin;         /* needs one of role admin; without keys a client on this machine */
+    bool metrics;       /* open, or for admins: server.open_metrics */
     bool ready;         /* needs the model: 503 before, and while draining */
     bool optional_body; /* a POST that may come without a body, and then without its type */
 } tt_route;
@@ -38,7 +41,9 @@ struct tt_http_request {
     const tt_route *route;
     char id[TT_REQUEST_ID_BYTES]; /* x-request-id */
     char param[256];              /* what {id} matched, percent-decoded */
-    char scope[40];               /* tenant: hash of the API key, "" without keys */
+    char scope[40];               /* tenant of what it makes (tt_key.scope), "" without keys */
+    struct tt_tenant *tenant;     /* borrowed from the server; NULL without keys */
+    tt_request_note note;         /* for the log */
     tt_buf body;
     bool body_busy; /* a worker reads body: it stays although the client leaves;
                        tt_http_release_body ends it */
@@ -76,6 +81,7 @@ struct tt_http_request {
     size_t hold_at; /* bytes of a stream's out that may go out before its transaction */
     bool has_txn, committing, held;
     bool dispatched, suspended, replied, streaming, stream_ended, gone, close, answered_early;
+    bool entered; /* has its place with its tenant */
 };
 
 /* Binds, listens, starts the daemon and its handles in server->loop. */

@@ -52,6 +52,8 @@ void tt_http_guard_opened(tt_conn *c);
 void tt_http_guard_request(tt_conn *c);
 void tt_http_guard_answered(tt_conn *c);
 void tt_http_guard_closed(tt_conn *c);
+/* Whether the request needs no key. */
+bool tt_http_is_open(const tt_http_request *req);
 /* Makes libmicrohttpd notice that the client of a connection without a request has left. */
 void tt_http_close_idle(tt_conn *c);
 /* Resumes a request that waits, and asks for a run of libmicrohttpd. */

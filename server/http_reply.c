@@ -21,7 +21,9 @@ static const char *const allowed_headers =
     "X-Stainless-Helper-Method, X-Stainless-Poll-Helper, X-Stainless-Custom-Poll-Interval";
 static const char *const exposed_headers =
     "X-Request-Id, X-Session-Id, Retry-After, OpenAI-Processing-Ms, X-Qttt-Ignored-Params, "
-    "X-Should-Retry, Location, Idempotent-Replayed";
+    "X-Should-Retry, Location, Idempotent-Replayed, Traceparent, X-RateLimit-Limit-Requests, "
+    "X-RateLimit-Remaining-Requests, X-RateLimit-Reset-Requests, X-RateLimit-Limit-Tokens, "
+    "X-RateLimit-Remaining-Tokens, X-RateLimit-Reset-Tokens";
 
 void tt_http_header(tt_http_request *req, const char *name, const char *value)
 {
@@ -89,15 +91,25 @@ static bool leaves(const tt_http_request *req)
     return req->server->phase >= TT_PHASE_LEAVING && !probe;
 }
 
+static void put_header(void *arg, const char *name, const char *value)
+{
+    MHD_add_response_header(arg, name, value);
+}
+
 static void add_headers(tt_http_request *req, struct MHD_Response *r)
 {
-    char ms[32];
+    char ms[32], trace[TT_TRACEPARENT_BYTES];
     if (req->content_type != NULL) {
         MHD_add_response_header(r, "Content-Type", req->content_type);
     }
     MHD_add_response_header(r, "X-Request-Id", req->id);
     snprintf(ms, sizeof ms, "%.0f", (tt_now() - req->started) * 1000);
     MHD_add_response_header(r, "OpenAI-Processing-Ms", ms);
+    tt_trace_write(&req->note.trace, trace);
+    if (trace[0] != '\0') {
+        MHD_add_response_header(r, "Traceparent", trace);
+    }
+    tt_tenant_headers(req->tenant, tt_now(), put_header, r);
     for (int i = 0; i < req->n_headers; i++) {
         MHD_add_response_header(r, req->headers[i].name, req->headers[i].value);
     }
@@ -139,6 +151,7 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *out, size_t max)
         n = n < max ? n : max;
         memcpy(out, req->out.p + req->n_read, n);
         req->n_read += n;
+        req->note.sent += n;
         return (ssize_t)n;
     }
     if (req->stream_ended && !req->held) {
@@ -196,6 +209,8 @@ void tt_http_answer_early(tt_http_request *req)
         send(req->conn->fd, out.p, out.n, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)out.n) {
         req->answered_early = true;
         req->status = e->status;
+        req->note.sent = body.n;
+        tt_request_note_error(&req->note, e);
         tt_metrics_rejected(&req->server->metrics, e->status, e->code);
     }
     tt_buf_finish(&body);
@@ -230,6 +245,7 @@ void tt_http_reply(tt_http_request *req, int status, const char *content_type, t
     }
     req->status = status;
     req->content_type = content_type;
+    req->note.sent = body->n;
     req->out = *body;
     *body = (tt_buf){0};
     req->on_gone = NULL;
@@ -263,6 +279,7 @@ void tt_http_reply_error(tt_http_request *req, const tt_http_error *e)
         tt_http_header(req, "X-Should-Retry", "false");
     }
     tt_metrics_rejected(&req->server->metrics, e->status, e->code);
+    tt_request_note_error(&req->note, e);
     tt_http_reply(req, e->status, "application/json", &b);
 }
 

@@ -6,6 +6,7 @@
 #include "server/job_state.h"
 #include "server/job_table.h"
 #include "server/log.h"
+#include "server/quota.h"
 
 /* Every event of a job that the table reads. */
 static void watch(void *arg, const tt_event *ev)
@@ -26,6 +27,39 @@ static bool durable(void *arg)
     return tt_state_durable(s->state);
 }
 
+/* The log's line of a job, also of a request's training. */
+static void on_ended(void *arg, const tt_job_record *r)
+{
+    tt_server *s = arg;
+    tt_log_record l;
+    tt_tenant *tenant = tt_tenants_of_scope(&s->tenants, r->scope);
+    double from = r->started_at > 0 ? r->started_at : r->finished_at;
+    if (tenant != NULL && r->have_result) {
+        tenant->trained_tokens += (uint64_t)r->result.trained_tokens;
+    }
+    if (!tt_log_begin(&l, r->status == TT_JOB_FAILED ? TT_LOG_WARN : TT_LOG_INFO, "job")) {
+        return;
+    }
+    tt_log_text(&l, "job", r->id);
+    tt_log_text(&l, "key", tt_tenant_name(tenant));
+    tt_log_text(&l, "model", r->model);
+    tt_log_text(&l, "session", r->session_id);
+    tt_log_text(&l, "status", tt_job_status_text(r->status));
+    tt_log_text(&l, "outcome",
+                r->status == TT_JOB_FAILED ? r->error_code
+                : r->have_result           ? r->result.stop_reason
+                                           : NULL);
+    tt_log_int(&l, "steps", r->steps_done);
+    tt_log_int(&l, "context_tokens", r->n_context);
+    tt_log_int(&l, "trained_tokens", r->have_result ? r->result.trained_tokens : 0);
+    if (r->have_result) {
+        tt_log_text(&l, "kept", r->result.kept ? "true" : "false");
+    }
+    tt_log_ms(&l, "queue_ms", from - r->created_at);
+    tt_log_ms(&l, "total_ms", r->finished_at - r->created_at);
+    tt_log_end(&l);
+}
+
 tt_code tt_jobs_start(tt_server *s, tt_err *reterr)
 {
     const tt_settings *set = s->settings;
@@ -39,6 +73,7 @@ tt_code tt_jobs_start(tt_server *s, tt_err *reterr)
                                 .gone = tt_job_state_gone,
                                 .hold = tt_job_state_hold,
                                 .durable = durable,
+                                .on_ended = on_ended,
                                 .arg = s},
         &s->jobs, reterr);
 }
@@ -86,7 +121,8 @@ tt_code tt_jobs_train(tt_server *s, tt_session_record *ses, const tt_qttt_reques
     if (q->from_latest && tt_session_choose(ses->data, -1, &latest) == TT_OK) {
         params.start_adapter = latest.adapter_id;
     }
-    tt_code rc = create_job(s, ses, &params, &job, reterr);
+    tt_code rc = tt_quota_job(s, ses->scope, reterr);
+    rc = rc == TT_OK ? create_job(s, ses, &params, &job, reterr) : rc;
     if (rc < 0) {
         return rc;
     }

@@ -103,6 +103,9 @@ void tt_job_table_ended(tt_job_table *t, const tt_job_record *ended)
 {
     int32_t n = 0;
     tt_job_record *oldest = NULL;
+    if (t->opt.on_ended != NULL) {
+        t->opt.on_ended(t->opt.arg, ended);
+    }
     for (tt_job_record *r = t->first; r != NULL; r = r->next) {
         if (tt_job_record_ended(r) && strcmp(r->scope, ended->scope) == 0) {
             n++;
@@ -373,4 +376,20 @@ int32_t tt_job_table_live(const tt_job_table *t, const char *scope, const char *
               (strcmp(r->session_id, session_id) == 0 && strcmp(r->scope, scope) == 0));
     }
     return n;
+}
+
+void tt_job_table_each_live(const tt_job_table *t, void (*each)(void *arg, const tt_job_record *r),
+                            void *arg)
+{
+    for (const tt_job_record *r = t->first; r != NULL; r = r->next) {
+        if (!tt_job_record_ended(r)) {
+            each(arg, r);
+        }
+    }
+}
+
+void tt_job_table_set_retention(tt_job_table *t, double retention_seconds, int32_t max_finished)
+{
+    t->opt.retention_seconds = retention_seconds;
+    t->opt.max_finished = max_finished;
 }

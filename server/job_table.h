@@ -18,6 +18,7 @@ typedef struct tt_job_table_options {
      * that follow, until tt_job_table_release(). */
     bool (*hold)(void *arg, tt_job_record *r, const tt_event *ev);
     bool (*durable)(void *arg); /* rows survive the process; NULL: they do not */
+    void (*on_ended)(void *arg, const tt_job_record *r); /* may be NULL */
     void *arg;
 } tt_job_table_options;
 
@@ -84,6 +85,12 @@ void tt_job_table_poll(tt_job_table *t);
 void tt_job_table_cancel_session(tt_job_table *t, const char *scope, const char *session_id);
 /* Jobs that have not ended; of a session unless session_id is NULL (and then of all tenants). */
 int32_t tt_job_table_live(const tt_job_table *t, const char *scope, const char *session_id);
+
+/* Every job that has not ended, newest first; the function changes nothing in the table. */
+void tt_job_table_each_live(const tt_job_table *t, void (*each)(void *arg, const tt_job_record *r),
+                            void *arg);
+/* Other values of the options of these names, above 0. */
+void tt_job_table_set_retention(tt_job_table *t, double retention_seconds, int32_t max_finished);
 
 /* ---- job_record.c ---- */
 

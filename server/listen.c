@@ -146,3 +146,26 @@ int tt_listen_limit(int wanted)
     int have = r.rlim_cur > OTHER_FILES ? (int)(r.rlim_cur - OTHER_FILES) : 1;
     return have < wanted ? have : wanted;
 }
+
+static bool is_local_v4(uint32_t address)
+{
+    return ntohl(address) >> 24 == 127;
+}
+
+bool tt_listen_is_local(const struct sockaddr *address)
+{
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+    if (address->sa_family == AF_INET) {
+        memcpy(&v4, address, sizeof v4);
+        return is_local_v4(v4.sin_addr.s_addr);
+    }
+    if (address->sa_family != AF_INET6) {
+        return address->sa_family == AF_UNIX;
+    }
+    memcpy(&v6, address, sizeof v6);
+    uint32_t last;
+    memcpy(&last, v6.sin6_addr.s6_addr + 12, sizeof last);
+    return IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr) ||
+           (IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr) && is_local_v4(last));
+}

@@ -14,4 +14,8 @@ int tt_listen_limit(int wanted);
 /* Writes "PORT\n" so that a reader never sees half of it. */
 tt_code tt_listen_write_port(const char *path, int port, tt_err *reterr);
 
+struct sockaddr;
+/* A loopback address, also one of IPv4 inside of IPv6. */
+bool tt_listen_is_local(const struct sockaddr *address);
+
 #endif

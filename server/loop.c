@@ -20,6 +20,7 @@
 #include "server/job_table.h"
 #include "server/listen.h"
 #include "server/log.h"
+#include "server/reload.h"
 #include "server/session_setup.h"
 #include "server/state_setup.h"
 #include "server/work.h"
@@ -242,6 +243,7 @@ static int init_handles(tt_server *s)
 static void close_handles(tt_server *s)
 {
     tt_health_stop(&s->health);
+    tt_reload_stop(&s->reload);
     uv_close((uv_handle_t *)&s->wake, NULL);
     uv_close((uv_handle_t *)&s->tick, NULL);
     uv_close((uv_handle_t *)&s->session_timer, NULL);
@@ -284,6 +286,7 @@ static void shut_down(tt_server *s)
     tt_sessions_end(s);
     tt_job_table_destroy(&s->jobs);
     tt_idem_destroy(&s->idempotency);
+    tt_tenants_finish(&s->tenants);
     tt_served_destroy(&s->served);
     if (listened && s->settings->unix_socket[0] != '\0') {
         remove(s->settings->unix_socket);
@@ -312,7 +315,19 @@ static tt_code create_tables(tt_server *s, tt_err *reterr)
     return rc < 0 ? rc : tt_job_state_restore(s, reterr);
 }
 
-int tt_serve(const tt_settings *settings)
+static tt_code read_keys(tt_server *s, tt_err *reterr)
+{
+    tt_key_list keys = {0};
+    tt_code rc = tt_tenants_read(s->settings, &keys, reterr);
+    if (rc == TT_OK) {
+        rc = tt_tenants_update(&s->tenants, &keys, tt_now(), NULL, reterr);
+    }
+    s->keyed = tt_settings_keyed(s->settings);
+    tt_key_list_finish(&keys);
+    return rc;
+}
+
+int tt_serve(tt_settings *settings)
 {
     tt_err err = {0};
     tt_engine_options options;
@@ -329,6 +344,9 @@ int tt_serve(const tt_settings *settings)
     atomic_init(&s->engine_state, TT_ENGINE_LOADING);
     tt_code rc = tt_engine_options_from(settings, &options, &err);
     if (rc == TT_OK) {
+        rc = read_keys(s, &err);
+    }
+    if (rc == TT_OK) {
         rc = tt_server_open_state(s, &err);
     }
     if (rc == TT_OK) {
@@ -336,6 +354,9 @@ int tt_serve(const tt_settings *settings)
     }
     if (rc == TT_OK) {
         rc = tt_health_start(s, &s->health, &err);
+    }
+    if (rc == TT_OK) {
+        rc = tt_reload_start(s, settings, &s->reload, &err);
     }
     if (rc == TT_OK) {
         rc = tt_http_start(s, &s->http, &err);

@@ -5,8 +5,8 @@
 
 #include "server/settings.h"
 
-/* Serves until SIGTERM or SIGINT. Exit status: 0 after a clean drain, 1 failed, 2 the model cannot
- * be used. */
-int tt_serve(const tt_settings *settings);
+/* Serves until SIGTERM or SIGINT; SIGHUP reads keys and settings again (reload.h). Exit status: 0
+ * after a clean drain, 1 failed, 2 the model cannot be used. */
+int tt_serve(tt_settings *settings);
 
 #endif

@@ -17,6 +17,7 @@ static const struct {
     {"bench", tt_cmd_bench, "measure this machine with a model"},
     {"state", tt_cmd_state, "verify what a server keeps on disk"},
     {"inspect", tt_cmd_inspect, "say what a model file is and what memory it needs"},
+    {"key", tt_cmd_key, "make, list and remove API keys"},
 };
 
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

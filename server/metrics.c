@@ -7,6 +7,8 @@
 
 #include "core/sysinfo.h"
 
+#include "server/log_writer.h"
+
 /* Upper bounds in seconds: from one token on a fast machine to a long prefill on a slow one. */
 static const double bounds[TT_HISTOGRAM_BUCKETS - 1] = {
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300};
@@ -197,6 +199,13 @@ static void write_requests(tt_buf *b, const tt_metrics *m)
     labelled(b, "qttt_generations_total", "outcome", "cancelled", m->cancelled);
     counter(b, "qttt_clients_left_total", "Requests whose client left before the answer ended.",
             m->clients_left);
+    head(b, "qttt_reloads_total", "counter", "Settings and keys read again, by outcome.");
+    tt_buf_printf(b, "qttt_reloads_total{outcome=\"succeeded\"} %llu\n",
+                  (unsigned long long)m->reloads);
+    tt_buf_printf(b, "qttt_reloads_total{outcome=\"failed\"} %llu\n",
+                  (unsigned long long)m->reloads_failed);
+    counter(b, "qttt_log_dropped_total", "Log records that nobody read fast enough.",
+            tt_log_writer_dropped());
 }
 
 static void write_times(tt_buf *b, const tt_metrics *m)

@@ -32,7 +32,8 @@ const tt_route tt_routes[] = {
     {"/readyz", "GET", tt_api_readyz, .open = true},
     {"/startupz", "GET", tt_api_startupz, .open = true},
     {"/health", "GET", tt_api_readyz, .open = true},
-    {"/metrics", "GET", tt_api_metrics, .open = true},
+    {"/metrics", "GET", tt_api_metrics, .metrics = true},
+    {"/v1/admin/state", "GET", tt_api_admin_state, .admin = true},
 };
 
 const int tt_n_routes = (int)(sizeof tt_routes / sizeof *tt_routes);

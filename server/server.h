@@ -10,6 +10,7 @@
 #include "server/metrics.h"
 #include "server/prompt.h"
 #include "server/settings.h"
+#include "server/tenant.h"
 
 typedef enum tt_phase {
     TT_PHASE_LOADING, /* the model is being read: /readyz 503, work 503 */
@@ -27,7 +28,9 @@ typedef struct tt_server {
     tt_served *served; /* NULL until ready; then constant until stop: any */
     tt_phase phase;
     struct tt_http *http;
-    struct tt_state_db *state;         /* what outlives the process; NULL = off */
+    struct tt_state_db *state; /* what outlives the process; NULL = off */
+    bool keyed;                /* there are API keys: tenants below */
+    tt_tenants tenants;
     struct tt_idem *idempotency;       /* what ran under an Idempotency-Key */
     struct tt_state_txn *idem_deletes; /* rows of entries that are gone; NULL = none */
     struct tt_job_table *jobs;         /* qTTT jobs, those of requests too */
@@ -47,9 +50,10 @@ typedef struct tt_server {
     uv_timer_t tick;          /* heartbeats of streams */
     uv_timer_t drain_timer;   /* ends a phase of draining */
     uv_signal_t sigterm, sigint;
-    char state_dir[4000];   /* constant after the start: any; "" = off */
-    char page_folder[4040]; /* constant after the start: K/V pages in it */
-    bool state_degraded;    /* as last seen, for the log */
+    char state_dir[4000];     /* constant after the start: any; "" = off */
+    char page_folder[4040];   /* constant after the start: K/V pages in it */
+    bool state_degraded;      /* as last seen, for the log */
+    struct tt_reload *reload; /* SIGHUP */
     int exit_status, engine_seen;
     double drain_deadline; /* monotonic */
     double started;        /* monotonic seconds */

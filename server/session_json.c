@@ -54,8 +54,7 @@ static int64_t put_generations(tt_buf *b, const tt_session *s)
     return bytes;
 }
 
-/* Bytes of the pages that hold context and head now. */
-static long long kv_bytes(const tt_session_record *r, const tt_engine *engine)
+int64_t tt_session_kv_bytes(const tt_session_record *r, const tt_engine *engine)
 {
     int32_t n_context, n;
     const uint8_t *flags;
@@ -64,7 +63,7 @@ static long long kv_bytes(const tt_session_record *r, const tt_engine *engine)
     const int32_t *rest = tt_session_transcript(r->data, &flags, &n, &p.adapter_id);
     int32_t *ids = malloc(((size_t)n_context + (size_t)n + 1) * sizeof *ids);
     uint8_t *decoded = calloc((size_t)n_context + (size_t)n + 1, 1);
-    long long bytes = 0;
+    int64_t bytes = 0;
     if (ids != NULL && decoded != NULL && engine != NULL) {
         memcpy(ids, context, (size_t)n_context * sizeof *ids);
         if (n > 0) {
@@ -76,8 +75,8 @@ static long long kv_bytes(const tt_session_record *r, const tt_engine *engine)
         p.n_prompt = n_context + n;
         p.qttt.context_tokens = n_context;
         strncpy(p.adapter_scope, r->scope, sizeof p.adapter_scope - 1);
-        bytes = (long long)tt_engine_cached_tokens(engine, &p) / PAGE_TOKENS *
-                (long long)tt_engine_page_bytes(engine);
+        bytes = (int64_t)tt_engine_cached_tokens(engine, &p) / PAGE_TOKENS *
+                (int64_t)tt_engine_page_bytes(engine);
     }
     free(ids);
     free(decoded);
@@ -111,7 +110,7 @@ void tt_session_write(tt_buf *b, const tt_session_record *r, const tt_engine *en
                   (int)(r->status == TT_SESSION_READY ? n_context : r->done));
     int64_t adapter_bytes = put_generations(b, r->data);
     tt_buf_printf(b, ",\"kv_bytes\":%lld,\"adapter_bytes\":%lld,\"resident\":\"device\"",
-                  kv_bytes(r, engine), (long long)adapter_bytes);
+                  (long long)tt_session_kv_bytes(r, engine), (long long)adapter_bytes);
     put_qttt(b, r);
     tt_buf_puts(b, ",\"metadata\":");
     tt_buf_puts(b, r->metadata);

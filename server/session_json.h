@@ -8,4 +8,7 @@
 void tt_session_write(tt_buf *b, const tt_session_record *r, const tt_engine *engine,
                       const char *model);
 
+/* Bytes of the K/V pages that hold its context and head now, also those that it shares. */
+int64_t tt_session_kv_bytes(const tt_session_record *r, const tt_engine *engine);
+
 #endif

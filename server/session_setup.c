@@ -2,10 +2,12 @@
 #include "server/session_setup.h"
 
 #include <math.h>
+#include <stdio.h>
 
 #include "server/job_setup.h"
 #include "server/job_table.h"
 #include "server/log.h"
+#include "server/quota.h"
 
 static void on_sweep(uv_timer_t *t);
 
@@ -35,6 +37,11 @@ static void wake_loop(void *arg)
     uv_async_send(arg); /* engine thread */
 }
 
+static tt_code may_add(void *arg, const char *scope, size_t n_bytes, tt_err *reterr)
+{
+    return tt_quota_session(arg, scope, n_bytes, reterr);
+}
+
 static void on_prefilled(void *arg, tt_session_record *r)
 {
     tt_jobs_session_prefilled(arg, r);
@@ -59,6 +66,7 @@ tt_code tt_sessions_start(tt_server *s, tt_err *reterr)
                                     .ttl_seconds = set->session_ttl,
                                     .max_generations = (int32_t)set->max_generations,
                                     .engine = engine_of,
+                                    .may_add = may_add,
                                     .on_prefilled = on_prefilled,
                                     .on_deleted = on_deleted,
                                     .wake = wake_loop,
@@ -89,6 +97,9 @@ tt_session_record *tt_sessions_of_path(tt_http_request *req)
         tt_error_set(&e, 404, NULL, "session_not_found", "the session '%.100s' does not exist",
                      req->param);
         tt_http_reply_error(req, &e);
+    }
+    if (r != NULL) {
+        snprintf(req->note.session, sizeof req->note.session, "%s", r->id);
     }
     return r;
 }

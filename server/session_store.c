@@ -200,12 +200,14 @@ static bool can_go(const tt_session_record *r)
     return r->implicit && r->users == NULL && r->refs == 1 && tt_session_latest(r->data) == 0;
 }
 
-/* Deletes the one of them that was used least recently; false: there is none. */
-static bool drop_oldest(tt_session_store *st)
+/* Deletes the one of them that was used least recently, of a tenant unless scope is NULL; false:
+ * there is none. */
+static bool drop_oldest(tt_session_store *st, const char *scope)
 {
     tt_session_record *oldest = NULL;
     for (tt_session_record *r = st->first; r != NULL; r = r->next) {
-        if (can_go(r) && (oldest == NULL || r->last_used < oldest->last_used)) {
+        bool ours = scope == NULL || strcmp(r->scope, scope) == 0;
+        if (ours && can_go(r) && (oldest == NULL || r->last_used < oldest->last_used)) {
             oldest = r;
         }
     }
@@ -220,7 +222,7 @@ static bool make_room(tt_session_store *st, size_t n)
 {
     while (st->n >= st->opt.max_sessions || st->bytes > st->opt.max_bytes ||
            n > st->opt.max_bytes - st->bytes) {
-        if (!drop_oldest(st)) {
+        if (!drop_oldest(st, NULL)) {
             return false;
         }
     }
@@ -229,7 +231,7 @@ static bool make_room(tt_session_store *st, size_t n)
 
 void tt_session_store_trim(tt_session_store *st)
 {
-    while (st->bytes > st->opt.max_bytes && drop_oldest(st)) {
+    while (st->bytes > st->opt.max_bytes && drop_oldest(st, NULL)) {
     }
 }
 
@@ -252,6 +254,13 @@ tt_code tt_session_store_add(tt_session_store *st, const char *scope, const char
         return rc;
     }
     r->data = data;
+    tt_code rc =
+        st->opt.may_add != NULL ? st->opt.may_add(st->opt.arg, scope, bytes_of(r), reterr) : TT_OK;
+    if (rc < 0) {
+        free(r->metadata);
+        free(r);
+        return rc;
+    }
     if (!make_room(st, bytes_of(r))) {
         free(r->metadata);
         free(r);
@@ -414,6 +423,24 @@ bool tt_session_store_list(tt_session_store *st, const tt_session_list *q, tt_se
     *ret_n = n;
     *ret_more = more;
     return true;
+}
+
+void tt_session_store_each(const tt_session_store *st,
+                           void (*each)(void *arg, const tt_session_record *r), void *arg)
+{
+    for (const tt_session_record *r = st->first; r != NULL; r = r->next) {
+        each(arg, r);
+    }
+}
+
+bool tt_session_store_shed(tt_session_store *st, const char *scope)
+{
+    return drop_oldest(st, scope);
+}
+
+void tt_session_store_set_ttl(tt_session_store *st, double seconds)
+{
+    st->opt.ttl_seconds = seconds;
 }
 
 tt_session_counts tt_session_store_counts(const tt_session_store *st)

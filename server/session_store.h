@@ -81,6 +81,8 @@ typedef struct tt_session_store_options {
     double ttl_seconds;
     int32_t max_generations;
     tt_engine *(*engine)(void *arg); /* to pin adapters and to submit; NULL while loading */
+    /* One more for this tenant, of n bytes: TT_OK, or why not. May be NULL. */
+    tt_code (*may_add)(void *arg, const char *scope, size_t n_bytes, tt_err *reterr);
     /* The prefill of a session whose default is mode on has ended. May be NULL. */
     void (*on_prefilled)(void *arg, tt_session_record *r);
     /* The record has just left the store. May be NULL. */
@@ -171,6 +173,15 @@ void tt_session_store_reap(tt_session_store *st, tt_job *job);
 void tt_session_store_poll(tt_session_store *st);
 /* Deletes what has been idle too long; seconds until the next can be due, INFINITY = none. */
 double tt_session_store_sweep(tt_session_store *st);
+
+/* Every session, newest first; the function changes nothing in the store. */
+void tt_session_store_each(const tt_session_store *st,
+                           void (*each)(void *arg, const tt_session_record *r), void *arg);
+/* Deletes the idle implicit session of a tenant that was used least recently; false: there is none.
+ */
+bool tt_session_store_shed(tt_session_store *st, const char *scope);
+/* Of sessions that are made from now on. */
+void tt_session_store_set_ttl(tt_session_store *st, double seconds);
 
 typedef struct tt_session_counts {
     int32_t sessions;

@@ -324,6 +324,11 @@ static bool is_loopback(const char *host)
     return inet_pton(AF_INET6, host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
+bool tt_settings_keyed(const tt_settings *s)
+{
+    return s->api_keys.n > 0 || s->api_keys_file[0] != '\0';
+}
+
 tt_code tt_settings_check(const tt_settings *s, tt_err *reterr)
 {
     static const char header_chars[] =
@@ -338,11 +343,11 @@ tt_code tt_settings_check(const tt_settings *s, tt_err *reterr)
         return tt_fail(reterr, TT_E_INVALID, "sessions.header: '%.80s' is not the name of a header",
                        s->session_header);
     }
-    if (s->unix_socket[0] == '\0' && s->api_keys.n == 0 && !s->allow_public &&
+    if (s->unix_socket[0] == '\0' && !tt_settings_keyed(s) && !s->allow_public &&
         !is_loopback(s->host)) {
         return tt_fail(reterr, TT_E_INVALID,
-                       "server.host '%.80s' is not a loopback address: set server.api_keys "
-                       "(--api-key) or server.allow_public (--allow-public)",
+                       "server.host '%.80s' is not a loopback address: set server.api_keys_file "
+                       "(--api-keys-file) or server.allow_public (--allow-public)",
                        s->host);
     }
     return TT_OK;

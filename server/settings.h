@@ -1,6 +1,7 @@
 /* settings.h - what the operator decides: config/qttt.yaml, overridden by flags. Every key exists
  * once, in settings_table.c; the YAML schema, the flags, --help and the range checks all come from
- * that table. Thread: immutable once loaded. */
+ * that table. Thread: immutable once loaded, but for those of which
+ * tt_setting_reloads() is true: the loop thread alone reads and changes them (reload.h). */
 #ifndef TT_SETTINGS_H
 #define TT_SETTINGS_H
 
@@ -21,9 +22,9 @@ typedef struct tt_settings {
     char *model_path, *model_name, *isa;
     int64_t threads, max_context, kv_type, kv_size, prefill_chunk;
 
-    char *host, *unix_socket, *port_file;
+    char *host, *unix_socket, *port_file, *api_keys_file;
     int64_t port, max_connections, max_body, max_bodies, workers, max_samples;
-    bool allow_public, strict, parse_special;
+    bool allow_public, open_metrics, strict, parse_special;
     tt_string_list api_keys, cors_origins;
     double idle_seconds, head_seconds, body_seconds;
 
@@ -59,6 +60,10 @@ typedef struct tt_settings {
 
     double drain_delay, drain_timeout, watchdog_seconds;
     int64_t log_level, log_format;
+    bool log_prompts;
+
+    int argc;    /* the command line that they came from, to read them again */
+    char **argv; /* borrowed: [argc]; NULL = there was none */
 
     tt_arena arena; /* owns the strings */
 } tt_settings;
@@ -103,10 +108,23 @@ tt_code tt_settings_load_text(tt_settings *s, const char *name, const char *text
 tt_code tt_settings_set(tt_settings *s, const tt_setting *row, const char *value,
                         const char *origin, tt_err *reterr);
 
+/* The value as text ("8080", "true", "a, b"), into ret[cap], cut when it is longer. */
+void tt_settings_text(const tt_settings *s, const tt_setting *row, char *ret, size_t cap);
+/* Whether a new value takes effect on SIGHUP; the others need a restart. */
+bool tt_setting_reloads(const tt_setting *row);
+/* Whether a value must not be shown: keys. */
+bool tt_setting_secret(const tt_setting *row);
+bool tt_settings_same(const tt_settings *a, const tt_settings *b, const tt_setting *row);
+/* The value becomes another's; what it points to stays the other's. */
+void tt_settings_take(tt_settings *to, const tt_settings *from, const tt_setting *row);
+
 /* Takes the flags that are settings out of argv ("--port 1", "--port=1", "--strict", "--no-strict")
  * and reads --config first. What is left (other flags and operands) is compacted to argv[1..*argc).
  */
 tt_code tt_settings_parse_flags(tt_settings *s, int *argc, char **argv, tt_err *reterr);
+
+/* There are API keys, or at least a file for them: who has none is refused. */
+bool tt_settings_keyed(const tt_settings *s);
 
 /* Checks across keys: an address that is not loopback needs keys or server.allow_public. */
 tt_code tt_settings_check(const tt_settings *s, tt_err *reterr);

@@ -39,8 +39,12 @@ const tt_setting tt_setting_table[] = {
      "write the port here once listening"},
     {"server.allow_public", "allow-public", TT_SET_BOOL, AT(allow_public), 0, 0, "false", NULL,
      "listen beyond loopback without API keys"},
+    {"server.api_keys_file", "api-keys-file", TT_SET_STRING, AT(api_keys_file), 0, 0, "", NULL,
+     "file of API keys that `qttt key` writes"},
     {"server.api_keys", "api-key", TT_SET_LIST, AT(api_keys), 0, 0, "", NULL,
-     "accepted bearer keys; none: no authentication"},
+     "further keys in plain text, role user, no limits"},
+    {"server.open_metrics", "open-metrics", TT_SET_BOOL, AT(open_metrics), 0, 0, "true", NULL,
+     "/metrics needs no key; else one of an admin"},
     {"server.max_connections", "max-connections", TT_SET_INT, AT(max_connections), 1, 100000,
      "4096", NULL, "open connections at most"},
     {"server.idle_seconds", "idle-seconds", TT_SET_FLOAT, AT(idle_seconds), 1, 86400, "75", NULL,
@@ -157,6 +161,8 @@ const tt_setting tt_setting_table[] = {
      "least important record"},
     {"log.format", "log-format", TT_SET_CHOICE, AT(log_format), 0, 0, "text", log_formats,
      "form of a record"},
+    {"log.prompts", "log-prompts", TT_SET_BOOL, AT(log_prompts), 0, 0, "false", NULL,
+     "the first 2,000 bytes of each body stand in the log"},
 };
 
 const int tt_n_settings = (int)(sizeof tt_setting_table / sizeof *tt_setting_table);

@@ -99,6 +99,11 @@ static void test_keys(void **state)
     rig_client c = rig_dial();
     assert_string_equal(rig_body(ask(&c, "GET", "/scope", "", NULL, 200)), "");
     rig_settings.api_keys = (tt_string_list){.v = keys, .n = 2};
+    tt_key_list list = {0};
+    tt_err err;
+    assert_int_equal(tt_tenants_read(&rig_settings, &list, &err), TT_OK);
+    assert_int_equal(tt_tenants_update(&rig_server.tenants, &list, 0, NULL, &err), TT_OK);
+    rig_server.keyed = true;
     static const char *const bad[] = {
         "",
         "Authorization: Bearer secret-2\r\n",
@@ -126,6 +131,14 @@ static void test_keys(void **state)
     }
     assert_string_not_equal(scope[0], scope[1]); /* tenants */
     rig_settings.api_keys = (tt_string_list){0};
+    rig_server.keyed = false;
+    rig_turns(5); /* every request has ended */
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(rig_server.tenants.v[i]->n_open, 0);
+        assert_int_equal(rig_server.tenants.v[i]->n_requests, 1);
+    }
+    tt_tenants_finish(&rig_server.tenants);
+    tt_key_list_finish(&list);
     rig_hang_up(&c);
 }
 
