@@ -1,6 +1,8 @@
 """Fixtures: one server for most tests, the openai client on it, and a check after each test that it is idle and alive."""
 import contextlib
 import pathlib
+import subprocess
+import sys
 
 import httpx
 import openai
@@ -37,6 +39,16 @@ def server():
 def narrow():
     with harness.Server(settings=NARROW) as s:
         yield s
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory):
+    """A model of random weights, quick to start and to answer, where the text does not matter; or the one that was given."""
+    if harness.MODEL != harness.REAL_MODEL:
+        return harness.MODEL
+    path = tmp_path_factory.mktemp("model") / "small.gguf"
+    subprocess.run([sys.executable, harness.ROOT / "tests/tools/small_model.py", harness.MODEL, path], check=True)
+    return path
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,6 @@
 """Two real servers behind nginx and HAProxy, which run as docker/ has them: streams, clients that leave, silence, sessions,
 uploads, old clients, the openai client. What goes where in every case: test_proxy_rules.py."""
-import http.client
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
 
 import openai
@@ -22,16 +17,6 @@ MIB_32 = 32 << 20
 HEARTBEAT, IDLE = 0.5 * FACTOR, 2 * FACTOR
 STORY = {"max_tokens": 400, "ignore_eos": True, "temperature": 0}
 TRAIN = {"mode": "on", "steps": 2, "span_tokens": 32, "guard": False}
-
-
-@pytest.fixture(scope="module")
-def small_model(tmp_path_factory):
-    """The answers' text does not matter here."""
-    if harness.MODEL != harness.REAL_MODEL:
-        return harness.MODEL
-    path = tmp_path_factory.mktemp("model") / "small.gguf"
-    subprocess.run([sys.executable, harness.ROOT / "tests/tools/small_model.py", harness.MODEL, path], check=True)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +75,7 @@ def test_streams_are_not_held_back(proxy):
 def fill(node):
     """Two answers that will not end by themselves: whoever comes now waits."""
     open_ones = []
-    for seed in (1, 2):
+    for seed in (1, 2):  # sched.max_running
         c = node.connect()
         c.send(encode("POST", CHAT, chat("Count.", max_tokens=8000, ignore_eos=True, stream=True, seed=seed)))
         assert c.head()[0] == 200
@@ -100,7 +85,7 @@ def fill(node):
 
 
 def test_heartbeats_carry_a_stream_over_the_idle_bound(proxy, nodes):
-    """A request that waits twice as long as the proxy bears silence: as a stream it lives, in one piece it does not."""
+    """A request that waits longer than the proxy bears silence: as a stream it lives, in one piece it does not."""
     node = node_of_key(proxy, nodes, "idle")
     busy = fill(node)
     try:
@@ -110,10 +95,10 @@ def test_heartbeats_carry_a_stream_over_the_idle_bound(proxy, nodes):
             whole.send(encode("POST", CHAT, chat("Hi", max_tokens=3), keyed("idle")))
             assert stream.head()[0] == 200
             pieces, beats = stream.chunks(), 0
-            while time.monotonic() - start < 2 * IDLE:
+            while time.monotonic() - start < 1.5 * IDLE:
                 assert next(pieces) == b": keep-alive\n\n"
                 beats += 1
-            assert beats >= 4
+            assert beats >= 3
             r = whole.response()
             assert r.status == 504 and r.json()["error"]["type"] == "server_error", "the bound is not in force"
             for c in busy:
@@ -237,10 +222,11 @@ def padded(n_bytes):
 def test_bodies_up_to_the_limit(proxy):
     assert proxy.request("POST", CHAT, padded(MIB_32), checked=True).status == 200
     head = encode("POST", CHAT, None, {"Content-Type": "application/json", "Content-Length": str(MIB_32 + 1)})
-    with proxy.connect() as c:  # refused from the head alone
-        c.send(head)
-        r = c.response("POST", CHAT)
-    assert r.status == 413 and set(r.json()["error"]) == {"message", "type", "param", "code"}
+    for body in (b"", padded(MIB_32 + 1)):  # refused from the head alone; and heard also by who sends all before he listens
+        with proxy.connect() as c:
+            c.send(head + body)
+            r = c.response("POST", CHAT)
+        assert r.status == 413 and set(r.json()["error"]) == {"message", "type", "param", "code"}
 
 
 def test_http_1_0_clients(proxy):
