@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -90,6 +91,41 @@ def test_a_socket_that_is_not_there_is_no_reason_not_to_serve():
         assert s.get("/readyz").status == 200
     with Server(env={"NOTIFY_SOCKET": "relative"}) as s:
         assert "NOTIFY_SOCKET" in s.log_text()
+
+
+# ---- the drain ----
+
+def begin_stream(c, n):
+    c.send(encode("POST", CHAT, chat("Count.", max_tokens=n, ignore_eos=True, stream=True, temperature=0)))
+    assert c.head()[0] == 200
+    events = c.events()
+    return next(e for e in events if e and e["choices"]), events
+
+
+def test_what_begins_during_the_delay_is_finished_and_idle_connections_do_not_hold():
+    with Server(settings={"drain": {"delay_seconds": 2 * harness.TIME_FACTOR, "timeout_seconds": harness.LONG}}) as s:
+        with s.connect() as c, s.connect() as idle, s.connect():
+            assert idle.request("GET", "/livez").status == 200
+            s.process.send_signal(signal.SIGTERM)
+            s.wait_for("/readyz", 503)
+            assert gauge(s, "qttt_draining") == 1 and gauge(s, "qttt_ready") == 0
+            first, events = begin_stream(c, 200)
+            rest = list(events)
+            assert rest[-1] == "[DONE]" and text_of([first, *rest])
+            assert s.process.wait(20 * harness.TIME_FACTOR) == 0  # two connections are still open
+
+
+def test_a_second_signal_cuts_the_delay_short_too():
+    with Server(settings={"drain": {"delay_seconds": 600, "timeout_seconds": 600}}) as s:
+        with s.connect() as c:
+            _, events = begin_stream(c, 7000)
+            s.process.send_signal(signal.SIGTERM)
+            s.wait_for("/readyz", 503)
+            s.process.send_signal(signal.SIGTERM)
+            last = list(events)[-1]
+            assert last["error"]["code"] == "draining" and last["error"]["type"] == "service_unavailable"
+        assert s.process.wait(10 * harness.TIME_FACTOR) == 0
+        assert "second signal" in s.log_text() and "1 requests cut short" in s.log_text()
 
 
 # ---- the watchdog ----
@@ -256,6 +292,49 @@ def test_the_sandbox_is_tight(unit):
     stop = next(int(x.split("=")[1]) for x in text.splitlines() if x.startswith("TimeoutStopSec="))
     defaults = (ROOT / "config/qttt.yaml").read_text()
     assert "  timeout_seconds: 30\n" in defaults and stop > 30
+
+
+def calls_of(name):
+    """The system calls of a set like @system-service, sets within it included."""
+    out = set()
+    for line in systemd_analyze("syscall-filter", name).stdout.splitlines()[1:]:
+        word = line.strip()
+        if word and not word.startswith("#"):
+            out |= calls_of(word) if word.startswith("@") else {word}
+    return out
+
+
+def test_the_units_filter_lets_every_system_call_through(unit, tmp_path):
+    """Whatever a server calls from its start to its end, with a training, a session and a state folder."""
+    if not shutil.which("strace"):
+        pytest.skip("no strace here")
+    if {"ASAN_OPTIONS", "TSAN_OPTIONS"} & set(os.environ):
+        pytest.skip("a sanitizer makes system calls of its own")
+    allowed = set()
+    for line in unit.read_text().splitlines():
+        if line.startswith("SystemCallFilter="):
+            words_of = line.removeprefix("SystemCallFilter=").lstrip("~").split()
+            named = set().union(*(calls_of(w) if w.startswith("@") else {w} for w in words_of))
+            allowed = allowed - named if "=~" in line else allowed | named
+    assert len(allowed) > 150 and "mount" not in allowed and "chown" not in allowed
+    trace, port = tmp_path / "trace", harness.free_port()
+    p = subprocess.Popen(["strace", "-f", "-qq", "-o", trace, harness.BINARY, "serve", "--port", str(port), "--model", harness.MODEL,
+                          "--state-dir", tmp_path / "state"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    s = Server.__new__(Server)
+    s.port, s.process, s.log_text = port, p, lambda: p.stderr.read().decode()
+    try:
+        s.wait_for("/readyz", 200)
+        body = chat("Hi", max_tokens=2, qttt={"mode": "on", "steps": 1, "span_tokens": 16, "guard": False, "context": {"tokens": 20}})
+        assert s.post(CHAT, body).status == 200
+        assert s.post("/v1/sessions", {"prompt": "Hi there"}).status == 201
+    finally:
+        child = pathlib.Path(f"/proc/{p.pid}/task/{p.pid}/children").read_text().split()[0]
+        os.kill(int(child), signal.SIGTERM)
+        p.communicate(timeout=harness.LONG)
+    used = set(re.findall(r"^\d+ +(?:<\.\.\. )?([a-z0-9_]+)(?:\(| resumed)", trace.read_text(errors="replace"), re.M))
+    assert len(used) > 30 and "accept4" in used
+    # SQLite gives its files to the database's owner, but only when it is root.
+    assert used - allowed - {"fchown"} == set()
 
 
 # ---- control groups ----

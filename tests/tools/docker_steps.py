@@ -156,8 +156,8 @@ class Runner:
                 assert json.load(r)["usage"]["completion_tokens"] > 0
 
         def stop():
-            server = subprocess.run(["pgrep", "-P", str(p.pid)], capture_output=True, text=True).stdout.split()
-            os.kill(int(server[0]), getattr(signal, stage.last("STOPSIGNAL")))
+            child = pathlib.Path(f"/proc/{p.pid}/task/{p.pid}/children").read_text().split()[0]
+            os.kill(int(child), getattr(signal, stage.last("STOPSIGNAL")))
             assert p.wait(60) == 0, p.returncode
 
         try:
