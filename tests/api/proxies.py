@@ -11,11 +11,14 @@ import subprocess
 import tempfile
 import threading
 import time
+import uuid
 
 import harness
 
 DOCKER = harness.ROOT / "docker"
 PROGRAMS = {"nginx": "/usr/sbin/nginx", "haproxy": "/usr/sbin/haproxy"}
+# Keys of sessions, short, long and as proxies make them.
+KEYS = ["a", "7", "user_7", "A-b_3", "0" * 64, *(str(uuid.UUID(int=i * 7919 << 64)) for i in range(12))]
 NGINX_MODULE = "/usr/lib/nginx/modules/ngx_http_js_module.so"
 
 

@@ -14,7 +14,7 @@ CHAT = "/v1/chat/completions"
 SESSIONS = "/v1/sessions"
 FACTOR = harness.TIME_FACTOR
 MIB_32 = 32 << 20
-HEARTBEAT, IDLE = 0.5 * FACTOR, 2 * FACTOR
+HEARTBEAT, IDLE = 0.5 * min(FACTOR, 3), 2 * min(FACTOR, 3)
 STORY = {"max_tokens": 400, "ignore_eos": True, "temperature": 0}
 TRAIN = {"mode": "on", "steps": 2, "span_tokens": 32, "guard": False}
 

@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 import proxies
-from proxies import DOCKER
-from test_proxy_rules import KEYS
+from proxies import DOCKER, KEYS
 
 MIB_32 = 32 << 20
 

@@ -9,8 +9,11 @@ import pytest
 
 import harness
 import proxies
+from proxies import KEYS
 
-KEYS = ["a", "7", "user_7", "A-b_3", "0" * 64, *(str(uuid.UUID(int=i * 7919 << 64)) for i in range(12))]
+if harness.TIME_FACTOR > 1:
+    pytest.skip("no server of ours runs here: nothing for a sanitizer to see", allow_module_level=True)
+
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 SESSIONS = "/v1/sessions"
 CHAT = "/v1/chat/completions"
