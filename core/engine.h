@@ -108,7 +108,7 @@ void tt_qttt_resolve(tt_qttt_params *p);
 
 typedef struct tt_engine_stats {
     int32_t queued, running, queued_jobs, running_jobs; /* jobs: trainings */
-    /* used: held by sequences. cached: by nobody, free to evict, with content; not among the used. */
+    /* used: held by sequences; cached: with content, held by nobody, not among the used */
     int64_t kv_pages_total, kv_pages_used, kv_pages_cached;
     int64_t kv_bytes_total, adapter_bytes, adapters, adapter_pinned_bytes;
     uint64_t prompt_tokens, cached_tokens, generated_tokens, trained_tokens, qttt_steps;

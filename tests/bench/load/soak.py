@@ -45,7 +45,7 @@ SHAPE = load_users.Shape(document=(200, 1500), question=(8, 30), answer=(4, 48),
                          shared=0.25, ways=(("history", 3), ("header", 3), ("append", 4)), job=0.3, job_steps=3, span=64)
 USERS = 10
 WARMUP = 0.4  # share of the time after which memory may not grow
-GROWTH_BYTES_A_REQUEST = 2048  # of the memory's slope; a lost request or session costs more
+GROWTH_BYTES_A_REQUEST = 1024  # of the slope of its memory; a lost request or session costs more
 GROWTH_FLOOR = 6 << 20  # bytes that the allocator's moods may make over the whole window
 SAMPLE = 12  # conversations that are computed again
 
