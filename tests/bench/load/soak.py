@@ -5,10 +5,9 @@ soak.py --binary build/server/qttt --model FILE [--seconds 1800]       SOAK_SECO
 soak.py --binary build/server/qttt --small-from REAL.gguf [...]        over a small model with its vocabulary (needs build/venv)
 
 Users (load_users.py) talk through two proxies that are killed and started again; one turn in five its user leaves; jobs
-train; and, when the server keeps state on disk, its writes fail for moments (a limit on file sizes, as if the disk were
-full). At the end: every request has ended, and none without a reason; nothing runs, waits or is open; no K/V page is in use
+train; writes to disk fail for moments (a limit on file sizes, as if the disk were full). At the end: every request has ended, and none without a reason; nothing runs, waits or is open; no K/V page is in use
 and no session left; memory and open files have not grown; conversations drawn at random, repeated on a second server that
-is quiet, have the same answers; both servers exit with 0. Prints `N passed, N failed`."""
+is quiet, have the same answers; both servers exit with 0; the state folder is sound, and a server starts from it. Prints `N passed, N failed`."""
 import argparse
 import asyncio
 import contextlib
@@ -285,15 +284,44 @@ def judge_rest(checks, server, left_sessions):
     checks.check(m["qttt_open_requests"] <= 1, f"no request is open but the one that asks ({m['qttt_open_requests']:.0f})")
     checks.check(m["qttt_sessions"] == 0 and m["qttt_session_bytes"] == 0,
                  f"no session is left after {left_sessions} were deleted ({m['qttt_sessions']:.0f}, {m['qttt_session_bytes']:.0f} bytes)")
+    checks.check(m["qttt_state_on"] == 1 and wait_for(lambda: "degraded" not in server.get("/readyz")[1], 30),
+                 "its state is on disk again")
     ready, body = server.get("/readyz")
-    checks.check(ready == 200 and "degraded" not in body, f"the server is ready ({ready} {body.strip()[:80]})")
+    checks.check(ready == 200, f"the server is ready ({ready} {body.strip()[:80]})")
     print(f"preemptions {m['qttt_preemptions_total']:.0f}, clients that left {m['qttt_clients_left_total']:.0f}, "
           f"generated tokens {m['qttt_generated_tokens_total']:.0f}, jobs kept {m['qttt_adapters_kept_total']:.0f}")
 
 
+async def finished_jobs(host, port):
+    """{id: status} of the last jobs."""
+    connection = Connection(host, port)
+    try:
+        status, page = await connection.exchange("GET", "/v1/qttt/jobs?limit=100")
+        return {job["id"]: job["status"] for job in page["data"]} if status == 200 else {}
+    finally:
+        connection.close()
+
+
+def judge_state(checks, args, model, folder, jobs):
+    """What is on disk after all the faults: as it was written, and enough to start from."""
+    check = subprocess.run([args.binary, "state", "check", str(folder / "state")], capture_output=True, text=True)
+    said = (check.stdout + check.stderr).strip().splitlines()
+    checks.check(check.returncode == 0, f"the state folder is sound ({said[-1] if said else check.returncode})")
+    again = Server(args.binary, model, *flags_of(folder), settings=SETTINGS, log=folder / "again.log")
+    try:
+        kept = asyncio.run(finished_jobs(again.host, again.port))
+        checks.check(jobs and kept == jobs, f"after a restart the {len(jobs)} finished jobs are there ({len(kept)})")
+        checks.check(again.stop() == 0, "and the server exits with 0 again")
+    finally:
+        again.kill()
+
+
+def flags_of(folder):
+    return ["--log-level", "warn", "--state-dir", str(folder / "state")]
+
+
 def soak(checks, args, model, folder):
-    flags = ["--log-level", "warn"]
-    server = Server(args.binary, model, *flags, settings=SETTINGS, log=folder / "server.log")
+    server = Server(args.binary, model, *flags_of(folder), settings=SETTINGS, log=folder / "server.log")
     quiet = None
     try:
         files = server.open_files()
@@ -308,13 +336,15 @@ def soak(checks, args, model, folder):
         run.samples.append((time.perf_counter(), server.resident(), server.open_files(), run.samples[-1][3]))
         # Files: its epolls, databases and threads' own may have come with the first requests, but no sockets stay.
         judge_memory(checks, run.samples, files + 16)
-        quiet = Server(args.binary, model, *flags, "--state-dir", "none")
+        quiet = Server(args.binary, model, "--log-level", "warn", "--state-dir", "none")
         chosen = draw(outcome.users, random.Random(f"{args.seed}/sample"))
         compared, wrong = asyncio.run(replay_all(chosen, quiet.host, quiet.port))
         checks.check(compared > 0 and not wrong, f"{compared} answers of {len(chosen)} users came out the same again"
                      + (f"\n     {wrong}" if wrong else ""))
+        jobs = asyncio.run(finished_jobs(server.host, server.port))
         statuses = [server.stop(), quiet.stop()]
         checks.check(statuses == [0, 0], f"both servers exit with 0 ({statuses})")
+        judge_state(checks, args, model, folder, jobs)
     finally:
         for s in (server, quiet):
             if s is not None:
