@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/health.h"
 #include "server/job_table.h"
 #include "server/log.h"
 #include "server/session_store.h"
@@ -149,6 +150,8 @@ static void on_read(tt_work *work)
     if (r->again) {
         r->again = false;
         tt_reload_now(r);
+    } else {
+        tt_health_tell_reload(r->server, true);
     }
 }
 
@@ -174,6 +177,7 @@ void tt_reload_now(tt_reload *r)
     w->args = args;
     w->n_args = n;
     r->reading = true;
+    tt_health_tell_reload(r->server, false);
     tt_work_submit(r->server, &w->work);
 }
 

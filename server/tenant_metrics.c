@@ -18,7 +18,7 @@ static const struct {
 
 void tt_tenants_metrics(const tt_tenants *t, tt_buf *b)
 {
-    for (size_t i = 0; t->n > 0 && i < sizeof rows / sizeof *rows; i++) {
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         uint64_t others = 0;
         if (rows[i].help != NULL) {
             tt_buf_printf(b, "# HELP %s %s\n# TYPE %s counter\n", rows[i].name, rows[i].help,

@@ -93,6 +93,25 @@ def test_a_socket_that_is_not_there_is_no_reason_not_to_serve():
         assert "NOTIFY_SOCKET" in s.log_text()
 
 
+def test_a_reload_begins_and_ends():
+    """As Type=notify and ExecReload want it; also when what is read is of no use."""
+    with Manager() as m, Server(settings={"log": {"level": "info"}}, env={"NOTIFY_SOCKET": m.path}) as s:
+        m.wait("READY")
+        config = pathlib.Path(s.folder.name) / "qttt.yaml"
+        for round, text in enumerate(("log:\n  level: debug\n", "log:\n  level: nonsense\n")):
+            config.write_text(text)
+            s.process.send_signal(signal.SIGHUP)
+            deadline = time.monotonic() + harness.LONG
+            while len(m.times("READY")) < round + 2:
+                assert time.monotonic() < deadline, m.got
+                time.sleep(0.01)
+            begun = [message for _, message in m.got if message.get("RELOADING") == "1"][round]
+            assert 0 < int(begun["MONOTONIC_USEC"]) / 1e6 <= time.monotonic()
+            order = [key for _, message in m.got for key in ("RELOADING", "READY") if key in message]
+            assert order == ["READY"] + ["RELOADING", "READY"] * (round + 1)
+        assert "reload: done" in s.log_text() and "reload: failed" in s.log_text()
+
+
 # ---- the drain ----
 
 def begin_stream(c, n):
