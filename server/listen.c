@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -56,6 +57,17 @@ static tt_code open_unix(const char *path, int *ret_fd, tt_err *reterr)
     return TT_OK;
 }
 
+/* A client or proxy whose machine is gone without a word is found out after two minutes, also while
+ * its request waits and nothing is sent. Accepted sockets inherit this. */
+static void probe_silent_peers(int fd)
+{
+    int on = 1, idle_seconds = 60, between_seconds = 15, probes = 4;
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_seconds, sizeof idle_seconds);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &between_seconds, sizeof between_seconds);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+}
+
 static int bind_one(const struct addrinfo *a)
 {
     int on = 1;
@@ -64,6 +76,7 @@ static int bind_one(const struct addrinfo *a)
         return -1;
     }
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    probe_silent_peers(fd);
     if (bind(fd, a->ai_addr, a->ai_addrlen) != 0 || listen(fd, BACKLOG) != 0) {
         int saved = errno;
         close(fd);

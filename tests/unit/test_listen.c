@@ -10,6 +10,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,6 +98,32 @@ static void test_a_free_port(void **state)
     assert_int_equal(open_at(at("127.0.0.1", port, ""), &again, &same, &err), TT_OK);
     assert_int_equal(same, port);
     close(again);
+}
+
+/* A peer that vanished is noticed although nothing is sent. */
+static void test_silent_peers_are_probed(void **state)
+{
+    static const struct {
+        int level, name, want;
+    } options[] = {{SOL_SOCKET, SO_KEEPALIVE, 1},
+                   {IPPROTO_TCP, TCP_KEEPIDLE, 60},
+                   {IPPROTO_TCP, TCP_KEEPINTVL, 15},
+                   {IPPROTO_TCP, TCP_KEEPCNT, 4}};
+    int fd, port;
+    tt_err err;
+    (void)state;
+    assert_int_equal(open_at(at("127.0.0.1", 0, ""), &fd, &port, &err), TT_OK);
+    assert_int_equal(dial_port(port), 0);
+    int accepted = accept(fd, NULL, NULL);
+    assert_true(accepted >= 0);
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+        int value = -1;
+        socklen_t n = sizeof value;
+        assert_int_equal(getsockopt(accepted, options[i].level, options[i].name, &value, &n), 0);
+        assert_int_equal(value, options[i].want);
+    }
+    close(accepted);
+    close(fd);
 }
 
 static void test_addresses(void **state)
@@ -197,8 +224,11 @@ static void test_port_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_free_port),  cmocka_unit_test(test_addresses),
-        cmocka_unit_test(test_socket_files), cmocka_unit_test(test_socket_paths_that_do_not_fit),
+        cmocka_unit_test(test_a_free_port),
+        cmocka_unit_test(test_silent_peers_are_probed),
+        cmocka_unit_test(test_addresses),
+        cmocka_unit_test(test_socket_files),
+        cmocka_unit_test(test_socket_paths_that_do_not_fit),
         cmocka_unit_test(test_port_file),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
