@@ -39,7 +39,7 @@ typedef struct tt_metrics {
     uint64_t succeeded, failed, cancelled; /* generations */
     uint64_t clients_left;
     uint64_t connections_late, connections_shed; /* closed early, see http_guard.c */
-    uint64_t reloads, reloads_failed; /* of settings and keys, on SIGHUP */
+    uint64_t reloads, reloads_failed;            /* of settings and keys, on SIGHUP */
     uint64_t qttt_succeeded, qttt_skipped, qttt_failed, qttt_cancelled;
 } tt_metrics;
 
