@@ -25,12 +25,13 @@ RUNS = [("text_completions", ["--rate-type", "concurrent", "--rate", "4"]),
 def run(args, port, home, route, how):
     """GuideLLM's report of one run, as it wrote it; None, and its output printed, when it fails."""
     report = home / f"{route}.json"
-    env = {**os.environ, "HOME": str(home), "HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
-           "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "GUIDELLM__MAX_WORKER_PROCESSES": "1",
+    env = {**os.environ, "HOME": str(home), "HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
+           "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "GUIDELLM__MAX_WORKER_PROCESSES": "1",
            "GUIDELLM__PREFERRED_ROUTE": route, "GUIDELLM__SCHEDULER_START_DELAY": "1", "NO_COLOR": "1"}
-    command = [args.guidellm, "benchmark", "run", "--target", f"http://127.0.0.1:{port}", "--processor", str(home / "tokenizer"),
+    command = [args.guidellm, "benchmark", "run", "--target", f"http://127.0.0.1:{port}",
+               "--processor", str(home / "tokenizer"), "--max-seconds", str(args.seconds), "--random-seed", "1",
                "--data", json.dumps({"prompt_tokens": PROMPT, "output_tokens": OUTPUT, "samples": 200}),
-               "--max-seconds", str(args.seconds), "--random-seed", "1", "--disable-progress", "--output-path", str(report), *how]
+               "--disable-progress", "--output-path", str(report), *how]
     done = subprocess.run(command, env=env, cwd=home, capture_output=True, text=True, timeout=args.seconds + 300)
     if done.returncode or not report.exists():
         print(done.stdout[-3000:] + done.stderr[-3000:])
@@ -49,8 +50,8 @@ def judge(checks, route, report):
 
         def of(name, value="mean"):
             return figures[name]["successful"][value]
-        print(f"{route}: {made}; {of('requests_per_second'):.2f} requests/s, TTFT {of('time_to_first_token_ms', 'median'):.0f} ms, "
-              f"ITL {of('inter_token_latency_ms', 'median'):.1f} ms")
+        print(f"{route}: {made}; {of('requests_per_second'):.2f} requests/s, "
+              f"TTFT {of('time_to_first_token_ms', 'median'):.0f} ms, ITL {of('inter_token_latency_ms', 'median'):.1f} ms")
         checks.check(made["errored"] == 0, f"{route}: {made['errored']} errors")
         checks.check(made["successful"] > 5, f"{route}: {made['successful']} requests succeeded")
         checks.check(0 < of("time_to_first_token_ms", "median") < 1e3 * of("request_latency", "median"),

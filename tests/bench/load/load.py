@@ -19,7 +19,7 @@ import urllib.parse
 import load_metrics
 import load_run
 import load_svg
-from load_server import Server, fetch, metrics
+from load_server import Server, fetch, is_idle, metrics
 from load_users import Shape
 
 COLUMNS = [("rate", "request_rate", 6, 2), ("done", "completed", 5, 0), ("fail", "failed", 5, 0), ("left", "aborted", 5, 0),
@@ -41,8 +41,7 @@ def wait_idle(host, port, seconds=120):
     """Until nothing runs and nothing waits, of what earlier runs have left."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        m = metrics(host, port)
-        if m["vllm:num_requests_running"] + m["vllm:num_requests_waiting"] + m["qttt_jobs_queued"] + m["qttt_jobs_running"] == 0:
+        if is_idle(metrics(host, port)):
             return
         time.sleep(0.1)
     raise SystemExit(f"load: the server is not idle after {seconds} s")
@@ -178,8 +177,8 @@ def report(args, points, shape):
     best = load_metrics.knee(points)
     limits = " ".join(f"{name} <= {value:g} ms" for name, value in args.goodput.items())
     if len(points) > 1:
-        print(f"highest goodput: {points[best]['request_goodput']:.2f} requests/s at {points[best]['request_rate']:g} offered "
-              f"({limits})")
+        print(f"highest goodput: {points[best]['request_goodput']:.2f} requests/s at {points[best]['request_rate']:g} "
+              f"offered ({limits})")
     busiest = max(p["client_cpu_share"] for p in points)
     print(f"the generator took {busiest:.2f} of one processor at most; its loop was "
           f"{max(p['client_lag_p99_ms'] for p in points):.1f} ms late (p99)")

@@ -12,8 +12,8 @@ import time
 
 
 class Server:
-    """flags: more of the command line; settings: the text of a config file. Its log goes to `log`, or nowhere; its state into
-    a folder that goes with it, unless the flags name another."""
+    """flags: more of the command line; settings: the text of a config file. Its log goes to `log`, or nowhere; its state
+    into a folder that goes with it, unless the flags name another."""
 
     def __init__(self, binary, model, *flags, settings=None, log=None, seconds=120):
         self.folder = tempfile.TemporaryDirectory(prefix="qttt-load-")
@@ -105,3 +105,9 @@ def metrics(host, port):
             out[name] = float(value)
             out.setdefault(name.partition("{")[0], float(value))
     return out
+
+
+def is_idle(m):
+    """Whether nothing runs and nothing waits, by its metrics."""
+    return not any(m[name] for name in ("vllm:num_requests_running", "vllm:num_requests_waiting", "qttt_jobs_running",
+                                        "qttt_jobs_queued"))

@@ -61,7 +61,7 @@ def panel(out, top, title, points, series, x_of, y_of, ticks, unit):
 
 
 def curves(points, knee, title):
-    """points: the summaries of a sweep with `request_rate`, in its order; knee: index of one, or None. Returns the file's text."""
+    """points: the summaries of a sweep with `request_rate`, in its order; knee: index of one, or None. The file's text."""
     rates = [p["request_rate"] for p in points]
     x_ticks = nice_steps(max(rates), 6)
     right, second = WIDTH - RIGHT, TOP + PANEL + GAP
@@ -84,14 +84,15 @@ def curves(points, knee, title):
         return second + PANEL * (1 - rate / y_ticks[-1])
 
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
-           'font-family="system-ui, sans-serif">', f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-           f"<title>{escape(title)}</title>"]
+           'font-family="Helvetica, Arial, DejaVu Sans, sans-serif">', f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+           f"<title>{escape(title)}</title>", text(LEFT, 16, title, color="#555", size=11)]
     for value in x_ticks:
         out += [line(x_of(value), TOP, x_of(value), TOP + PANEL), line(x_of(value), second, x_of(value), bottom),
                 text(x_of(value), bottom + 18, f"{value:g}", "middle", "#555", 11)]
     if knee is not None:
         x = x_of(rates[knee])
-        out += [line(x, TOP, x, bottom, "#999", "2 3"), text(x, TOP + PANEL + 18, "highest goodput", "middle", "#555", 11)]
+        out += [line(x, TOP, x, bottom, "#999", "2 3"),
+                text(x, TOP + PANEL + 18, "highest goodput", "middle", "#555", 11)]
     panel(out, TOP, "latency", points, LATENCIES, x_of, log_y, [10.0 ** i for i in range(low, high + 1)], " ms")
     out.append(line(x_of(0), rate_y(0), x_of(y_ticks[-1] if y_ticks[-1] < x_ticks[-1] else x_ticks[-1]),
                     rate_y(min(y_ticks[-1], x_ticks[-1])), "#bbb", "2 3"))

@@ -2,12 +2,13 @@
 """soak.py - a server under load for a long time while things break around it, and what must hold all the same.
 
 soak.py --binary build/server/qttt --model FILE [--seconds 1800]       SOAK_SECONDS counts too
-soak.py --binary build/server/qttt --small-from REAL.gguf [...]        over a small model with its vocabulary (needs build/venv)
+soak.py --binary build/server/qttt --small-from REAL.gguf [...]        over a small model with its vocabulary (build/venv)
 
 Users (load_users.py) talk through two proxies that are killed and started again; one turn in five its user leaves; jobs
-train; writes to disk fail for moments (a limit on file sizes, as if the disk were full). At the end: every request has ended, and none without a reason; nothing runs, waits or is open; no K/V page is in use
-and no session left; memory and open files have not grown; conversations drawn at random, repeated on a second server that
-is quiet, have the same answers; both servers exit with 0; the state folder is sound, and a server starts from it. Prints `N passed, N failed`."""
+train; writes to disk fail for moments (a limit on file sizes, as if the disk were full). At the end: every request has
+ended, and none without a reason; nothing runs, waits or is open; no K/V page is in use and no session left; memory and open
+files have not grown; conversations drawn at random, repeated on a second server that is quiet, have the same answers; both
+servers exit with 0; the state folder is sound, and a server starts from it. Prints `N passed, N failed`."""
 import argparse
 import asyncio
 import contextlib
@@ -25,7 +26,7 @@ import load_metrics
 import load_run
 import load_users
 from load_client import Connection, Record
-from load_server import Server, metrics
+from load_server import Server, is_idle, metrics
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -204,8 +205,8 @@ async def replay(user, host, port):
             twin.turns[0], twin.next = load_users.Turn(turn.question, turn.max_tokens, 0.0), 0
             again = await twin.turn([])
             if again.text != record.text or again.outcome != "completed":
-                return compared, (f"user {user.index} ({user.way}), turn {record.turn}, generation {generation}: {record.text!r} "
-                                  f"became {again.text!r} ({again.outcome} {again.error})")
+                return compared, (f"user {user.index} ({user.way}), turn {record.turn}, generation {generation}: "
+                                  f"{record.text!r} became {again.text!r} ({again.outcome} {again.error})")
             compared += 1
     finally:
         await twin.leave()
@@ -259,7 +260,8 @@ def judge_requests(checks, soak, outcome):
           f"faults: {kinds}; failed: {load_metrics.count([r.error.split(' ')[0] for r in failed])}")
     checks.check(of.get("completed", 0) > 0.4 * len(chats) and of.get("aborted", 0) > 0,
                  f"{of.get('completed', 0)} of {len(chats)} requests completed")
-    checks.check(not odd, "every failure has its reason" + "".join(f"\n     {r.kind} of user {r.user}: {r.error}" for r in odd[:5]))
+    checks.check(not odd, "every failure has its reason"
+                 + "".join(f"\n     {r.kind} of user {r.user}: {r.error}" for r in odd[:5]))
     checks.check(not [r for r in outcome.all_records if r.error.startswith("not finished")], "no request is stuck")
 
 
@@ -275,15 +277,12 @@ def judge_memory(checks, samples, limit_files):
 
 
 def judge_rest(checks, server, left_sessions):
-    def settled():
-        m = metrics(server.host, server.port)
-        return m["vllm:num_requests_running"] + m["vllm:num_requests_waiting"] + m["qttt_jobs_running"] + m["qttt_jobs_queued"] == 0
-    checks.check(wait_for(settled, 30), "nothing runs or waits")
+    checks.check(wait_for(lambda: is_idle(metrics(server.host, server.port)), 30), "nothing runs or waits")
     m = metrics(server.host, server.port)
     checks.check(m["vllm:kv_cache_usage_perc"] == 0, f"no K/V page is in use ({m['vllm:kv_cache_usage_perc']})")
-    checks.check(m["qttt_open_requests"] <= 1, f"no request is open but the one that asks ({m['qttt_open_requests']:.0f})")
-    checks.check(m["qttt_sessions"] == 0 and m["qttt_session_bytes"] == 0,
-                 f"no session is left after {left_sessions} were deleted ({m['qttt_sessions']:.0f}, {m['qttt_session_bytes']:.0f} bytes)")
+    checks.check(m["qttt_open_requests"] <= 1, f"no request is open but that for it ({m['qttt_open_requests']:.0f})")
+    checks.check(m["qttt_sessions"] == 0 and m["qttt_session_bytes"] == 0, f"no session is left after {left_sessions} were "
+                 f"deleted ({m['qttt_sessions']:.0f}, {m['qttt_session_bytes']:.0f} bytes)")
     checks.check(m["qttt_state_on"] == 1 and wait_for(lambda: "degraded" not in server.get("/readyz")[1], 30),
                  "its state is on disk again")
     ready, body = server.get("/readyz")
