@@ -1,4 +1,5 @@
-/* bench_priv.h - shared by bench.c (the model's figures) and bench_serve.c (many users at once). */
+/* bench_priv.h - shared by bench.c (the model's figures), bench_serve.c (many users at once) and
+ * bench_restore.c (contexts from disk). */
 #ifndef TT_BENCH_PRIV_H
 #define TT_BENCH_PRIV_H
 
@@ -28,5 +29,8 @@ double tt_bench_decode_limit(const tt_bench *b, int32_t depth);
 
 /* The figures of many users at once. */
 tt_code tt_bench_serve(tt_bench *b, tt_err *reterr);
+/* A context of n tokens from disk, on engines of its own. ids: [n + 128]. */
+tt_code tt_bench_restore(tt_bench *b, const tt_engine_options *opt, const int32_t *ids, int32_t n,
+                         tt_err *reterr);
 
 #endif

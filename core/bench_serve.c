@@ -442,6 +442,8 @@ tt_code tt_bench_serve(tt_bench *b, tt_err *reterr)
     }
     rc = rc == TT_OK ? measure(&v, reterr) : rc;
     tt_engine_destroy(&v.e);
+    int32_t document = b->max_context < 4096 + 512 ? b->max_context - 512 : 4096;
+    rc = rc == TT_OK && document > 512 ? tt_bench_restore(b, &o, v.ids, document, reterr) : rc;
     free(v.ids);
     return rc;
 }

@@ -99,6 +99,8 @@ void tt_engine_unpin(tt_engine *e, uint64_t adapter_id);
 int32_t tt_engine_cached_tokens(const tt_engine *e, const tt_job_params *params);
 /* The same of pages in memory or on disk: how many need not be recomputed. */
 int32_t tt_engine_stored_tokens(const tt_engine *e, const tt_job_params *params);
+/* A job of this session waits for its pages to be read from disk. */
+bool tt_engine_restoring(const tt_engine *e, uint64_t session_tag);
 /* K/V bytes of one page of 64 tokens. */
 size_t tt_engine_page_bytes(const tt_engine *e);
 

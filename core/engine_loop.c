@@ -327,6 +327,7 @@ static void sweep(tt_engine *e, double now, double *refreshed)
         pthread_mutex_lock(&e->mutex);
         /* a step that has begun is finished first */
         t->sched.held = t->seq.n_pages;
+        t->restoring = t->fetch != NULL && t->sched.state == TT_SCHED_PARKED;
         t->sched.paused = t->t != NULL && tt_job_paused(t->job) && !t->sched.mid_step;
         bool queued = t->sched.state == TT_SCHED_QUEUED;
         bool behind_tag = queued && tt_sched_behind_tag(&t->sched);

@@ -88,13 +88,29 @@ bool tt_engine_save_some(tt_engine *e)
 void tt_engine_wait_for_disk(tt_engine *e, tt_task *t)
 {
     tt_job_set_position(t->job, -1, "restoring");
-    tt_engine_set_task(e, t, TT_SCHED_PARKED);
+    pthread_mutex_lock(&e->mutex);
+    t->restoring = true;
+    tt_sched_set(e->sched, &t->sched, TT_SCHED_PARKED);
+    pthread_mutex_unlock(&e->mutex);
 }
 
 static void go_on(tt_engine *e, tt_task *t)
 {
     tt_job_set_position(t->job, -1, "");
     tt_engine_set_task(e, t, TT_SCHED_PREFILL);
+}
+
+bool tt_engine_restoring(const tt_engine *engine, uint64_t session_tag)
+{
+    tt_engine *e = (tt_engine *)engine;
+    bool found = false;
+    pthread_mutex_lock(&e->mutex);
+    for (tt_sched_task *s = NULL; !found && (s = tt_sched_walk(e->sched, s)) != NULL;) {
+        const tt_task *t = tt_engine_task_of(s);
+        found = t->restoring && s->state == TT_SCHED_PARKED && t->p->session_tag == session_tag;
+    }
+    pthread_mutex_unlock(&e->mutex);
+    return found;
 }
 
 /* What has come goes into the pool at once, whoever's turn it is: it takes the staging that others

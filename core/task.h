@@ -61,6 +61,7 @@ typedef struct tt_task {
                                          while it waits; NULL = none, or gone */
     bool fresh; /* the cache has not been asked since pages were lost or the adapter changed */
     tt_page_fetch *fetch; /* owned: pages on disk that it waits for, PARKED; NULL = none */
+    bool restoring;       /* as others may see it: under the engine's mutex */
     double asked_at;      /* when it began to wait */
     int32_t asked;        /* the store is not asked before the sequence has so many pages */
     bool saved;           /* its context has been given to the saver */

@@ -245,6 +245,26 @@ static void write_engine(tt_buf *b, const tt_engine_stats *st, const tt_metrics_
           (double)st->kv_pages_cached);
 }
 
+static void write_pages(tt_buf *b, const tt_engine_stats *st)
+{
+    gauge(b, "qttt_page_runs", "Runs of K/V pages on disk, 1,024 tokens at most each.",
+          (double)st->page_runs);
+    gauge(b, "qttt_page_file_bytes", "Size of their files.", (double)st->page_run_bytes);
+    counter(b, "qttt_pages_written_bytes_total", "K/V of contexts written to disk.",
+            st->pages_written_bytes);
+    counter(b, "qttt_pages_read_bytes_total", "K/V of contexts read from disk.",
+            st->pages_read_bytes);
+    counter(b, "qttt_restored_tokens_total", "Prompt tokens whose K/V came from disk.",
+            st->restored_tokens);
+    counter(b, "qttt_page_runs_corrupt_total",
+            "Runs that were damaged or could not be read: removed, and recomputed.",
+            st->page_runs_corrupt);
+    counter(b, "qttt_page_runs_evicted_total", "Runs removed for state.max_bytes.",
+            st->page_runs_evicted);
+    counter(b, "qttt_page_write_failures_total", "Runs that could not be written.",
+            st->page_write_failures);
+}
+
 static void write_sessions(tt_buf *b, const tt_metrics *m, const tt_metrics_page *page)
 {
     gauge(b, "qttt_sessions", "Sessions.", (double)page->sessions);
@@ -335,6 +355,7 @@ void tt_metrics_write(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st,
     write_engine(b, st, page);
     write_sessions(b, m, page);
     write_state(b, page);
+    write_pages(b, st);
     write_qttt(b, m, st, page);
     write_aliases(b, st, page);
 }

@@ -40,6 +40,7 @@ void tt_session_turn_params(const tt_session_turn *t, int32_t prompt, tt_job_par
     const tt_session_plan *plan = &t->plans[prompt];
     tt_session_generation latest;
     params->qttt.context_tokens = plan->n_base;
+    params->keep_context = plan->context_equal ? plan->n_base : 0;
     if (!plan->context_equal) {
         params->qttt.mode = TT_QTTT_OFF;
         return;

@@ -43,6 +43,8 @@ tt_code tt_session_start_prefill(tt_session_record *r, tt_err *reterr)
         r->status = TT_SESSION_READY;
         return TT_OK;
     }
+    params.keep_context = params.n_prompt;
+    params.session_tag = r->tag;
     snprintf(params.adapter_scope, sizeof params.adapter_scope, "%s", r->scope);
     tt_code rc = tt_job_create(&params, st->opt.wake, st->opt.wake_arg, &job, reterr);
     if (rc == TT_OK) {

@@ -553,6 +553,13 @@ void tt_engine_unpin(tt_engine *e, uint64_t adapter_id)
     (void)adapter_id;
 }
 
+bool tt_engine_restoring(const tt_engine *e, uint64_t session_tag)
+{
+    (void)e;
+    (void)session_tag;
+    return false;
+}
+
 int32_t tt_engine_stored_tokens(const tt_engine *e, const tt_job_params *params)
 {
     return tt_engine_cached_tokens(e, params);
