@@ -11,6 +11,7 @@
 #include "server/session_json.h"
 #include "server/session_store.h"
 #include "server/session_turn.h"
+#include "server/state_db.h"
 
 /* Looking up a session's pages takes time by its tokens; what is beyond is not looked up, and
  * kv_complete says so. */
@@ -269,22 +270,39 @@ static void put_settings(tt_buf *b, const tt_settings *now)
     b->failed = b->failed || !ok;
 }
 
-static void put_engine(tt_buf *b, const tt_server *s)
+static void put_engine(tt_buf *b, const tt_engine_stats *st)
 {
-    tt_engine_stats st = {0};
-    if (s->engine != NULL && s->served != NULL) {
-        tt_engine_get_stats(s->engine, &st);
-    }
     tt_buf_printf(b, ",\"engine\":{\"running\":%d,\"queued\":%d,\"running_jobs\":%d",
-                  (int)st.running, (int)st.queued, (int)st.running_jobs);
-    member_int(b, "queued_jobs", st.queued_jobs);
-    member_int(b, "kv_bytes", st.kv_bytes_total);
-    member_int(b, "kv_pages", st.kv_pages_total);
-    member_int(b, "kv_pages_used", st.kv_pages_used);
-    member_int(b, "kv_pages_evictable", st.kv_pages_cached);
-    member_int(b, "adapters", st.adapters);
-    member_int(b, "adapter_bytes", st.adapter_bytes);
-    member_int(b, "adapter_pinned_bytes", st.adapter_pinned_bytes);
+                  (int)st->running, (int)st->queued, (int)st->running_jobs);
+    member_int(b, "queued_jobs", st->queued_jobs);
+    member_int(b, "kv_bytes", st->kv_bytes_total);
+    member_int(b, "kv_pages", st->kv_pages_total);
+    member_int(b, "kv_pages_used", st->kv_pages_used);
+    member_int(b, "kv_pages_evictable", st->kv_pages_cached);
+    member_int(b, "adapters", st->adapters);
+    member_int(b, "adapter_bytes", st->adapter_bytes);
+    member_int(b, "adapter_pinned_bytes", st->adapter_pinned_bytes);
+    tt_buf_putc(b, '}');
+}
+
+/* What outlives the process; null: nothing does. */
+static void put_disk(tt_buf *b, const tt_server *s, const tt_engine_stats *st)
+{
+    tt_err why = {0};
+    tt_buf_puts(b, ",\"disk\":");
+    if (s->state == NULL) {
+        tt_buf_puts(b, "null");
+        return;
+    }
+    bool degraded = tt_state_degraded(s->state, &why);
+    tt_state_counts n = tt_state_get_counts(s->state);
+    tt_buf_puts(b, "{\"folder\":");
+    tt_buf_puts_json(b, s->state_dir);
+    tt_buf_member_text(b, "degraded", degraded ? why.msg : NULL);
+    member_int(b, "waiting", n.waiting);
+    member_int(b, "failures", n.failures);
+    member_int(b, "database_bytes", n.file_bytes);
+    member_int(b, "context_bytes", st->page_run_bytes);
     tt_buf_putc(b, '}');
 }
 
@@ -292,6 +310,10 @@ void tt_api_admin_state(tt_http_request *req)
 {
     tt_server *s = req->server;
     tt_buf b = {0};
+    tt_engine_stats st = {0};
+    if (s->engine != NULL && s->served != NULL) {
+        tt_engine_get_stats(s->engine, &st);
+    }
     tt_session_counts sessions = tt_session_store_counts(s->sessions);
     tt_buf_puts(&b, "{\"object\":\"state\"");
     tt_buf_member_text(&b, "version", TT_VERSION);
@@ -300,7 +322,8 @@ void tt_api_admin_state(tt_http_request *req)
     member_int(&b, "started_at", s->started_unix);
     tt_buf_member_double(&b, "uptime_seconds", tt_now() - s->started);
     member_int(&b, "open_requests", tt_http_active(s->http));
-    put_engine(&b, s);
+    put_engine(&b, &st);
+    put_disk(&b, s, &st);
     tt_buf_printf(&b, ",\"sessions\":{\"count\":%d,\"bytes\":%lld}", (int)sessions.sessions,
                   (long long)sessions.bytes);
     put_requests(&b, s);

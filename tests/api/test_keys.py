@@ -340,6 +340,8 @@ def test_state_without_keys():
         assert owner["key"] is None and owner["jobs"] == 1 and owner["sessions"] == state["sessions"]["count"]
         while s.get(f"{SESSIONS}/{made['id']}").json()["status"] != "ready":
             time.sleep(0.02)
+        disk = s.get(STATE).json()["disk"]
+        assert disk is None or disk["degraded"] is None and disk["failures"] == 0
         (owner,) = s.get(STATE).json()["owners"]
         assert owner["kv_bytes"] > 0 and owner["session_bytes"] == s.get(STATE).json()["sessions"]["bytes"]
         s.post(f"{JOBS}/{job['id']}/cancel", {})
