@@ -155,6 +155,36 @@ static void too_large(tt_http_request *req, tt_http_error *e)
                  (long long)req->server->settings->max_body);
 }
 
+typedef struct framing {
+    int n_lengths, n_encodings;
+    bool chunked, spaced;
+} framing;
+
+static enum MHD_Result note_framing(void *cls, enum MHD_ValueKind kind, const char *name,
+                                    const char *value)
+{
+    framing *f = cls;
+    (void)kind;
+    f->spaced |= name[strcspn(name, " \t")] != '\0';
+    if (strcasecmp(name, "Content-Length") == 0) {
+        f->n_lengths++;
+    } else if (strcasecmp(name, "Transfer-Encoding") == 0) {
+        f->n_encodings++;
+        f->chunked = value != NULL && strcasecmp(value, "chunked") == 0;
+    }
+    return MHD_YES;
+}
+
+/* Two lengths, a length beside chunks, an encoding that is not chunks, a name with a blank behind
+ * it that one side knows and another does not: what one takes for a body's end another takes for a
+ * next request. Proxies refuse these; so do we (RFC 9112, 5.1 and 6.3). */
+static bool is_ambiguous(struct MHD_Connection *mhd)
+{
+    framing f = {0};
+    MHD_get_connection_values(mhd, MHD_HEADER_KIND, note_framing, &f);
+    return f.spaced || f.n_lengths + f.n_encodings > 1 || (f.n_encodings == 1 && !f.chunked);
+}
+
 /* What the headers alone decide. */
 static void check_headers(tt_http_request *req)
 {
@@ -287,11 +317,14 @@ enum MHD_Result tt_http_access(void *cls, struct MHD_Connection *mhd, const char
         if (req == NULL) {
             return MHD_NO;
         }
-        if (strcmp(method, "OPTIONS") != 0) {
+        bool ambiguous = is_ambiguous(mhd);
+        if (ambiguous) {
+            tt_error_set(&req->early, 400, NULL, NULL, "the length of the body is ambiguous");
+        } else if (strcmp(method, "OPTIONS") != 0) {
             check_headers(req);
         }
-        if (req->early.status != 0 && tt_http_get_header(req, "Expect") != NULL) {
-            req->close = true; /* the client has not begun to send */
+        if (ambiguous || (req->early.status != 0 && tt_http_get_header(req, "Expect") != NULL)) {
+            req->close = true; /* the client has not begun to send, or nobody knows where it ends */
             dispatch(req);
             return tt_http_send_reply(req);
         }

@@ -167,6 +167,22 @@ def test_malformed_http(impatient, i):
     assert impatient.get("/livez").status == 200
 
 
+@pytest.mark.parametrize("lines", [
+    b"Content-Length: 3\r\nContent-Length: 40", b"Content-Length: 3\r\nContent-Length: 3", b"Content-Length: 3, 40",
+    b"Content-Length: 3\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: chunked\r\nContent-Length: 3",
+    b"Transfer-Encoding: gzip, chunked", b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+    b"Transfer-Encoding: xchunked", b"Content-Length : 3", b"Transfer-Encoding : chunked"])
+def test_where_a_body_ends_is_never_guessed(server, lines):
+    """What a proxy may read as one request is not read as two: one refusal, then the connection is closed."""
+    hidden = b"0\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    for top in (b"POST /tokenize", b"GET /livez", b"OPTIONS /tokenize"):
+        with server.connect(10 * harness.TIME_FACTOR) as c:
+            c.send(top + b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + lines + b"\r\n\r\n" + hidden)
+            answer = c.rest()
+        assert b" 400 " in answer[:20] or (top.startswith(b"OPTIONS") and b" 204 " in answer[:20]), answer[:80]
+        assert b'"status"' not in answer, "the hidden request was answered"
+
+
 def test_a_silent_connection_is_closed(impatient):
     with Connection(impatient.port, timeout=10 * harness.TIME_FACTOR) as c:
         c.send(b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Le")
