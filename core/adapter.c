@@ -2,10 +2,26 @@
 #include "core/adapter.h"
 
 #include <assert.h>
-#include <stdatomic.h>
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
 
-static _Atomic uint64_t next_id = 1; /* of all engines of the process */
+/* 64 random bits: with a million adapters in a lifetime two are equal once in 37 million lifetimes.
+ * A counter would begin again with the process, and what is on disk outlives that. */
+static tt_code draw_id(uint64_t *ret_id, tt_err *reterr)
+{
+    uint64_t id = 0;
+    while (id == 0) {
+        ssize_t n = getrandom(&id, sizeof id, 0);
+        if (n != (ssize_t)sizeof id && errno != EINTR) {
+            return tt_fail(reterr, TT_E_IO, "no random number for an adapter: %s", strerror(errno));
+        }
+        id = n == (ssize_t)sizeof id ? id : 0;
+    }
+    *ret_id = id;
+    return TT_OK;
+}
 
 void tt_adapter_sizes(const tt_model *m, tt_adapter_kind kind, int32_t rank, int64_t ret_n[2])
 {
@@ -48,6 +64,11 @@ tt_code tt_adapter_create(tt_device *d, const tt_adapter_shape *shape, tt_adapte
                           tt_err *reterr)
 {
     const tt_model *m = d->model;
+    uint64_t id = 0;
+    tt_code rc = draw_id(&id, reterr);
+    if (rc != TT_OK) {
+        return rc;
+    }
     tt_adapter *a = calloc(1, sizeof *a);
     tt_adapter_layer *layers = calloc((size_t)m->n_layers, sizeof *layers);
     if (a == NULL || layers == NULL) {
@@ -55,13 +76,13 @@ tt_code tt_adapter_create(tt_device *d, const tt_adapter_shape *shape, tt_adapte
         free(layers);
         return tt_fail(reterr, TT_E_NOMEM, "no memory for an adapter");
     }
-    *a = (tt_adapter){.id = next_id++, .refs = 1, .n_layers = m->n_layers, .layers = layers};
+    *a = (tt_adapter){.id = id, .refs = 1, .n_layers = m->n_layers, .layers = layers};
     size_t part[2];
     parts_of(m, shape, part);
     a->bytes = tt_adapter_bytes(m, shape);
     a->block = shape->place;
     a->placed = shape->place != 0;
-    tt_code rc = a->placed ? TT_OK : d->ops.alloc(d->lane, a->bytes, &a->block, reterr);
+    rc = a->placed ? TT_OK : d->ops.alloc(d->lane, a->bytes, &a->block, reterr);
     if (rc != TT_OK) {
         tt_adapter_unref(d, &a);
         return rc;
@@ -103,27 +124,36 @@ static const uint8_t *layer_set(const tt_adapter *a, uint8_t set[32])
     return all ? NULL : set;
 }
 
+void tt_adapter_get_shape(const tt_adapter *a, uint8_t set[32], tt_adapter_shape *ret)
+{
+    const tt_adapter_layer *first = NULL;
+    for (int32_t i = 0; i < a->n_layers && first == NULL; i++) {
+        first = tt_adapter_has(a, i) ? &a->layers[i] : NULL;
+    }
+    assert(first != NULL);
+    memset(set, 0, 32);
+    *ret = (tt_adapter_shape){.kind = first->kind,
+                              .type = first->type,
+                              .rank = first->rank,
+                              .scale = first->scale,
+                              .layers = layer_set(a, set)};
+}
+
 tt_code tt_adapter_round(tt_device *d, const tt_adapter *src, tt_adapter **ret_adapter,
                          tt_err *reterr)
 {
-    const tt_adapter_layer *first = NULL;
-    for (int32_t i = 0; i < src->n_layers && first == NULL; i++) {
-        first = tt_adapter_has(src, i) ? &src->layers[i] : NULL;
-    }
-    assert(first != NULL && first->type == TT_F32);
-    uint8_t set[32] = {0};
-    tt_adapter_shape shape = {.kind = first->kind,
-                              .type = TT_BF16,
-                              .rank = first->rank,
-                              .scale = first->scale,
-                              .layers = layer_set(src, set)};
+    uint8_t set[32];
+    tt_adapter_shape shape;
+    tt_adapter_get_shape(src, set, &shape);
+    assert(shape.type == TT_F32);
+    shape.type = TT_BF16;
     tt_adapter *a = NULL;
     tt_code rc = tt_adapter_create(d, &shape, &a, reterr);
     if (rc != TT_OK) {
         return rc;
     }
     int64_t n[2];
-    tt_adapter_sizes(d->model, first->kind, first->rank, n);
+    tt_adapter_sizes(d->model, shape.kind, shape.rank, n);
     for (int32_t i = 0; i < src->n_layers; i++) {
         const tt_adapter_layer *s = &src->layers[i], *t = &a->layers[i];
         if (!tt_adapter_has(src, i)) {

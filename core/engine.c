@@ -14,12 +14,10 @@ static void destroy_parts(tt_engine *e)
     tt_sched_destroy(&e->sched);
     pthread_cond_destroy(&e->wake);
     pthread_mutex_destroy(&e->mutex);
-    while (e->pins != NULL) {
-        tt_pin_order *next = e->pins->next;
-        free(e->pins);
-        e->pins = next;
-    }
+    tt_engine_free_pins(&e->pins);
+    tt_engine_free_pins(&e->held_unpins);
     free(e->model_path);
+    free(e->adapter_folder);
     free(e);
 }
 
@@ -56,13 +54,16 @@ tt_code tt_engine_create(const tt_engine_options *opt, tt_engine **ret_engine, t
 {
     tt_engine *e = calloc(1, sizeof *e);
     char *path = strdup(opt->model_path);
-    if (e == NULL || path == NULL) {
+    char *folder = opt->adapter_folder != NULL ? strdup(opt->adapter_folder) : NULL;
+    if (e == NULL || path == NULL || (opt->adapter_folder != NULL && folder == NULL)) {
         free(e);
         free(path);
+        free(folder);
         return tt_fail(reterr, TT_E_NOMEM, "no memory for the engine");
     }
     e->opt = *opt;
     e->opt.model_path = e->model_path = path;
+    e->opt.adapter_folder = e->adapter_folder = folder;
     set_defaults(&e->opt);
     e->pins_tail = &e->pins;
     e->stats.last_progress_seconds = tt_sys_now();
@@ -90,6 +91,7 @@ void tt_engine_destroy(tt_engine **engine)
     pthread_cond_signal(&e->wake);
     pthread_mutex_unlock(&e->mutex);
     pthread_join(e->thread, NULL);
+    tt_adapter_store_destroy(&e->adapter_store); /* its thread knows the engine */
     tt_worker_close(&e->worker);
     destroy_parts(e);
 }
@@ -163,7 +165,7 @@ static tt_code check_adapter_room(const tt_engine *e, const tt_job_params *p, tt
     }
     size_t need = tt_worker_adapter_bytes(&e->worker, &p->qttt);
     size_t room = e->opt.adapter_cache_bytes;
-    room = e->pinned_bytes < room ? room - e->pinned_bytes : 0;
+    room = e->stuck_bytes < room ? room - e->stuck_bytes : 0;
     return need <= room
                ? TT_OK
                : tt_fail(reterr, TT_E_CAPACITY,
@@ -274,13 +276,14 @@ int32_t tt_engine_retry_after(const tt_engine *engine)
 }
 
 /* An order that memory is missing for leaves the adapter where it is: never too early gone. */
-static void order_pin(tt_engine *e, uint64_t id, int32_t add)
+static void order(tt_engine *e, const tt_pin_order *what)
 {
-    tt_pin_order *o = id != 0 ? malloc(sizeof *o) : NULL;
+    tt_pin_order *o = malloc(sizeof *o);
     if (o == NULL) {
+        free(what->ids);
         return;
     }
-    *o = (tt_pin_order){.id = id, .add = add};
+    *o = *what;
     pthread_mutex_lock(&e->mutex);
     *e->pins_tail = o;
     e->pins_tail = &o->next;
@@ -290,12 +293,27 @@ static void order_pin(tt_engine *e, uint64_t id, int32_t add)
 
 void tt_engine_pin(tt_engine *e, uint64_t adapter_id)
 {
-    order_pin(e, adapter_id, 1);
+    if (adapter_id != 0) {
+        order(e, &(tt_pin_order){.id = adapter_id, .add = 1});
+    }
 }
 
 void tt_engine_unpin(tt_engine *e, uint64_t adapter_id)
 {
-    order_pin(e, adapter_id, -1);
+    if (adapter_id != 0) {
+        order(e, &(tt_pin_order){.id = adapter_id, .add = -1});
+    }
+}
+
+void tt_engine_keep_adapters(tt_engine *e, const uint64_t *ids, size_t n)
+{
+    uint64_t *copy = malloc((n + 1) * sizeof *copy);
+    if (copy != NULL) {
+        if (n > 0) {
+            memcpy(copy, ids, n * sizeof *copy);
+        }
+        order(e, &(tt_pin_order){.ids = copy, .n = n});
+    }
 }
 
 int32_t tt_engine_cached_tokens(const tt_engine *e, const tt_job_params *p)

@@ -51,6 +51,8 @@ typedef struct tt_engine_options {
     tt_qttt_caps caps;
     const char *page_folder;   /* of K/V pages on disk; NULL = none are kept */
     uint64_t page_store_bytes; /* of files in it */
+    const char
+        *adapter_folder; /* copied; where pinned adapters are kept in files; NULL = nowhere */
     /* One line for the operator: what was wrong on disk. Any of the engine's threads; may be NULL.
      */
     void (*on_warning)(void *arg, const char *text);
@@ -93,6 +95,11 @@ int32_t tt_engine_retry_after(const tt_engine *e);
  * adapters that it names to its end. */
 void tt_engine_pin(tt_engine *e, uint64_t adapter_id);
 void tt_engine_unpin(tt_engine *e, uint64_t adapter_id);
+/* With a state folder a pinned adapter is kept in a file too, may leave memory, and comes back when
+ * a job names it. After a restart the server pins what its sessions have (once for each that has
+ * it), then tells which ids are referred to at all: the files of all others are removed. copied;
+ * any order of calls before or after TT_ENGINE_READY. */
+void tt_engine_keep_adapters(tt_engine *e, const uint64_t *ids, size_t n);
 
 /* How many leading tokens of a prompt are in K/V pages now, a multiple of 64 (it takes no page).
  * params: prompt, decoded, adapter_scope, adapter_id, qttt.context_tokens. */
@@ -113,6 +120,7 @@ typedef struct tt_engine_stats {
     /* used: held by sequences; cached: with content, held by nobody, not among the used */
     int64_t kv_pages_total, kv_pages_used, kv_pages_cached;
     int64_t kv_bytes_total, adapter_bytes, adapters, adapter_pinned_bytes;
+    int64_t adapters_unsaved; /* pinned, with a state folder, and without a file: it was told why */
     uint64_t prompt_tokens, cached_tokens, generated_tokens, trained_tokens, qttt_steps;
     uint64_t jobs_done, jobs_cancelled, jobs_failed;
     uint64_t preemptions, decode_steps, decode_rows;

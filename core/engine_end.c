@@ -12,6 +12,7 @@ void tt_engine_publish(tt_engine *e)
     int64_t bytes, adapters;
     tt_adapter_cache_stats(e->worker.adapters, &bytes, &adapters);
     size_t pinned = tt_adapter_cache_pinned(e->worker.adapters);
+    size_t stuck = tt_adapter_cache_stuck(e->worker.adapters);
     pthread_mutex_lock(&e->mutex);
     tt_sched_counts n = tt_sched_get_counts(e->sched);
     tt_engine_stats s = e->worker.totals;
@@ -37,7 +38,8 @@ void tt_engine_publish(tt_engine *e)
         s.page_write_failures = d.write_failures;
     }
     s.last_progress_seconds = tt_sys_now();
-    e->pinned_bytes = pinned;
+    s.adapters_unsaved = tt_adapter_cache_unsaved(e->worker.adapters);
+    e->stuck_bytes = stuck;
     e->arena_bytes = e->worker.device.arena_bytes;
     e->stats = s;
     pthread_mutex_unlock(&e->mutex);
@@ -134,6 +136,10 @@ static void hand_over(tt_engine *e, tt_task *r, const tt_task *t, const tt_qttt_
         theirs = tt_qttt_without(&t->t->params, "failed", "capacity");
         adapter = NULL;
     }
+    theirs.durable = false;
+    if (adapter != NULL && r->p->pin_adapter) {
+        tt_engine_note_durable(e, &theirs);
+    }
     tt_engine_resume_request(e, r, &theirs, adapter);
 }
 
@@ -157,6 +163,15 @@ static void resume_waiters(tt_engine *e, const tt_task *t, const tt_qttt_result 
     free(list);
 }
 
+/* Nobody will hear of what the training has pinned. */
+static void drop_pin(tt_engine *e, tt_task *t, bool drop)
+{
+    if (drop && t->t->pinned) {
+        tt_adapter_cache_pin(e->worker.adapters, t->t->adapter->id, -1);
+        t->t->pinned = false;
+    }
+}
+
 /* Fills the last event of a qTTT job and tells the result first. */
 static void end_job(tt_engine *e, tt_task *t, const tt_qttt_result *result, const tt_err *err)
 {
@@ -164,6 +179,7 @@ static void end_job(tt_engine *e, tt_task *t, const tt_qttt_result *result, cons
     tt_code rc = why.code;
     if (rc == TT_OK) {
         rc = tt_push_adapted(&e->worker, t, result, &why);
+        drop_pin(e, t, rc != TT_OK);
     }
     if (rc == TT_OK) {
         t->last->type = TT_EV_DONE;
@@ -180,6 +196,13 @@ static void end_job(tt_engine *e, tt_task *t, const tt_qttt_result *result, cons
 static void end_training(tt_engine *e, tt_task *t, const tt_err *err)
 {
     tt_training *tr = t->t;
+    if (err->code == TT_OK && tt_engine_saves_first(e, t)) {
+        return;
+    }
+    drop_pin(e, t, err->code != TT_OK);
+    if (tr->pinned) {
+        tt_engine_note_durable(e, &tr->result);
+    }
     tt_qttt_result result = tr->result;
     if (err->code != TT_OK) {
         const char *reason = err->code == TT_E_NOMEM       ? "out_of_memory"
@@ -192,6 +215,9 @@ static void end_training(tt_engine *e, tt_task *t, const tt_err *err)
                                  reason);
     }
     resume_waiters(e, t, &result, err->code == TT_OK);
+    if (tr->lent_pin) {
+        tt_adapter_cache_pin(e->worker.adapters, tr->adapter->id, -1);
+    }
     if (t->last != NULL) {
         end_job(e, t, &result, err);
         return;

@@ -35,6 +35,10 @@ static void start_task(tt_engine *e, tt_task *t)
     if (t->started > 0) {
         return; /* preempted before: it goes on */
     }
+    if (!tt_engine_name_adapters(e, t, false)) {
+        tt_engine_set_task(e, t, TT_SCHED_QUEUED);
+        return;
+    }
     if (t->t == NULL) {
         tt_code rc = tt_generate_start(&e->worker, t, &err);
         if (rc < 0) {
@@ -226,21 +230,6 @@ static void run_decode(tt_engine *e, const tt_sched_choice *c)
 
 /* ---- between the choices ---- */
 
-static void do_pins(tt_engine *e)
-{
-    pthread_mutex_lock(&e->mutex);
-    tt_pin_order *o = e->pins;
-    e->pins = NULL;
-    e->pins_tail = &e->pins;
-    pthread_mutex_unlock(&e->mutex);
-    while (o != NULL) {
-        tt_pin_order *next = o->next;
-        tt_adapter_cache_pin(e->worker.adapters, o->id, o->add);
-        free(o);
-        o = next;
-    }
-}
-
 static void tell_pause(tt_task *t)
 {
     bool paused = tt_job_paused(t->job);
@@ -297,7 +286,7 @@ static bool end_one_cancelled(tt_engine *e, tt_task *const *list, int32_t n)
 /* A parked request whose training is no more (memory ran out when it ended) asks again. */
 static void wake_orphan(tt_engine *e, tt_task *const *list, int32_t n, tt_task *t)
 {
-    bool orphan = t->sched.state == TT_SCHED_PARKED && t->fetch == NULL;
+    bool orphan = t->sched.state == TT_SCHED_PARKED && t->fetch == NULL && t->t == NULL;
     for (int32_t i = 0; orphan && i < n; i++) {
         orphan = list[i]->t == NULL || list[i]->t != t->r.training;
     }
@@ -318,9 +307,10 @@ static void sweep(tt_engine *e, double now, double *refreshed)
         free(list);
         list = tt_engine_list_tasks(e, &n);
     }
+    bool first = true; /* the oldest that waits for its adapters gets them */
     for (int32_t i = 0; i < n; i++) {
         tt_task *t = list[i];
-        tt_task_name_adapters(&e->worker, t);
+        first = tt_engine_name_adapters(e, t, first) && first;
         tell_pause(t);
         wake_orphan(e, list, n, t);
         restored = restored || tt_engine_poll_disk(e, t, now);
@@ -328,7 +318,8 @@ static void sweep(tt_engine *e, double now, double *refreshed)
         /* a step that has begun is finished first */
         t->sched.held = t->seq.n_pages;
         t->restoring = t->fetch != NULL && t->sched.state == TT_SCHED_PARKED;
-        t->sched.paused = t->t != NULL && tt_job_paused(t->job) && !t->sched.mid_step;
+        t->sched.paused =
+            t->loading || (t->t != NULL && tt_job_paused(t->job) && !t->sched.mid_step);
         bool queued = t->sched.state == TT_SCHED_QUEUED;
         bool behind_tag = queued && tt_sched_behind_tag(&t->sched);
         /* of requests now and then: each looks through the whole queue */
@@ -402,7 +393,8 @@ static void serve(tt_engine *e)
     double refreshed = 0;
     tt_sched_set_pages_total(e->sched, tt_kv_total(e->worker.kv)); /* nobody else asks it yet */
     for (;;) {
-        do_pins(e);
+        tt_engine_tend_adapters(e);
+        tt_engine_do_pins(e);
         sweep(e, tt_sys_now(), &refreshed);
         bool more = tt_engine_save_some(e);
         tt_engine_publish(e);
@@ -415,7 +407,8 @@ static void serve(tt_engine *e)
         tt_sched_choice c =
             tt_sched_next(e->sched, tt_sys_now(), pages - tt_engine_promised_pages(e));
         if (c.what == TT_SCHED_IDLE && !e->kicked && e->pins == NULL && !more) {
-            wait_for_work(e, c.wait < e->poll_seconds ? c.wait : e->poll_seconds);
+            double poll = e->poll_seconds < e->tend_wait ? e->poll_seconds : e->tend_wait;
+            wait_for_work(e, c.wait < poll ? c.wait : poll);
         }
         e->kicked = false;
         pthread_mutex_unlock(&e->mutex);
@@ -427,6 +420,7 @@ static void serve(tt_engine *e)
 static void drain(tt_engine *e)
 {
     int32_t n;
+    tt_engine_settle_adapters(e);
     tt_task **list = tt_engine_list_tasks(e, &n);
     for (int trainings = 0; trainings <= 1;
          trainings++) { /* requests first: no waiter is resumed */
@@ -443,7 +437,7 @@ static void drain(tt_engine *e)
         }
     }
     free(list);
-    do_pins(e);
+    tt_engine_do_pins(e);
 }
 
 void *tt_engine_main(void *arg)
@@ -452,6 +446,7 @@ void *tt_engine_main(void *arg)
     tt_err err = {0};
     pthread_setname_np(pthread_self(), "qttt-engine"); /* its row threads inherit it */
     tt_code rc = tt_worker_open(&e->worker, &e->opt, &err);
+    rc = rc == TT_OK ? tt_engine_open_adapters(e, &err) : rc;
     if (rc != TT_OK) {
         set_state(e, TT_ENGINE_FAILED, &err);
         return NULL;

@@ -1,5 +1,6 @@
 /* engine_priv.h - the inside of the engine, shared by engine.c (its boundary, any thread) and what
- * its thread runs: engine_loop.c (the loop), engine_end.c (the end of tasks), engine_pages.c. */
+ * its thread runs: engine_loop.c (the loop), engine_end.c (the end of tasks), engine_pages.c,
+ * engine_adapters.c. */
 #ifndef TT_ENGINE_PRIV_H
 #define TT_ENGINE_PRIV_H
 
@@ -11,12 +12,15 @@
 typedef struct tt_pin_order {
     struct tt_pin_order *next;
     uint64_t id;
-    int32_t add;
+    int32_t add;   /* 0: keep the files of ids[n] alone */
+    uint64_t *ids; /* owned */
+    size_t n;
 } tt_pin_order;
 
 struct tt_engine {
     tt_engine_options opt;
-    char *model_path; /* owned */
+    char *model_path;     /* owned */
+    char *adapter_folder; /* owned; NULL = none */
     pthread_t thread;
     /* Guards everything below but `worker`. Never held while a job's mutex is taken or a callback
      * runs. The thread holds it for a choice, not for the work. */
@@ -25,8 +29,9 @@ struct tt_engine {
     bool stopping, kicked;
     bool sleeping; /* the thread, with nothing to do; nobody has called it since */
     tt_sched *sched;
-    tt_pin_order *pins, **pins_tail;  /* to be done by the thread, in order */
-    size_t pinned_bytes, arena_bytes; /* of adapters; of trainings, kept between them */
+    tt_pin_order *pins, **pins_tail; /* to be done by the thread, in order */
+    size_t stuck_bytes, arena_bytes; /* of adapters that cannot leave memory; of trainings, kept
+                                        between them */
     tt_engine_state state;
     tt_err failure;
     tt_engine_stats stats;
@@ -35,6 +40,10 @@ struct tt_engine {
     tt_worker worker;
     tt_saver *saver;     /* the thread's own; NULL = nothing is saved */
     double poll_seconds; /* until somebody who waits for the disk is looked at again */
+    /* The thread's. */
+    tt_adapter_store *adapter_store; /* owned; NULL = no state folder */
+    tt_pin_order *held_unpins;       /* of adapters that a task still waits for */
+    double tend_wait;                /* tt_adapter_cache_tend()'s */
 };
 
 void *tt_engine_main(void *engine);
@@ -75,6 +84,25 @@ bool tt_engine_save_some(tt_engine *e);
 void tt_engine_wait_for_disk(tt_engine *e, tt_task *t);
 /* A task whose pages have come, or do not come, goes on. One a call at most; true: one did. */
 bool tt_engine_poll_disk(tt_engine *e, tt_task *t, double now);
+/* ---- engine_adapters.c ---- */
+
+/* After the worker was opened. TT_E_NOMEM. */
+tt_code tt_engine_open_adapters(tt_engine *e, tt_err *reterr);
+/* Pins, unpins and what is kept, in the order of asking. */
+void tt_engine_do_pins(tt_engine *e);
+void tt_engine_free_pins(tt_pin_order **list);
+/* What the store has done: those who waited for it go on. */
+void tt_engine_tend_adapters(tt_engine *e);
+/* Looks for the adapters that t names. False: they are being read, t waits. `must`: even if there
+ * is no room for them. */
+bool tt_engine_name_adapters(tt_engine *e, tt_task *t, bool must);
+/* A training is over and somebody pins its adapter: t waits for the file (true), or there is
+ * nothing to wait for. */
+bool tt_engine_saves_first(tt_engine *e, tt_task *t);
+/* Says in a result whether its adapter is on disk. */
+void tt_engine_note_durable(const tt_engine *e, tt_qttt_result *result);
+/* At the end of the thread: what is being written is written, who waits for it ends. */
+void tt_engine_settle_adapters(tt_engine *e);
 
 /* ---- engine_pages.c ---- */
 

@@ -53,14 +53,14 @@ static tt_code open_text(const tt_worker *w, tt_task *t, tt_err *reterr)
 }
 
 /* The weights of a session's generation. */
-static tt_code use_adapter(tt_worker *w, tt_task *t, tt_err *reterr)
+static tt_code use_adapter(tt_task *t, tt_err *reterr)
 {
     if (t->p->adapter_id == 0) {
         return TT_OK;
     }
-    tt_task_name_adapters(w, t);
+    assert(t->named);
     if (t->answering == NULL) {
-        return tt_fail(reterr, TT_E_INVALID, "the adapter of this generation is gone");
+        return tt_fail(reterr, t->lost[0].code, "%s", t->lost[0].msg);
     }
     tt_adapter_ref(t->answering);
     tt_task_set_adapter(t, t->answering, t->p->qttt.context_tokens);
@@ -110,7 +110,7 @@ tt_code tt_generate_start(tt_worker *w, tt_task *t, tt_err *reterr)
     if (p->kind == TT_JOB_PREFILL || p->kind == TT_JOB_DIAGNOSE) {
         t->r.phase = TT_GENERATE_PROMPT;
         t->until = p->n_prompt;
-        return use_adapter(w, t, reterr);
+        return use_adapter(t, reterr);
     }
     t->r.n_max = p->max_tokens >= 0 && p->max_tokens < room ? p->max_tokens : room;
     tt_code rc = tt_sampler_init(&t->r.sampler, &p->sampling, w->model->n_vocab, p->prompt,
@@ -118,7 +118,7 @@ tt_code tt_generate_start(tt_worker *w, tt_task *t, tt_err *reterr)
     rc = rc == TT_OK ? open_text(w, t, reterr) : rc;
     rc = rc == TT_OK ? list_banned(w, t, reterr) : rc;
     rc = rc == TT_OK ? decide(w, t, reterr) : rc;
-    return rc == TT_OK && !t->r.adapting ? use_adapter(w, t, reterr) : rc;
+    return rc == TT_OK && !t->r.adapting ? use_adapter(t, reterr) : rc;
 }
 
 /* ---- adaptation ---- */
@@ -166,7 +166,7 @@ tt_code tt_generate_adapted(tt_worker *w, tt_task *t, const tt_qttt_result *resu
         tt_task_set_adapter(t, adapter, n_context);
         return tt_push_adapted(w, t, result, reterr);
     }
-    tt_code rc = use_adapter(w, t, reterr);
+    tt_code rc = use_adapter(t, reterr);
     return rc == TT_OK ? tt_push_adapted(w, t, result, reterr) : rc;
 }
 
@@ -179,7 +179,7 @@ tt_code tt_generate_arrived(tt_worker *w, tt_task *t, tt_err *reterr)
         tt_qttt_result result;
         tt_adapter *adapter = NULL;
         r->adapt_from = r->adapt_from > 0 ? r->adapt_from : tt_sys_now();
-        if (tt_training_known(w, &params, t->p, &result, &adapter) != TT_OK) {
+        if (tt_training_known(w, &params, t->p, true, &result, &adapter) != TT_OK) {
             return (tt_code)TT_TASK_PARKED;
         }
         tt_code rc = tt_generate_adapted(w, t, &result, adapter, reterr);

@@ -116,10 +116,12 @@ typedef struct tt_job_params {
                                what is there already is not written again */
     bool keep;           /* pages of generated tokens stay in the cache, to be found by `decoded` */
     uint64_t adapter_id; /* tokens from qttt.context_tokens on run under this adapter (a session's
-                            generation); 0 = base. Unknown (dropped): TT_EV_ERROR TT_E_INVALID. With
-                            mode ON it answers when the training keeps nothing */
+                            generation); 0 = base. Unknown (dropped) or unreadable: TT_EV_ERROR
+                            TT_E_ADAPTER_LOST. With mode ON it answers when the training keeps
+                            nothing */
     uint64_t session_tag;   /* trainings with the same tag run one after another; 0 = none */
-    bool pin_adapter;       /* a kept adapter stays until tt_engine_unpin() */
+    bool pin_adapter;       /* a kept adapter stays until tt_engine_unpin(); with a state folder
+                               TT_EV_ADAPTED comes when its file is on disk, or could not be written */
     double timeout_seconds; /* from submit; TT_EV_ERROR TT_E_TIMEOUT; 0 = none */
     tt_diagnose_params diagnose;
 } tt_job_params;
@@ -153,6 +155,8 @@ typedef struct tt_qttt_result {
     const char *stop_reason; /* "steps", "seconds", "span_tokens", "plateau", NULL */
     bool kept, cached;       /* cached: reused from the adapter cache, nothing was trained now */
     uint64_t adapter_id;     /* 0 = base */
+    bool durable;            /* kept and pinned: its file is on disk */
+    char not_durable[96];    /* why not, although it should be; "" = there is no state folder */
     int32_t generation;      /* 0 = base, 1 = adapted */
     tt_qttt_params params;   /* resolved */
     int32_t steps_done, n_dropped;

@@ -100,18 +100,26 @@ void tt_task_destroy(tt_worker *w, tt_task **task)
     free(t);
 }
 
-void tt_task_name_adapters(tt_worker *w, tt_task *t)
+tt_code tt_task_name_adapters(tt_worker *w, tt_task *t, bool must)
 {
-    if (t->named) {
-        return;
+    uint64_t ids[2] = {t->p->adapter_id,
+                       t->p->qttt.mode != TT_QTTT_OFF ? t->p->qttt.start_adapter : 0};
+    tt_adapter **found[2] = {&t->answering, &t->starting};
+    bool all = true;
+    for (int i = 0; !t->named && i < 2; i++) {
+        if (ids[i] == 0 || *found[i] != NULL || t->lost[i].code != TT_OK) {
+            continue;
+        }
+        tt_err err;
+        tt_code rc =
+            tt_adapter_cache_fetch(w->adapters, ids[i], &t->tickets[i], must, found[i], &err);
+        if (rc < 0) {
+            t->lost[i] = err;
+        }
+        all = all && rc <= 0;
     }
-    t->named = true;
-    if (t->p->adapter_id != 0) {
-        t->answering = tt_adapter_cache_get(w->adapters, t->p->adapter_id);
-    }
-    if (t->p->qttt.mode != TT_QTTT_OFF && t->p->qttt.start_adapter != 0) {
-        t->starting = tt_adapter_cache_get(w->adapters, t->p->qttt.start_adapter);
-    }
+    t->named = all;
+    return all ? TT_OK : (tt_code)TT_TASK_MORE;
 }
 
 void tt_task_drop_pages(tt_worker *w, tt_task *t)

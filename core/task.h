@@ -58,7 +58,10 @@ typedef struct tt_task {
     int32_t n_base;
     bool named;                       /* the next two have been looked for */
     tt_adapter *answering, *starting; /* referenced: p->adapter_id and p->qttt.start_adapter, kept
-                                         while it waits; NULL = none, or gone */
+                                         while it waits; NULL = none, or lost */
+    bool loading;                     /* they are being read from disk; it does not start */
+    uint64_t tickets[2];              /* of tt_adapter_cache_fetch() */
+    tt_err lost[2];                   /* why it has none; code TT_OK = it names none */
     bool fresh; /* the cache has not been asked since pages were lost or the adapter changed */
     tt_page_fetch *fetch; /* owned: pages on disk that it waits for, PARKED; NULL = none */
     bool restoring;       /* as others may see it: under the engine's mutex */
@@ -85,8 +88,10 @@ tt_code tt_task_create(tt_worker *w, tt_job *job, tt_event *last, tt_task **ret_
 void tt_task_destroy(tt_worker *w, tt_task **task);
 /* Runs tokens from n_base on under `a` (transferred). */
 void tt_task_set_adapter(tt_task *t, tt_adapter *a, int32_t n_base);
-/* Keeps the adapters that its parameters name, whatever becomes of them in the cache. Once. */
-void tt_task_name_adapters(tt_worker *w, tt_task *t);
+/* Keeps the adapters that its parameters name, whatever becomes of them in the cache: then it is
+ * `named`. TT_OK. TT_TASK_MORE: they are being read, call again. must: see
+ * tt_adapter_cache_fetch(). */
+tt_code tt_task_name_adapters(tt_worker *w, tt_task *t, bool must);
 /* Gives the K/V pages back; the next piece asks the cache first. */
 void tt_task_drop_pages(tt_worker *w, tt_task *t);
 /* One token more at the end of ids. TT_E_NOMEM. */
@@ -156,14 +161,19 @@ struct tt_training {
     bool automatic;
     tt_qttt_result result;
     tt_adapter *adapter;     /* referenced */
+    bool pinned;             /* on behalf of its job */
+    bool lent_pin;           /* for a request that will pin it, while its file is written */
+    bool saving;             /* over; parked until its adapter's file is written */
     tt_engine_stats *totals; /* the worker's */
 };
 
 /* Makes a task a training of p->qttt. */
 tt_code tt_training_init(tt_worker *w, tt_task *t, tt_err *reterr);
-/* A known result for t's parameters (TT_OK: result and adapter are set), else TT_TASK_MORE. */
+/* A known result for t's parameters (TT_OK: result and adapter are set, it is pinned if p says so),
+ * else TT_TASK_MORE. settled: one whose file would have to be written first counts as unknown; a
+ * training then finds it, and waits for the file. */
 tt_code tt_training_known(tt_worker *w, const tt_qttt_params *params, const tt_job_params *p,
-                          tt_qttt_result *ret_result, tt_adapter **ret_adapter);
+                          bool settled, tt_qttt_result *ret_result, tt_adapter **ret_adapter);
 /* The context is there. TT_OK: train. TT_TASK_OVER: nothing to do. */
 tt_code tt_training_arrived(tt_worker *w, tt_task *t, tt_err *reterr);
 /* Trains for about `seconds`. TT_OK: over, the result is there and published. TT_TASK_MORE.

@@ -11,16 +11,25 @@
 #include "core/task.h"
 
 tt_code tt_training_known(tt_worker *w, const tt_qttt_params *params, const tt_job_params *p,
-                          tt_qttt_result *ret_result, tt_adapter **ret_adapter)
+                          bool settled, tt_qttt_result *ret_result, tt_adapter **ret_adapter)
 {
     tt_adapter_key key;
+    tt_err why;
     tt_adapter_key_make(&key, p->prompt, params->context_tokens, p->adapter_scope, params);
     if (!tt_adapter_cache_find(w->adapters, &key, ret_result, ret_adapter)) {
         return (tt_code)TT_TASK_MORE;
     }
+    bool pin = p->pin_adapter && *ret_adapter != NULL;
+    bool durable =
+        pin && tt_adapter_cache_home(w->adapters, (*ret_adapter)->id, &why) == TT_ADAPTER_DURABLE;
+    if (settled && pin && !durable && tt_adapter_cache_has_store(w->adapters)) {
+        tt_adapter_unref(&w->device, ret_adapter);
+        return (tt_code)TT_TASK_MORE;
+    }
     ret_result->cached = true;
     ret_result->flops = ret_result->equal_cost_tokens = ret_result->adapt_seconds = 0;
-    if (p->pin_adapter && *ret_adapter != NULL) {
+    ret_result->durable = durable;
+    if (pin) {
         tt_adapter_cache_pin(w->adapters, (*ret_adapter)->id, 1);
     }
     return TT_OK;
@@ -82,11 +91,12 @@ static tt_code create_run(tt_worker *w, tt_task *t, tt_err *reterr)
     tt_training *tr = t->t;
     tt_code rc = TT_OK;
     if (tr->params.start_adapter != 0) {
-        tt_task_name_adapters(w, t);
+        assert(t->named);
         if (t->starting == NULL || !tt_qttt_can_start(w->model, &tr->params, t->starting)) {
             return tt_fail(reterr, TT_E_INVALID,
-                           t->starting == NULL ? "the adapter to start from is gone"
-                                               : "the adapter to start from has another shape");
+                           t->starting == NULL ? "the adapter to start from is gone: %s"
+                                               : "the adapter to start from has another shape%s",
+                           t->starting == NULL ? t->lost[1].msg : "");
         }
     }
     tr->step = w->spare_step;
@@ -128,7 +138,8 @@ tt_code tt_training_arrived(tt_worker *w, tt_task *t, tt_err *reterr)
         tr->result = tt_qttt_without(&tr->params, "skipped", "context_too_short");
         return (tt_code)TT_TASK_OVER;
     }
-    if (tt_training_known(w, &tr->params, t->p, &tr->result, &tr->adapter) == TT_OK) {
+    if (tt_training_known(w, &tr->params, t->p, false, &tr->result, &tr->adapter) == TT_OK) {
+        tr->pinned = t->p->pin_adapter && tr->adapter != NULL;
         return (tt_code)TT_TASK_OVER; /* somebody else has trained it meanwhile */
     }
     return create_run(w, t, reterr);
@@ -148,7 +159,9 @@ static tt_code publish(tt_worker *w, tt_task *t)
         return TT_OK;
     }
     bool pin = t->p->pin_adapter && tr->adapter != NULL;
-    if (!tt_adapter_cache_put(w->adapters, &tr->key, &tr->result, tr->adapter, pin) && pin) {
+    bool put = tt_adapter_cache_put(w->adapters, &tr->key, &tr->result, tr->adapter, pin);
+    tr->pinned = pin && put;
+    if (pin && !put) {
         tt_adapter_unref(&w->device, &tr->adapter);
         tr->result.status = "failed";
         tr->result.reason = "capacity";

@@ -25,7 +25,8 @@
     X(TT_E_DIVERGED, -12, "training diverged")                                                     \
     X(TT_E_TIMEOUT, -13, "deadline passed")                                                        \
     X(TT_E_INTERNAL, -14, "internal error")                                                        \
-    X(TT_E_STATE, -15, "state unavailable") /* what was asked for could not be kept on disk */
+    X(TT_E_STATE, -15, "state unavailable")   /* what was asked for could not be kept on disk */   \
+    X(TT_E_ADAPTER_LOST, -16, "adapter lost") /* its file is gone or corrupt */
 
 #define TT_CODE_ENUM(name, value, text) name = value,
 typedef enum tt_code { TT_CODES(TT_CODE_ENUM) TT_OK = 0, TT_OUTCOME_MAX = 1000 } tt_code;

@@ -303,6 +303,12 @@ void tt_qttt_write_recall(tt_buf *b, const tt_qttt_result *r)
     tt_buf_printf(b, ",\"segments\":%d}", (int)r->recall_segments);
 }
 
+void tt_qttt_write_durable(tt_buf *b, const tt_qttt_result *r)
+{
+    tt_buf_printf(b, ",\"durable\":%s", r->durable ? "true" : "false");
+    tt_buf_member_text(b, "durable_error", r->not_durable[0] != '\0' ? r->not_durable : NULL);
+}
+
 void tt_qttt_write(tt_buf *b, const tt_qttt_result *r, const char *job_id, double prefill_seconds)
 {
     tt_buf_puts(b, "{\"job_id\":");
@@ -324,6 +330,7 @@ void tt_qttt_write(tt_buf *b, const tt_qttt_result *r, const char *job_id, doubl
     } else {
         tt_buf_puts(b, ",\"adapter_id\":null");
     }
+    tt_qttt_write_durable(b, r);
     tt_buf_puts(b, ",\"hyperparameters\":");
     tt_qttt_write_params(b, &r->params);
     tt_buf_puts(b, ",\"recall\":");

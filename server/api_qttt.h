@@ -35,6 +35,8 @@ void tt_qttt_write(tt_buf *b, const tt_qttt_result *r, const char *job_id, doubl
 void tt_qttt_write_params(tt_buf *b, const tt_qttt_params *p);
 void tt_qttt_write_budget(tt_buf *b, const tt_qttt_params *p);
 void tt_qttt_write_recall(tt_buf *b, const tt_qttt_result *r);
+/* ,"durable":...,"durable_error":... */
+void tt_qttt_write_durable(tt_buf *b, const tt_qttt_result *r);
 
 /* Appends `name` to a comma-separated header value; bytes that a header cannot hold become '?'.
  * Bounded. */

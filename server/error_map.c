@@ -28,6 +28,7 @@ static const struct code_row code_rows[] = {
     [-TT_E_TIMEOUT] = {408, "timeout", 0},
     [-TT_E_INTERNAL] = {500, "internal", 0},
     [-TT_E_STATE] = {500, "state_unavailable", 0},
+    [-TT_E_ADAPTER_LOST] = {409, "adapter_lost", 0},
 };
 
 static const struct {

@@ -29,6 +29,7 @@ static void put_result(tt_buf *b, const tt_job_record *r)
     tt_buf_member_double(b, "span_loss_after", q->span_loss_after);
     tt_buf_printf(b, ",\"kept\":%s,\"cached\":%s", q->kept ? "true" : "false",
                   q->cached ? "true" : "false");
+    tt_qttt_write_durable(b, q);
     tt_buf_member_double(b, "delta_norm_relative", q->delta_norm_relative);
     tt_buf_printf(b, ",\"generation_before\":%d,\"generation_after\":%d,\"adapter_bytes\":%lld",
                   (int)r->generation_before, (int)r->generation_after, (long long)q->adapter_bytes);

@@ -58,7 +58,7 @@ static void test_a_job_publishes_what_requests_use(void **state)
     client_same_answer(&request, &session);
     p = client_params(400, 12);
     p.adapter_id = 987654;
-    assert_int_equal(client_collect(client_submit(engine, &p)).error.code, TT_E_INVALID);
+    assert_int_equal(client_collect(client_submit(engine, &p)).error.code, TT_E_ADAPTER_LOST);
 }
 
 /* The same tokens under the same adapter, but more of them are the base's. */
