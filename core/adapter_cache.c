@@ -474,6 +474,7 @@ bool tt_adapter_cache_tend(tt_adapter_cache *c, void (*warn)(void *arg, const tt
 {
     bool any = false;
     tt_adapter_op *op;
+    make_room(c, 0); /* before: what comes now must not go before somebody has taken it */
     while (c->store != NULL && (op = tt_adapter_store_next(c->store)) != NULL) {
         any = true;
         bool known = false;
@@ -490,7 +491,6 @@ bool tt_adapter_cache_tend(tt_adapter_cache *c, void (*warn)(void *arg, const tt
         }
         tt_adapter_op_free(op);
     }
-    make_room(c, 0);
     *ret_wait = retry(c, tt_sys_now());
     return any;
 }

@@ -78,7 +78,8 @@ tt_code tt_adapter_cache_fetch(tt_adapter_cache *c, uint64_t id, uint64_t *ticke
 /* Takes what the store has done; drops what is too much; every few seconds tries again to write
  * what could not be written. warn (may be NULL): called for each thing that went wrong. *ret_wait:
  * seconds until it has to be called again although nothing was done, INFINITY = need not. True:
- * something was done. */
+ * something was done; what has come into memory is to be fetched before the next call, which may
+ * drop it again. */
 bool tt_adapter_cache_tend(tt_adapter_cache *c, void (*warn)(void *arg, const tt_err *err),
                            void *arg, double *ret_wait);
 /* Removes the files of all but these and what is pinned. */

@@ -10,6 +10,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "core/adapter.h"
 #include "fail_alloc.h"
@@ -213,6 +215,59 @@ static void test_references(void **state)
     tt_adapter_unref(&d, &c);
 }
 
+/* What a process that starts anew would draw: two children of the same moment, and their parent. */
+static uint64_t ids_of_a_child(uint64_t *ids, int n)
+{
+    int fd[2];
+    assert_int_equal(pipe(fd), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        for (int i = 0; i < n; i++) {
+            tt_adapter *a = create(&(tt_adapter_shape){.kind = TT_ADAPTER_LORA, .rank = 1});
+            if (write(fd[1], &a->id, sizeof a->id) != (ssize_t)sizeof a->id) {
+                _exit(1);
+            }
+            tt_adapter_unref(&d, &a);
+        }
+        _exit(0);
+    }
+    int status;
+    close(fd[1]);
+    for (int i = 0; i < n; i++) {
+        assert_int_equal(read(fd[0], &ids[i], sizeof ids[i]), sizeof ids[i]);
+    }
+    close(fd[0]);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    return ids[0];
+}
+
+static int by_value(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void test_ids_are_unique_over_processes(void **state)
+{
+    enum { N = 200 };
+    uint64_t ids[3 * N], high = 0;
+    (void)ids_of_a_child(ids, N);
+    (void)ids_of_a_child(ids + N, N);
+    for (int i = 0; i < N; i++) {
+        tt_adapter *a = create(&(tt_adapter_shape){.kind = TT_ADAPTER_LORA, .rank = 1});
+        ids[2 * N + i] = a->id;
+        tt_adapter_unref(&d, &a);
+    }
+    qsort(ids, 3 * N, sizeof *ids, by_value);
+    for (int i = 0; i < 3 * N; i++) {
+        assert_true(ids[i] != 0 && (i == 0 || ids[i] != ids[i - 1]));
+        high |= ids[i];
+    }
+    assert_true(high == UINT64_MAX); /* all bits are drawn */
+}
+
 static void test_no_memory(void **state)
 {
     tt_adapter_shape shape = {.kind = TT_ADAPTER_FULL, .type = TT_F32};
@@ -242,7 +297,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes),      cmocka_unit_test(test_a_fresh_one_is_zero),
         cmocka_unit_test(test_layer_sets), cmocka_unit_test(test_rounding),
-        cmocka_unit_test(test_references), cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_references), cmocka_unit_test(test_ids_are_unique_over_processes),
+        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

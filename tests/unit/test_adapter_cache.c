@@ -6,27 +6,16 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/adapter_cache.h"
+#include "adapter_rig.h"
 #include "core/engine.h"
 
-static tt_model model = {.n_layers = 2, .hidden = 16, .n_heads = 2, .head_dim = 8};
-static tt_device d;
-
-static int setup(void **state)
-{
-    tt_err err;
-    d.model = &model;
-    tt_ops_get(&d.ops, 0);
-    return d.ops.lane_create(&d.ops, &(tt_lane_options){.n_threads = 1}, &d.lane, &err);
-}
-
-static int teardown(void **state)
-{
-    d.ops.lane_destroy(&d.lane);
-    return 0;
-}
+#define d rig_device
 
 static tt_qttt_params defaults(void)
 {
@@ -185,6 +174,200 @@ static void test_probes_of_the_last_contexts(void **state)
     tt_adapter_cache_destroy(&c);
 }
 
+/* ---- with a store ---- */
+
+static void no_wake(void *arg)
+{
+}
+
+typedef struct stored {
+    tt_adapter_store *store;
+    tt_adapter_cache *c;
+    size_t one;
+} stored;
+
+static stored open_stored(double budget)
+{
+    stored s = {0};
+    tt_err err;
+    tt_adapter_home home = {.folder = rig_folder, .model = &rig_model};
+    tt_adapter *probe = make();
+    s.one = probe->bytes;
+    tt_adapter_unref(&d, &probe);
+    assert_int_equal(tt_adapter_store_create(&home, no_wake, NULL, &s.store, &err), TT_OK);
+    assert_int_equal(tt_adapter_cache_create(&d, (size_t)(budget * (double)s.one), &s.c, &err),
+                     TT_OK);
+    tt_adapter_cache_set_store(s.c, s.store);
+    return s;
+}
+
+static void close_stored(stored *s)
+{
+    tt_adapter_cache_keep(s->c, NULL, 0);
+    tt_adapter_cache_destroy(&s->c);
+    tt_adapter_store_destroy(&s->store);
+}
+
+static int n_warnings;
+
+static void warn(void *arg, const tt_err *err)
+{
+    assert_true(err->code < 0);
+    n_warnings++;
+}
+
+static double settle(stored *s)
+{
+    double wait;
+    do {
+        tt_adapter_store_flush(s->store);
+    } while (tt_adapter_cache_tend(s->c, warn, NULL, &wait));
+    return wait;
+}
+
+/* A pinned adapter of noise; its entry's key is of `seed`. */
+static tt_adapter *put_pinned(stored *s, uint64_t seed)
+{
+    int32_t ids[] = {1, 2, 3};
+    tt_qttt_params p = defaults();
+    p.seed = seed;
+    tt_adapter_key k = key_of(ids, 3, "", &p);
+    tt_adapter *a = rig_adapter(TT_ADAPTER_FULL, 0, seed);
+    tt_qttt_result r = {.status = "succeeded", .kept = true};
+    assert_true(tt_adapter_cache_put(s->c, &k, &r, a, true));
+    return a;
+}
+
+static tt_code fetch(stored *s, uint64_t id, bool must, tt_adapter **ret)
+{
+    uint64_t ticket = 0;
+    tt_err err;
+    tt_code rc;
+    while ((rc = tt_adapter_cache_fetch(s->c, id, &ticket, must, ret, &err)) ==
+           (tt_code)TT_ADAPTER_WAIT) {
+        if (ticket == 0) {
+            return rc; /* there is no room */
+        }
+        double wait;
+        tt_adapter_store_flush(s->store);
+        tt_adapter_cache_tend(s->c, warn, NULL, &wait);
+    }
+    return rc;
+}
+
+static void test_a_written_adapter_may_leave(void **state)
+{
+    stored s = open_stored(2.5);
+    tt_adapter *a[4], *b = NULL;
+    tt_err why;
+    for (uint64_t i = 0; i < 4; i++) { /* a is held by the test: bits to compare with */
+        a[i] = put_pinned(&s, i);
+        assert_int_equal(tt_adapter_cache_home(s.c, a[i]->id, &why), TT_ADAPTER_VOLATILE);
+        assert_int_equal(tt_adapter_cache_save(s.c, a[i]->id, &why), TT_ADAPTER_WRITING);
+        assert_int_equal(tt_adapter_cache_stuck(s.c), s.one); /* not before it is written */
+        settle(&s);
+        assert_int_equal(tt_adapter_cache_home(s.c, a[i]->id, &why), TT_ADAPTER_DURABLE);
+        assert_int_equal(tt_adapter_cache_stuck(s.c), 0);
+    }
+    assert_int_equal(tt_adapter_cache_pinned(s.c), 4 * s.one); /* all in use: none may go */
+    for (int i = 0; i < 4; i++) {
+        a[i]->refs++; /* the test's copy outlives the cache's */
+        tt_adapter *used = a[i];
+        tt_adapter_unref(&d, &used);
+    }
+    tt_adapter *copies[4];
+    for (int i = 0; i < 4; i++) { /* equal bits under the same id, of nobody's cache */
+        tt_adapter_image *img;
+        assert_int_equal(tt_adapter_image_take(&d, a[i], 0, 0, &img, &why), TT_OK);
+        assert_int_equal(tt_adapter_image_put(&d, img, &copies[i], &why), TT_OK);
+        tt_adapter_image_free(img);
+        tt_adapter_unref(&d, &a[i]);
+    }
+    settle(&s);
+    assert_int_equal(tt_adapter_cache_pinned(s.c), 2 * s.one);
+    assert_null(tt_adapter_cache_get(s.c, copies[0]->id));
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 4; i++) {
+            assert_int_equal(fetch(&s, copies[i]->id, false, &b), TT_OK);
+            assert_true(rig_same(b, copies[i]));
+            tt_adapter_unref(&d, &b);
+            assert_true(tt_adapter_cache_pinned(s.c) <= 2 * s.one);
+        }
+    }
+    tt_adapter *held[3] = {0};
+    assert_int_equal(fetch(&s, copies[0]->id, false, &held[0]), TT_OK);
+    assert_int_equal(fetch(&s, copies[1]->id, false, &held[1]), TT_OK);
+    assert_int_equal(fetch(&s, copies[2]->id, false, &held[2]), TT_ADAPTER_WAIT);
+    assert_int_equal(fetch(&s, copies[2]->id, true, &held[2]), TT_OK);
+    assert_true(rig_same(held[2], copies[2]));
+    for (int i = 0; i < 4; i++) {
+        assert_true(tt_adapter_cache_pin(s.c, copies[i]->id, -1));
+        settle(&s);
+        assert_int_equal(rig_count(), 3 - i);
+        tt_adapter_unref(&d, &copies[i]);
+    }
+    for (int i = 0; i < 3; i++) {
+        tt_adapter_unref(&d, &held[i]);
+    }
+    close_stored(&s);
+}
+
+static void test_unpinned_and_pinned_again_while_it_is_written(void **state)
+{
+    stored s = open_stored(8);
+    tt_err why;
+    tt_adapter *a = put_pinned(&s, 1), *b = NULL;
+    assert_int_equal(tt_adapter_cache_save(s.c, a->id, &why), TT_ADAPTER_WRITING);
+    assert_true(tt_adapter_cache_pin(s.c, a->id, -1));
+    assert_int_equal(tt_adapter_cache_home(s.c, a->id, &why), TT_ADAPTER_VOLATILE);
+    assert_true(tt_adapter_cache_pin(s.c, a->id, 1));
+    assert_int_equal(tt_adapter_cache_save(s.c, a->id, &why), TT_ADAPTER_WRITING);
+    assert_true(isinf(settle(&s)));
+    assert_int_equal(tt_adapter_cache_home(s.c, a->id, &why), TT_ADAPTER_DURABLE);
+    assert_int_equal(rig_count(), 1);
+    assert_int_equal(fetch(&s, a->id, false, &b), TT_OK);
+    assert_ptr_equal(a, b);
+    tt_adapter_unref(&d, &a);
+    tt_adapter_unref(&d, &b);
+    close_stored(&s);
+    assert_int_equal(rig_count(), 1); /* keep() leaves what is pinned */
+    s = open_stored(8);
+    close_stored(&s);
+    assert_int_equal(rig_count(), 0);
+}
+
+static void test_what_cannot_be_written_is_tried_again(void **state)
+{
+    rmdir(rig_folder);
+    rig_write(rig_folder, "", 0); /* something else where the folder should be */
+    stored s = open_stored(2);
+    tt_err why;
+    n_warnings = 0;
+    tt_adapter *a = put_pinned(&s, 1), *b = put_pinned(&s, 2);
+    uint64_t id = a->id;
+    settle(&s); /* nobody asked: what is pinned is written, one after another */
+    settle(&s);
+    double wait = settle(&s);
+    assert_true(wait > 0 && wait <= 5);
+    assert_int_equal(n_warnings, 1); /* once, not for each */
+    assert_int_equal(tt_adapter_cache_home(s.c, id, &why), TT_ADAPTER_VOLATILE);
+    assert_true(why.code == TT_E_IO && why.msg[0] != '\0');
+    assert_int_equal(tt_adapter_cache_unsaved(s.c), 2);
+    assert_int_equal(tt_adapter_cache_stuck(s.c), 2 * s.one);
+    tt_adapter_unref(&d, &a);
+    tt_adapter_unref(&d, &b);
+    settle(&s);
+    assert_int_equal(tt_adapter_cache_pinned(s.c), 2 * s.one); /* they do not leave memory */
+    assert_int_equal(unlink(rig_folder), 0);
+    assert_int_equal(tt_adapter_cache_save(s.c, id, &why), TT_ADAPTER_WRITING);
+    settle(&s);
+    assert_int_equal(tt_adapter_cache_home(s.c, id, &why), TT_ADAPTER_DURABLE);
+    assert_int_equal(tt_adapter_cache_unsaved(s.c), 1);
+    tt_adapter_cache_pin(s.c, id, -1);
+    settle(&s);
+    close_stored(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -192,6 +375,9 @@ int main(void)
         cmocka_unit_test(test_bounded_and_least_recent_first),
         cmocka_unit_test(test_adapter_in_use_outlives_its_entry),
         cmocka_unit_test(test_probes_of_the_last_contexts),
+        cmocka_unit_test(test_a_written_adapter_may_leave),
+        cmocka_unit_test(test_unpinned_and_pinned_again_while_it_is_written),
+        cmocka_unit_test(test_what_cannot_be_written_is_tried_again),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, rig_set_up, rig_tear_down);
 }

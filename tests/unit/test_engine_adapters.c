@@ -173,7 +173,16 @@ static void check_memory(bool lora)
         tt_engine_unpin(e, ids[i]);
     }
     await_files(0);
-    assert_int_equal(ask(e, ids[0]).error.code, TT_E_ADAPTER_LOST);
+    int n_lost = 0;
+    for (int i = 0; i < N; i++) { /* what happens to be in memory still answers */
+        client_outcome again = ask(e, ids[i]);
+        if (again.error.code == TT_E_ADAPTER_LOST) {
+            n_lost++;
+        } else {
+            client_same_answer(&again, &first[i]);
+        }
+    }
+    assert_true(n_lost >= N - 2);
     assert_int_equal(atomic_load(&warnings), 0);
     tt_engine_destroy(&e);
 }

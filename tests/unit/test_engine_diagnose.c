@@ -249,7 +249,7 @@ static void test_adapter(void **state)
     p.adapter_id = 999999;
     diagnosis gone = collect(client_submit(e, &p));
     assert_int_equal(gone.last, TT_EV_ERROR);
-    assert_int_equal(gone.error.code, TT_E_INVALID);
+    assert_int_equal(gone.error.code, TT_E_ADAPTER_LOST);
     tt_engine_destroy(&e);
 }
 

@@ -16,13 +16,13 @@
 static void every_code_is_mapped(void **state)
 {
     static const tt_code codes[] = {TT_CODES(ROW)};
-    static const int statuses[] = {400, 408, 429, 500, 503};
+    static const int statuses[] = {400, 408, 409, 429, 500, 503};
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
         tt_err err = {.code = codes[i]};
         tt_http_error e;
         tt_error_from_code(&e, &err);
         bool known = false;
-        for (size_t k = 0; k < 5; k++) {
+        for (size_t k = 0; k < 6; k++) {
             known = known || e.status == statuses[k];
         }
         assert_true(known);
@@ -44,6 +44,7 @@ static void table(void **state)
                 {TT_E_CAPACITY, 429, "rate_limit_error", "capacity"},
                 {TT_E_TIMEOUT, 408, "timeout_error", "timeout"},
                 {TT_E_UNAVAILABLE, 503, "service_unavailable", "loading"},
+                {TT_E_ADAPTER_LOST, 409, "conflict_error", "adapter_lost"},
                 {TT_E_DIVERGED, 500, "server_error", "diverged"},
                 {(tt_code)-99, 500, "server_error", "internal"},
                 {(tt_code)5, 500, "server_error", "internal"}};
