@@ -367,6 +367,8 @@ int tt_serve(tt_settings *settings)
     if (rc == TT_OK && s->state_dir[0] != '\0') {
         snprintf(s->page_folder, sizeof s->page_folder, "%s/pages", s->state_dir);
         options.page_folder = s->page_folder;
+        snprintf(s->adapter_folder, sizeof s->adapter_folder, "%s/adapters", s->state_dir);
+        options.adapter_folder = s->adapter_folder;
         options.page_store_bytes = (uint64_t)settings->state_max_bytes;
         options.on_warning = on_engine_warning;
     }

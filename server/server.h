@@ -50,10 +50,10 @@ typedef struct tt_server {
     uv_timer_t tick;          /* heartbeats of streams */
     uv_timer_t drain_timer;   /* ends a phase of draining */
     uv_signal_t sigterm, sigint;
-    char state_dir[4000];     /* constant after the start: any; "" = off */
-    char page_folder[4040];   /* constant after the start: K/V pages in it */
-    bool state_degraded;      /* as last seen, for the log */
-    struct tt_reload *reload; /* SIGHUP */
+    char state_dir[4000];                         /* constant after the start: any; "" = off */
+    char page_folder[4040], adapter_folder[4040]; /* constant after the start: K/V pages in it */
+    bool state_degraded;                          /* as last seen, for the log */
+    struct tt_reload *reload;                     /* SIGHUP */
     int exit_status, engine_seen;
     double drain_deadline; /* monotonic */
     double started;        /* monotonic seconds */
