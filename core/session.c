@@ -12,7 +12,7 @@ typedef struct part {
     int32_t refs;
     int32_t n;
     int32_t *ids;        /* owned: [n]; NULL: not in memory */
-    uint8_t *decoded;    /* [n], in the memory behind ids */
+    uint8_t *decoded;    /* [n], in the memory behind ids; NULL: none is set */
     uint64_t adapter_id; /* that all of them were run under */
     char key[TT_SESSION_PART_KEY];
 } part;
@@ -33,22 +33,32 @@ static tt_code no_memory(tt_err *reterr)
     return tt_fail(reterr, TT_E_NOMEM, "out of memory for a session");
 }
 
-/* Uninitialised ids and flags for n tokens; without memory for them when `bare`. */
-static part *make_part(int32_t n, bool bare)
+/* Uninitialised ids for n tokens, and flags; a context has none. */
+static bool fill_part(part *p, bool flags)
+{
+    size_t n = (size_t)p->n;
+    p->ids = malloc(n * (sizeof *p->ids + (flags ? 1 : 0)) + 1);
+    p->decoded = flags && p->ids != NULL ? (uint8_t *)(p->ids + n) : NULL;
+    return p->ids != NULL;
+}
+
+/* Of n tokens that are not in memory. */
+static part *bare_part(int32_t n)
 {
     part *p = calloc(1, sizeof *p);
-    if (p == NULL) {
-        return NULL;
+    if (p != NULL) {
+        p->refs = 1;
+        p->n = n;
     }
-    p->refs = 1;
-    p->n = n;
-    if (!bare) {
-        p->ids = malloc((size_t)n * (sizeof *p->ids + 1) + 1);
-        if (p->ids == NULL) {
-            free(p);
-            return NULL;
-        }
-        p->decoded = (uint8_t *)(p->ids + n);
+    return p;
+}
+
+static part *make_part(int32_t n, bool flags)
+{
+    part *p = bare_part(n);
+    if (p != NULL && !fill_part(p, flags)) {
+        free(p);
+        p = NULL;
     }
     return p;
 }
@@ -73,7 +83,6 @@ static part *make_context(const int32_t *ids, int32_t n)
     part *p = make_part(n, false);
     if (p != NULL && n > 0) {
         memcpy(p->ids, ids, (size_t)n * sizeof *ids);
-        memset(p->decoded, 0, (size_t)n);
     }
     return p;
 }
@@ -151,7 +160,8 @@ const int32_t *tt_session_transcript(const tt_session *s, const uint8_t **ret_de
 
 static size_t part_bytes(const part *p)
 {
-    return sizeof *p + (p->ids != NULL ? (size_t)p->n * (sizeof *p->ids + 1) : 0);
+    return sizeof *p +
+           (p->ids != NULL ? (size_t)p->n * (sizeof *p->ids + (p->decoded != NULL ? 1 : 0)) : 0);
 }
 
 size_t tt_session_bytes(const tt_session *s)
@@ -313,7 +323,7 @@ tt_code tt_session_commit(tt_session *s, const tt_session_plan *plan, const int3
     }
     int32_t n_rest = n - s->context->n;
     assert(n_rest >= 0 && tt_session_loaded(s));
-    part *b = n_generated <= INT32_MAX - n ? make_part(n_rest + n_generated, false) : NULL;
+    part *b = n_generated <= INT32_MAX - n ? make_part(n_rest + n_generated, true) : NULL;
     if (b == NULL) {
         return no_memory(reterr);
     }
@@ -453,13 +463,20 @@ tt_code tt_session_backup(const tt_session *s, tt_session **ret, tt_err *reterr)
     return TT_OK;
 }
 
-void tt_session_revert(tt_session *s, tt_session **backup)
+void tt_session_revert(tt_session *s, tt_session **backup, bool adapters)
 {
-    tt_session now = *s;
-    *s = **backup;
-    s->last_epoch = now.last_epoch; /* plans for the context that is undone stay stale */
-    s->appending = now.appending;
-    **backup = now;
+    tt_session *b = *backup;
+    drop_branches(s);
+    unref_part(&s->context);
+    s->context = ref_part(b->context);
+    for (int32_t i = 0; i < b->n_branches; i++) {
+        s->branches[s->n_branches++] = ref_part(b->branches[i]);
+    }
+    s->epoch = b->epoch; /* last_epoch stays: plans for the context that is undone are stale */
+    if (adapters) {
+        memcpy(s->generations, b->generations, (size_t)b->n_generations * sizeof *s->generations);
+        s->n_generations = b->n_generations;
+    }
     tt_session_destroy(backup);
 }
 
@@ -500,7 +517,7 @@ static void unload_part(part **slot)
     if (old->ids == NULL) {
         return;
     }
-    part *bare = make_part(old->n, true);
+    part *bare = bare_part(old->n);
     if (bare != NULL) {
         bare->adapter_id = old->adapter_id;
         memcpy(bare->key, old->key, sizeof bare->key);
@@ -521,18 +538,16 @@ tt_code tt_session_load_part(tt_session *s, int32_t i, const int32_t *ids, const
                              tt_err *reterr)
 {
     part *p = part_at(s, i);
-    part *full = p->ids == NULL ? make_part(p->n, false) : NULL;
     if (p->ids != NULL) {
         return TT_OK;
     }
-    if (full == NULL) {
+    if (!fill_part(p, i > 0)) { /* for all who share it */
         return no_memory(reterr);
     }
-    p->ids = full->ids; /* for all who share it */
-    p->decoded = full->decoded;
-    free(full);
     if (p->n > 0) {
         memcpy(p->ids, ids, (size_t)p->n * sizeof *ids);
+    }
+    if (i > 0 && p->n > 0) {
         memcpy(p->decoded, decoded, (size_t)p->n);
     }
     return TT_OK;
@@ -545,7 +560,7 @@ tt_code tt_session_restore(const tt_session_image *im, int32_t max_generations, 
     assert(im->n_parts >= 1 && im->n_parts <= 1 + TT_SESSION_BRANCHES);
     tt_session *s = make_session(max_generations);
     for (int32_t i = 0; s != NULL && i < im->n_parts; i++) {
-        part *p = make_part(im->parts[i].n, true);
+        part *p = bare_part(im->parts[i].n);
         if (p == NULL) {
             tt_session_destroy(&s);
             break;

@@ -131,8 +131,9 @@ tt_code tt_session_extend(tt_session *s, const int32_t *ids, int32_t n, tt_err *
 
 /* All of it as it is now; shares its tokens. TT_E_NOMEM. */
 tt_code tt_session_backup(const tt_session *s, tt_session **ret, tt_err *reterr);
-/* Back to that, but for a running append, which stays what it is; *backup becomes NULL. */
-void tt_session_revert(tt_session *s, tt_session **backup);
+/* Context and branches are what they were, with `adapters` the generations too; a running append
+ * stays what it is. *backup becomes NULL. */
+void tt_session_revert(tt_session *s, tt_session **backup, bool adapters);
 
 /* ---- disk: tokens may leave memory while their number stays known ---- */
 
@@ -140,7 +141,7 @@ void tt_session_revert(tt_session *s, tt_session **backup);
 typedef struct tt_session_part {
     int32_t n;
     const int32_t *ids;     /* [n]; NULL: not in memory */
-    const uint8_t *decoded; /* [n] */
+    const uint8_t *decoded; /* [n]; NULL: none is set, as in a context */
     uint64_t adapter_id;
     char *key; /* [TT_SESSION_PART_KEY] the owner's: "" at first; goes with the tokens to forks */
 } tt_session_part;

@@ -8,6 +8,7 @@
 #include "server/api_json.h"
 #include "server/diagnostics.h"
 #include "server/prepare.h"
+#include "server/session_load.h"
 #include "server/session_setup.h"
 #include "server/session_work.h"
 
@@ -310,7 +311,7 @@ static void start(tt_http_request *req, tt_session_record *r)
 void tt_api_session_diagnostics(tt_http_request *req)
 {
     tt_session_record *r = tt_sessions_of_path(req);
-    if (r != NULL) {
+    if (r != NULL && tt_session_load_first(req, r)) {
         start(req, r);
     }
 }

@@ -22,6 +22,9 @@ static void probe(tt_http_request *req, int status, const char *text, bool with_
         tt_buf_puts_json(&b, s->state == NULL                    ? "off"
                              : tt_state_degraded(s->state, NULL) ? "degraded"
                                                                  : "durable");
+        tt_err why = {0};
+        bool degraded = tt_state_degraded(s->state, &why);
+        tt_buf_member_text(&b, "state_message", degraded ? why.msg : tt_state_note(s->state));
     }
     tt_buf_putc(&b, '}');
     if (status == 503) {

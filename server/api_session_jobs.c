@@ -14,6 +14,7 @@
 #include "server/job_table.h"
 #include "server/metadata.h"
 #include "server/prepare.h"
+#include "server/session_load.h"
 #include "server/session_setup.h"
 
 /* What a body may be to be read on the loop thread: metadata at its bounds, written in escapes. */
@@ -189,10 +190,11 @@ void tt_api_session_jobs_create(tt_http_request *req)
 {
     job_request r = {0};
     tt_http_error e = {0};
-    if (!tt_http_once(req, "")) {
+    tt_session_record *ses = tt_session_store_find(req->server->sessions, req->scope, req->param);
+    if ((ses != NULL && !tt_session_load_first(req, ses)) || !tt_http_once(req, "")) {
         return;
     }
-    tt_session_record *ses = tt_sessions_of_path(req);
+    ses = tt_sessions_of_path(req);
     if (ses == NULL) {
         return;
     }

@@ -9,7 +9,9 @@
 #include "server/http_once.h"
 #include "server/list_query.h"
 #include "server/session_json.h"
+#include "server/session_load.h"
 #include "server/session_setup.h"
+#include "server/session_state.h"
 #include "server/session_work.h"
 
 /* What a body that is read on the loop thread may be: metadata at its bounds, in escapes. */
@@ -107,6 +109,7 @@ static void finish_create(tt_session_work *w)
     tt_server *s = req->server;
     tt_session *data = NULL;
     tt_session_record *r = NULL;
+    tt_session_change *change;
     tt_err err = {0};
     if (req->gone) {
         return;
@@ -134,6 +137,7 @@ static void finish_create(tt_session_work *w)
         return;
     }
     w->text = NULL; /* the record's now */
+    r->alias = w->alias;
     r->have_qttt = w->have_qttt;
     r->qttt_parsed = w->qttt;
     r->qttt = json_incref(json_object_get(w->body, "qttt"));
@@ -143,8 +147,15 @@ static void finish_create(tt_session_work *w)
         reply_code(req, &err);
         return;
     }
+    change = tt_session_change_begin(r, TT_CHANGE_CREATE);
+    if (change == NULL) {
+        tt_session_store_delete(r);
+        out_of_memory(req);
+        return;
+    }
     tt_tenant_take_prompt(req->tenant, (int64_t)w->n_context, tt_now());
     set_common(req, r, &w->metadata, w->ttl_seconds);
+    tt_session_change_write(change, req);
     reply_session(req, 201, r);
 }
 
@@ -212,13 +223,17 @@ void tt_api_sessions_update(tt_http_request *req)
     tt_buf metadata = {0};
     tt_http_error e;
     double ttl = -1;
+    tt_session_change *change;
     if (r == NULL || !read_body(req, known, &body)) {
         return;
     }
     if (!tt_session_read_common(body, &metadata, &ttl, &e)) {
         tt_http_reply_error(req, &e);
+    } else if ((change = tt_session_change_begin(r, TT_CHANGE_UPDATE)) == NULL) {
+        out_of_memory(req);
     } else {
         set_common(req, r, &metadata, ttl);
+        tt_session_change_write(change, req);
         reply_session(req, 200, r);
     }
     tt_buf_finish(&metadata);
@@ -235,18 +250,26 @@ void tt_api_sessions_delete(tt_http_request *req)
     tt_buf_puts(&b, "{\"id\":");
     tt_buf_puts_json(&b, r->id);
     tt_buf_puts(&b, ",\"object\":\"session.deleted\",\"deleted\":true}");
-    tt_session_store_delete(r);
+    tt_session_state_delete(r, req);
     tt_http_reply_json(req, &b);
 }
 
 void tt_api_sessions_reset(tt_http_request *req)
 {
     tt_session_record *r = tt_sessions_of_path(req);
-    if (r != NULL) {
-        tt_session_drop_adapters(r);
-        tt_session_touch(r);
-        reply_session(req, 200, r);
+    tt_session_change *change;
+    if (r == NULL) {
+        return;
     }
+    change = tt_session_change_begin(r, TT_CHANGE_RESET);
+    if (change == NULL) {
+        out_of_memory(req);
+        return;
+    }
+    tt_session_reset(r->data);
+    tt_session_touch(r);
+    tt_session_change_write(change, req);
+    reply_session(req, 200, r);
 }
 
 /* ---- fork ---- */
@@ -264,6 +287,9 @@ static void copy_record(tt_session_record *to, const tt_session_record *from)
 {
     to->qttt = json_incref(from->qttt);
     to->have_qttt = from->have_qttt;
+    to->alias = from->alias;
+    strcpy(to->model, from->model);
+    to->foreign = from->foreign;
     to->qttt_parsed = from->qttt_parsed;
     to->ttl_seconds = from->ttl_seconds;
     to->status = from->status;
@@ -303,6 +329,8 @@ static tt_code make_fork(tt_http_request *req, tt_session_record *parent,
         tt_session_text_unref(&text);
         return rc;
     }
+    strcpy((*ret)->context_text_key, parent->context_text_key);
+    strcpy((*ret)->text_key, opt->transcript ? parent->text_key : parent->context_text_key);
     if (opt->transcript && parent->text != NULL) {
         tt_session_text_unref(&(*ret)->text);
         (*ret)->text = tt_session_text_ref(parent->text);
@@ -323,8 +351,10 @@ void tt_api_sessions_fork(tt_http_request *req)
     tt_err err = {0};
     int adapter = 1;
     double ttl = -1;
+    tt_session_change *change;
     tt_session_fork_options opt = {.transcript = true};
-    if (parent == NULL || !tt_http_once(req, "") || !read_body(req, known, &body)) {
+    if (parent == NULL || !tt_session_load_first(req, parent) || !tt_http_once(req, "") ||
+        !read_body(req, known, &body)) {
         return;
     }
     if (!tt_json_get_choice(body, "", "adapter", adapters, &adapter, &e) ||
@@ -342,8 +372,12 @@ void tt_api_sessions_fork(tt_http_request *req)
             conflict(req, "session_exists", err.msg);
         } else if (rc < 0) {
             reply_code(req, &err);
+        } else if ((change = tt_session_change_begin(r, TT_CHANGE_CREATE)) == NULL) {
+            tt_session_store_delete(r);
+            out_of_memory(req);
         } else {
             set_common(req, r, &metadata, ttl);
+            tt_session_change_write(change, req);
             reply_session(req, 201, r);
         }
         tt_session_unref(&parent);
@@ -374,8 +408,11 @@ static void finish_extend(tt_session_work *w)
         tt_http_reply_error(req, &e);
         return;
     }
-    tt_code rc = tt_session_extend(r->data, w->ids, (int32_t)w->n_context, &err);
+    tt_session_change *change = tt_session_change_begin(r, TT_CHANGE_UPDATE);
+    tt_code rc = change != NULL ? tt_session_extend(r->data, w->ids, (int32_t)w->n_context, &err)
+                                : tt_fail(&err, TT_E_NOMEM, "out of memory");
     if (rc < 0) {
+        tt_session_change_undo(change);
         reply_code(req, &err);
         return;
     }
@@ -386,6 +423,7 @@ static void finish_extend(tt_session_work *w)
         r->status = TT_SESSION_READY;
     }
     tt_session_touch(r);
+    tt_session_change_write(change, req);
     reply_session(req, 200, r);
 }
 
@@ -393,7 +431,7 @@ void tt_api_sessions_extend(tt_http_request *req)
 {
     tt_session_record *r = tt_sessions_of_path(req);
     tt_http_error e;
-    if (r == NULL || !tt_http_once(req, "")) {
+    if (r == NULL || !tt_session_load_first(req, r) || !tt_http_once(req, "")) {
         return;
     }
     if (r->text == NULL) {

@@ -199,15 +199,17 @@ static bool on_done(tt_generation *g, tt_choice *c, const tt_event *ev)
         fail_code(g, &(tt_err){.code = TT_E_NOMEM});
         return false;
     }
-    tt_err err = {0};
-    if (g->prepared->turn != NULL &&
-        tt_session_turn_done(g->prepared->turn, c->index, ev, &err) < 0) {
-        fail_code(g, &err);
-        return false;
+    if (g->prepared->turn != NULL) {
+        tt_session_turn_done(g->prepared->turn, c->index, ev);
     }
     send_text(g, c, true);
     tt_job_unref(&c->job);
     if (--g->n_running == 0) {
+        tt_err err = {0};
+        if (g->prepared->turn != NULL && tt_session_turn_commit(g->prepared->turn, &err) < 0) {
+            fail_code(g, &err);
+            return false;
+        }
         finish(g, c);
         return false;
     }

@@ -7,6 +7,7 @@
 #include "server/job_table.h"
 #include "server/log.h"
 #include "server/quota.h"
+#include "server/session_load.h"
 
 /* Every event of a job that the table reads. */
 static void watch(void *arg, const tt_event *ev)
@@ -95,7 +96,7 @@ static void release(void *arg)
     tt_session_unref(&ses);
 }
 
-static tt_code create_job(tt_server *s, const tt_session_record *ses, const tt_qttt_params *q,
+static tt_code create_job(tt_server *s, tt_session_record *ses, const tt_qttt_params *q,
                           tt_job **ret_job, tt_err *reterr)
 {
     tt_job_params p = {.kind = TT_JOB_TRAIN,
@@ -104,6 +105,10 @@ static tt_code create_job(tt_server *s, const tt_session_record *ses, const tt_q
                        .qttt = *q,
                        .session_tag = ses->tag,
                        .pin_adapter = true};
+    tt_code rc = tt_session_load_now(ses, reterr); /* is in memory already, but after a restart */
+    if (rc < 0) {
+        return rc;
+    }
     p.prompt = tt_session_context(ses->data, &p.n_prompt);
     p.qttt.mode = TT_QTTT_ON;
     p.qttt.context_tokens = p.n_prompt;

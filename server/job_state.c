@@ -8,7 +8,9 @@
 #include "server/job_setup.h"
 #include "server/job_table.h"
 #include "server/log.h"
+#include "server/session_load.h"
 #include "server/session_setup.h"
+#include "server/session_state.h"
 
 enum { BATCH_MS = 1000 };
 
@@ -169,20 +171,25 @@ void tt_job_state_freeze(tt_server *s)
 
 /* ---- the end ---- */
 
-/* The generation that the adapter becomes. */
-static tt_code put_generation(const tt_session_record *ses, tt_job_record *r,
+/* The session's rows as they will be once it has taken the adapter over. */
+static tt_code put_generation(tt_state_txn *x, tt_session_record *ses, tt_job_record *r,
                               const tt_qttt_result *result)
 {
-    tt_session *after = NULL;
+    tt_session *after = NULL, *now = ses->data;
     tt_session_fork_options all = {.adapter = true, .transcript = true};
     tt_session_generation g = {.adapter_id = result->adapter_id,
                                .adapter_bytes = result->adapter_bytes};
     uint64_t dropped;
     tt_err err;
-    tt_code rc = tt_session_fork(ses->data, &all, &after, &err);
+    tt_code rc = tt_session_fork(now, &all, &after, &err);
     strcpy(g.job_id, r->id);
     if (rc == TT_OK) {
         rc = tt_session_publish(after, &g, &r->held_generation, &dropped);
+    }
+    if (rc == TT_OK) {
+        ses->data = after;
+        rc = tt_session_state_put(x, ses);
+        ses->data = now;
     }
     tt_session_destroy(&after);
     return rc < 0 ? rc : TT_OK; /* it has this generation already */
@@ -232,7 +239,7 @@ bool tt_job_state_hold(void *arg, tt_job_record *r, const tt_event *ev)
     }
     r->held_generation = 0;
     if (becomes_generation(r, ev)) {
-        w->rc = put_generation(r->arg, r, &ev->u.adapted);
+        w->rc = put_generation(x, r->arg, r, &ev->u.adapted);
     }
     if (w->rc == TT_OK) {
         w->rc = tt_job_state_put(x, r);
@@ -305,8 +312,9 @@ static const char *obstacle(tt_server *s, const tt_job_record *r)
     if (r->in_request) {
         return "the server was restarted while the request was running";
     }
-    const tt_session_record *ses = tt_session_store_find(s->sessions, r->scope, r->session_id);
-    if (ses == NULL) {
+    tt_session_record *ses = tt_session_store_find(s->sessions, r->scope, r->session_id);
+    tt_err err;
+    if (ses == NULL || tt_session_load_now(ses, &err) < 0) {
         return "the server was restarted and the session is gone";
     }
     const int32_t *ids = tt_session_context(ses->data, &n);

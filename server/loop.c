@@ -89,6 +89,7 @@ static void on_compiled(tt_work *w)
         stop_loop(s, 1);
     } else {
         s->served = sw->served;
+        tt_sessions_ready(s);
         if (s->served->template_report[0] != '\0') {
             tt_log(TT_LOG_WARN, "%s", s->served->template_report);
         }
@@ -226,12 +227,13 @@ static int init_handles(tt_server *s)
     }
     uv_timer_init(&s->loop, &s->tick);
     uv_timer_init(&s->loop, &s->session_timer);
+    uv_timer_init(&s->loop, &s->flush_timer);
     uv_timer_init(&s->loop, &s->job_timer);
     uv_timer_init(&s->loop, &s->drain_timer);
     uv_signal_init(&s->loop, &s->sigterm);
     uv_signal_init(&s->loop, &s->sigint);
-    s->wake.data = s->tick.data = s->session_timer.data = s->job_timer.data = s->drain_timer.data =
-        s->sigterm.data = s->sigint.data = s;
+    s->wake.data = s->tick.data = s->session_timer.data = s->flush_timer.data = s->job_timer.data =
+        s->drain_timer.data = s->sigterm.data = s->sigint.data = s;
     signal(SIGPIPE, SIG_IGN);
     if (uv_signal_start(&s->sigterm, on_signal, SIGTERM) != 0 ||
         uv_signal_start(&s->sigint, on_signal, SIGINT) != 0) {
@@ -247,6 +249,7 @@ static void close_handles(tt_server *s)
     uv_close((uv_handle_t *)&s->wake, NULL);
     uv_close((uv_handle_t *)&s->tick, NULL);
     uv_close((uv_handle_t *)&s->session_timer, NULL);
+    uv_close((uv_handle_t *)&s->flush_timer, NULL);
     uv_close((uv_handle_t *)&s->job_timer, NULL);
     uv_close((uv_handle_t *)&s->drain_timer, NULL);
     uv_close((uv_handle_t *)&s->sigterm, NULL);
@@ -281,6 +284,7 @@ static void shut_down(tt_server *s)
         uv_run(&s->loop, UV_RUN_ONCE);
     }
     tt_engine_destroy(&s->engine); /* jobs' last wakes still find s->wake */
+    tt_sessions_flush(s);
     tt_server_close_state(s);
     close_handles(s);
     tt_sessions_end(s);

@@ -217,8 +217,7 @@ static bool wanted(tt_work *w)
     return !((tt_prepared *)(void *)w)->http->gone;
 }
 
-/* Goes on, or ends p. */
-static void proceed(tt_prepared *p, tt_turn_next next)
+void tt_prepare_go_on(tt_prepared *p, tt_turn_next next)
 {
     switch (next) {
     case TT_TURN_GO:
@@ -242,7 +241,7 @@ static void done_append(tt_work *w)
     if (p->http->gone) {
         tt_prepared_destroy(&p);
     } else {
-        proceed(p, p->error.status != 0 ? TT_TURN_REFUSED : tt_session_turn_plan(p));
+        tt_prepare_go_on(p, p->error.status != 0 ? TT_TURN_REFUSED : tt_session_turn_plan(p));
     }
 }
 
@@ -271,7 +270,7 @@ static void done(tt_work *w)
     }
     tt_turn_next next = p->error.status != 0 ? TT_TURN_REFUSED : tt_session_turn_begin(p);
     tt_http_release_body(req);
-    proceed(p, next);
+    tt_prepare_go_on(p, next);
 }
 
 /* What the headers say of a session, and whether a chat will need the context rule for it. */

@@ -46,6 +46,7 @@ typedef struct tt_server {
     tt_metrics metrics;
     struct tt_health *health;
     struct tt_session_store *sessions;
+    uv_timer_t flush_timer;   /* writes what of sessions nobody was told of */
     uv_timer_t session_timer; /* deletes what has been idle too long */
     uv_timer_t tick;          /* heartbeats of streams */
     uv_timer_t drain_timer;   /* ends a phase of draining */

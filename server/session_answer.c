@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/session_state.h"
 #include "server/session_turn_priv.h"
 
 enum { PAGE_TOKENS = 64 };
@@ -165,21 +166,28 @@ static void note_misses(tt_session_turn *t, int32_t n_prompt, int32_t cached)
     }
 }
 
-tt_code tt_session_turn_done(tt_session_turn *t, int32_t i, const tt_event *ev, tt_err *reterr)
+void tt_session_turn_done(tt_session_turn *t, int32_t i, const tt_event *ev)
+{
+    tt_turn_answer *a = &t->answers[i];
+    if (i == 0) {
+        note_misses(t, ev->u.done.prompt_tokens, ev->u.done.cached_tokens);
+    }
+    tt_buf_put(&a->text, ev->u.done.text, ev->u.done.n_text);
+    a->done = true;
+}
+
+/* Answer i becomes the head. */
+static tt_code commit_answer(tt_session_turn *t, int32_t i, tt_err *reterr)
 {
     const tt_prepared *p = t->prepared;
     tt_session_record *r = t->record;
     int32_t prompt = i / p->request.n_samples;
     const tt_session_plan *plan = &t->plans[prompt];
-    tt_turn_answer *a = &t->answers[i];
+    const tt_turn_answer *a = &t->answers[i];
     tt_session_text *text = NULL;
-    if (i == 0) {
-        note_misses(t, ev->u.done.prompt_tokens, ev->u.done.cached_tokens);
-    }
-    if (r->deleted || !plan->context_equal) {
+    if (!a->done || !plan->context_equal) {
         return TT_OK;
     }
-    tt_buf_put(&a->text, ev->u.done.text, ev->u.done.n_text);
     if (a->failed || a->text.failed) {
         return tt_fail(reterr, TT_E_NOMEM, "out of memory for a session's transcript");
     }
@@ -198,12 +206,35 @@ tt_code tt_session_turn_done(tt_session_turn *t, int32_t i, const tt_event *ev, 
     if (text != NULL) {
         tt_session_text_unref(&r->text);
         r->text = text;
+        r->text_key[0] = '\0';
     }
     r->answered = true;
     if (r->status == TT_SESSION_FAILED) { /* its context has been read after all */
         r->status = TT_SESSION_READY;
     }
+    return TT_OK;
+}
+
+tt_code tt_session_turn_commit(tt_session_turn *t, tt_err *reterr)
+{
+    tt_session_record *r = t->record;
+    tt_code rc = TT_OK;
+    if (r->deleted) {
+        return TT_OK;
+    }
+    tt_session_change *change = tt_session_change_begin(r, TT_CHANGE_UPDATE);
+    if (change == NULL) {
+        return tt_fail(reterr, TT_E_NOMEM, "out of memory");
+    }
+    for (int32_t i = 0; rc == TT_OK && i < t->n_answers; i++) {
+        rc = commit_answer(t, i, reterr);
+    }
+    if (rc < 0) {
+        tt_session_change_undo(change);
+        return rc;
+    }
     tt_session_touch(r);
+    tt_session_change_write(change, t->prepared->http);
     tt_session_store_trim(r->store);
     return TT_OK;
 }

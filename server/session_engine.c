@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/session_state.h"
 #include "server/session_store_priv.h"
 
 static tt_engine *engine_of(const tt_session_record *r)
@@ -130,6 +131,19 @@ void tt_session_adopt(tt_session_record *r, const tt_qttt_result *result, const 
         unpin(e, dropped);
     }
     tt_session_touch(r);
+    r->dirty = true;
+    tt_session_state_put_now(r); /* another change may have gone between the job's end and this */
+}
+
+void tt_session_store_pin(tt_session_store *st)
+{
+    tt_engine *e = st->opt.engine(st->opt.arg);
+    tt_session_generation g;
+    for (tt_session_record *r = st->first; r != NULL; r = r->next) {
+        for (int32_t i = 0; tt_session_generation_at(r->data, i, &g); i++) {
+            tt_engine_pin(e, g.adapter_id);
+        }
+    }
 }
 
 void tt_session_drop_adapters(tt_session_record *r)

@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "server/error_map.h"
+#include "server/session_load.h"
+#include "server/session_state.h"
 
 enum { PAGE_TOKENS = 64 };
 
@@ -21,6 +23,9 @@ static void put_error(tt_buf *b, const tt_session_record *r)
         return;
     }
     tt_error_from_code(&e, &r->error);
+    if (r->foreign) {
+        e.code = "session_of_another_model";
+    }
     tt_buf_puts(b, ",\"error\":{\"code\":");
     tt_buf_puts_json(b, e.code != NULL ? e.code : "failed");
     tt_buf_puts(b, ",\"message\":");
@@ -59,6 +64,9 @@ int64_t tt_session_kv_bytes(const tt_session_record *r, const tt_engine *engine)
     int32_t n_context, n;
     const uint8_t *flags;
     tt_job_params p = {0};
+    if (!tt_session_loaded(r->data)) {
+        return 0; /* none that anybody could name */
+    }
     const int32_t *context = tt_session_context(r->data, &n_context);
     const int32_t *rest = tt_session_transcript(r->data, &flags, &n, &p.adapter_id);
     int32_t *ids = malloc(((size_t)n_context + (size_t)n + 1) * sizeof *ids);
@@ -109,8 +117,10 @@ void tt_session_write(tt_buf *b, const tt_session_record *r, const tt_engine *en
     tt_buf_printf(b, ",\"prefilled_tokens\":%d",
                   (int)(r->status == TT_SESSION_READY ? n_context : r->done));
     int64_t adapter_bytes = put_generations(b, r->data);
-    tt_buf_printf(b, ",\"kv_bytes\":%lld,\"adapter_bytes\":%lld,\"resident\":\"device\"",
-                  (long long)tt_session_kv_bytes(r, engine), (long long)adapter_bytes);
+    tt_buf_printf(b, ",\"kv_bytes\":%lld,\"adapter_bytes\":%lld,\"resident\":\"%s\"",
+                  (long long)tt_session_kv_bytes(r, engine), (long long)adapter_bytes,
+                  tt_session_in_memory(r) ? "device" : "disk");
+    tt_buf_printf(b, ",\"durable\":%s", tt_session_durable(r) ? "true" : "false");
     put_qttt(b, r);
     tt_buf_puts(b, ",\"metadata\":");
     tt_buf_puts(b, r->metadata);

@@ -9,6 +9,10 @@
 
 /* s->sessions; the loop's session_timer is made. */
 tt_code tt_sessions_start(tt_server *s, tt_err *reterr);
+/* The model is there: what was read from the disk can be used, but for sessions of another one. */
+void tt_sessions_ready(tt_server *s);
+/* Writes what is not written yet; before the state is closed. */
+void tt_sessions_flush(tt_server *s);
 /* Frees the store. After the engine is gone, before the table of jobs is. */
 void tt_sessions_end(tt_server *s);
 /* A session's time has changed: the timer is set anew. */

@@ -2,6 +2,7 @@
  * chains by tenant and id. What prefills and adapters a record has in the engine is
  * session_engine.c. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -10,6 +11,8 @@
 #include <uv.h>
 #include <xxhash.h>
 
+#include "server/session_load.h"
+#include "server/session_state.h"
 #include "server/session_store_priv.h"
 
 double tt_session_clock(void)
@@ -25,6 +28,11 @@ tt_code tt_session_store_create(const tt_session_store_options *opt, tt_session_
         return tt_fail(reterr, TT_E_NOMEM, "out of memory");
     }
     st->opt = *opt;
+    tt_code rc = tt_content_create(&st->contents, reterr);
+    if (rc < 0) {
+        free(st);
+        return rc;
+    }
     *ret = st;
     return TT_OK;
 }
@@ -40,6 +48,7 @@ void tt_session_store_destroy(tt_session_store **store)
             tt_job_unref(&st->orphans[i]);
         }
         free(st->orphans);
+        tt_content_destroy(&st->contents);
         free(st);
         *store = NULL;
     }
@@ -187,6 +196,11 @@ static size_t bytes_of(const tt_session_record *r)
 void tt_session_touch(tt_session_record *r)
 {
     r->last_used = tt_session_clock();
+    tt_session_recount(r);
+}
+
+void tt_session_recount(tt_session_record *r)
+{
     if (!r->deleted) {
         r->store->bytes -= r->bytes;
         r->bytes = bytes_of(r);
@@ -220,8 +234,12 @@ static bool drop_oldest(tt_session_store *st, const char *scope)
 /* Room for one more of n bytes. */
 static bool make_room(tt_session_store *st, size_t n)
 {
-    while (st->n >= st->opt.max_sessions || st->bytes > st->opt.max_bytes ||
-           n > st->opt.max_bytes - st->bytes) {
+    while (st->bytes > st->opt.max_bytes || n > st->opt.max_bytes - st->bytes) {
+        if (!tt_session_unload_oldest(st) && !drop_oldest(st, NULL)) {
+            return false;
+        }
+    }
+    while (st->n >= st->opt.max_sessions) {
         if (!drop_oldest(st, NULL)) {
             return false;
         }
@@ -231,53 +249,87 @@ static bool make_room(tt_session_store *st, size_t n)
 
 void tt_session_store_trim(tt_session_store *st)
 {
-    while (st->bytes > st->opt.max_bytes && drop_oldest(st, NULL)) {
+    while (st->bytes > st->opt.max_bytes &&
+           (tt_session_unload_oldest(st) || drop_oldest(st, NULL))) {
     }
+}
+
+/* Around `data`, in no list. NULL: memory ran out. */
+static tt_session_record *make_record(const char *scope, const char *id, tt_session *data)
+{
+    tt_session_record *r = calloc(1, sizeof *r);
+    if (r == NULL || (r->metadata = strdup("{}")) == NULL) {
+        free(r);
+        return NULL;
+    }
+    snprintf(r->id, sizeof r->id, "%s", id);
+    snprintf(r->scope, sizeof r->scope, "%s", scope);
+    r->data = data;
+    r->refs = 1;
+    r->status = TT_SESSION_READY;
+    return r;
+}
+
+static void free_record(tt_session_record *r)
+{
+    free(r->metadata);
+    free(r);
 }
 
 tt_code tt_session_store_add(tt_session_store *st, const char *scope, const char *key,
                              bool implicit, tt_session *data, tt_session_text *text,
                              tt_session_record **ret, tt_err *reterr)
 {
-    tt_session_record *r = calloc(1, sizeof *r);
-    if (r == NULL || (r->metadata = strdup("{}")) == NULL) {
-        free(r);
+    char id[TT_SESSION_ID_BYTES] = "ses_";
+    strncat(id, key, sizeof id - 5);
+    if (tt_session_store_find(st, scope, id) != NULL) {
+        return tt_fail(reterr, TT_E_BUSY, "the session '%s' exists already", id);
+    }
+    tt_session_record *r = make_record(scope, id, data);
+    if (r == NULL) {
         return tt_fail(reterr, TT_E_NOMEM, "out of memory");
     }
-    strcpy(r->id, "ses_");
-    strncat(r->id, key, sizeof r->id - 5);
-    strncpy(r->scope, scope, sizeof r->scope - 1);
-    if (tt_session_store_find(st, scope, r->id) != NULL) {
-        tt_code rc = tt_fail(reterr, TT_E_BUSY, "the session '%s' exists already", r->id);
-        free(r->metadata);
-        free(r);
-        return rc;
-    }
-    r->data = data;
     tt_code rc =
         st->opt.may_add != NULL ? st->opt.may_add(st->opt.arg, scope, bytes_of(r), reterr) : TT_OK;
     if (rc < 0) {
-        free(r->metadata);
-        free(r);
+        free_record(r);
         return rc;
     }
-    if (!make_room(st, bytes_of(r))) {
-        free(r->metadata);
-        free(r);
+    size_t n_bytes = bytes_of(r) + (text != NULL ? tt_session_text_bytes(text) : 0);
+    if (!make_room(st, n_bytes)) {
+        free_record(r);
         return tt_fail(reterr, TT_E_CAPACITY, "no room for a session more: there are %d",
                        (int)st->n);
     }
     if (text != NULL) {
         tt_session_set_context_text(r, text);
     }
-    r->refs = 1;
     r->tag = ++st->last_tag;
     r->implicit = implicit;
     r->created_at = (int64_t)time(NULL);
     r->ttl_seconds = st->opt.ttl_seconds;
-    r->status = TT_SESSION_READY;
+    strcpy(r->model, st->model);
     link_record(st, r);
     tt_session_touch(r);
+    *ret = r;
+    return TT_OK;
+}
+
+tt_code tt_session_store_restore(tt_session_store *st, const char *scope, const char *id,
+                                 bool implicit, tt_session *data, tt_session_record **ret,
+                                 tt_err *reterr)
+{
+    if (tt_session_store_find(st, scope, id) != NULL) {
+        return tt_fail(reterr, TT_E_BUSY, "the session '%s' exists already", id);
+    }
+    tt_session_record *r = make_record(scope, id, data);
+    if (r == NULL) {
+        return tt_fail(reterr, TT_E_NOMEM, "out of memory");
+    }
+    r->tag = ++st->last_tag;
+    r->implicit = implicit;
+    link_record(st, r);
+    tt_session_recount(r);
     *ret = r;
     return TT_OK;
 }
@@ -288,6 +340,7 @@ void tt_session_set_context_text(tt_session_record *r, tt_session_text *text)
     tt_session_text_unref(&r->context_text);
     r->text = text;
     r->context_text = tt_session_text_ref(text);
+    r->text_key[0] = r->context_text_key[0] = '\0'; /* until it is stored */
 }
 
 void tt_session_store_delete(tt_session_record *r)
@@ -296,6 +349,7 @@ void tt_session_store_delete(tt_session_record *r)
     if (r->deleted) {
         return;
     }
+    tt_session_state_forget(r);
     tt_session_stop_prefill(r);
     tt_session_drop_adapters(r);
     unlink_record(r);
@@ -397,6 +451,11 @@ double tt_session_store_sweep(tt_session_store *st)
 }
 
 /* ---- lists ---- */
+
+tt_session_record *tt_session_store_first(tt_session_store *st)
+{
+    return st->first;
+}
 
 bool tt_session_store_list(tt_session_store *st, const tt_session_list *q, tt_session_record **v,
                            int32_t *ret_n, bool *ret_more)

@@ -17,6 +17,7 @@
 #include "server/session_text.h"
 
 enum { TT_SESSION_PREFIX = 4 /* "ses_" */, TT_SESSION_KEY_BYTES = 65, TT_SESSION_ID_BYTES = 72 };
+enum { TT_SESSION_MODEL = 40, TT_SESSION_SAVED = 3 + TT_SESSION_BRANCHES };
 
 typedef struct tt_session_store tt_session_store;
 
@@ -39,6 +40,13 @@ typedef struct tt_session_waiter {
     struct tt_session_waiter *next;
 } tt_session_waiter;
 
+/* A request that waits for a session's tokens to be read from the disk. */
+typedef struct tt_session_loader {
+    /* It has been taken off the list; err NULL: they are in memory, until this returns at least. */
+    void (*go)(struct tt_session_loader *l, const tt_err *err);
+    struct tt_session_loader *next;
+} tt_session_loader;
+
 typedef struct tt_session_record {
     /* ---- constant ---- */
     char id[TT_SESSION_ID_BYTES]; /* ses_<key> */
@@ -57,10 +65,23 @@ typedef struct tt_session_record {
     char *metadata;              /* owned: JSON text of an object */
     json_t *qttt;                /* owned: default of requests as it was given, or NULL */
     bool have_qttt;              /* its requests have a default */
+    bool alias;                  /* which is the model's alias */
     tt_qttt_request qttt_parsed; /* the same, read; with generation and start */
     double ttl_seconds;          /* idle time; 0 = for ever */
     int64_t n_jobs;              /* ever numbered */
     bool answered;               /* a request has finished in it */
+    /* ---- session_state.c's and session_load.c's ---- */
+    char model[TT_SESSION_MODEL]; /* whose token ids these are: tt_session_store_set_model() */
+    bool foreign;                 /* another model's than the one that is served */
+    bool in_db, deleting;         /* it has a row; that goes with a transaction that waits */
+    bool dirty;                   /* the row says less than the record */
+    bool suspect; /* a write failed that may have been its; what it refers to is put again */
+    char text_key[TT_SESSION_PART_KEY], context_text_key[TT_SESSION_PART_KEY];
+    char saved[TT_SESSION_SAVED][TT_SESSION_PART_KEY]; /* [n_saved] what the row refers to */
+    int32_t n_saved;
+    double saved_at, saved_used; /* monotonic */
+    bool loading;
+    tt_session_loader *load_first, *load_last;
     /* ---- private ---- */
     tt_session_store *store;
     bool deleted;
@@ -83,6 +104,7 @@ typedef struct tt_session_store_options {
     tt_engine *(*engine)(void *arg); /* to pin adapters and to submit; NULL while loading */
     /* One more for this tenant, of n bytes: TT_OK, or why not. May be NULL. */
     tt_code (*may_add)(void *arg, const char *scope, size_t n_bytes, tt_err *reterr);
+    struct tt_state_db *(*state)(void *arg); /* may be NULL, and return it: in memory only */
     /* The prefill of a session whose default is mode on has ended. May be NULL. */
     void (*on_prefilled)(void *arg, tt_session_record *r);
     /* The record has just left the store. May be NULL. */
@@ -154,6 +176,18 @@ void tt_session_adopt(tt_session_record *r, const tt_qttt_result *result, const 
                       int32_t *ret_number);
 /* Back to the base: DELETE /v1/sessions/{id}/adapter. */
 void tt_session_drop_adapters(tt_session_record *r);
+
+/* A record as it was in an earlier process: its id may not be taken. data, text keys and the like
+ * are the caller's to set. *ret: borrowed. TT_E_NOMEM, TT_E_BUSY. */
+tt_code tt_session_store_restore(tt_session_store *st, const char *scope, const char *id,
+                                 bool implicit, tt_session *data, tt_session_record **ret,
+                                 tt_err *reterr);
+/* The engine is there: the adapters of all are pinned in it, and it forgets those of none. */
+void tt_session_store_pin(tt_session_store *st);
+/* Newest first; NULL = there is none. */
+tt_session_record *tt_session_store_first(tt_session_store *st);
+/* Counts its memory anew. */
+void tt_session_recount(tt_session_record *r);
 
 typedef struct tt_session_list {
     const char *scope;

@@ -3,6 +3,7 @@
 #ifndef TT_SESSION_STORE_PRIV_H
 #define TT_SESSION_STORE_PRIV_H
 
+#include "server/session_content.h"
 #include "server/session_store.h"
 
 enum { TT_SESSION_SLOTS = 1021 };
@@ -17,6 +18,9 @@ struct tt_session_store {
     int32_t n_orphans, orphans_cap;
     size_t bytes;
     uint64_t last_tag;
+    tt_content_table *contents;   /* owned */
+    char model[TT_SESSION_MODEL]; /* that is served; "" while it is loading */
+    uint64_t failures_seen;
 };
 
 /* Monotonic seconds. */

@@ -21,6 +21,7 @@ struct tt_session_text {
     int32_t n_ids;
     cut *cuts; /* owned: [n_cuts], rising */
     int32_t n_cuts;
+    char key[TT_SESSION_PART_KEY];
 };
 
 tt_session_text *tt_session_text_ref(tt_session_text *t)
@@ -238,4 +239,143 @@ tt_code tt_session_text_splice(const tt_session_text *t, const tt_served *sv,
     *ret_n = (size_t)c.n_ids + n_rest;
     *ret_kept = c.n_ids;
     return TT_OK;
+}
+
+/* ---- disk: a header, messages and kwargs as JSON, text, ids, cuts ---- */
+
+typedef struct packed_head {
+    uint32_t magic, version;
+    uint64_t n_messages, n_kwargs, n_text; /* bytes */
+    uint32_t n_ids, n_cuts;
+} packed_head;
+
+typedef struct packed_cut {
+    uint64_t byte;
+    int64_t n_ids;
+} packed_cut;
+
+enum { MAGIC = 0x74787474 /* "ttxt" */, PACK_VERSION = 1 };
+
+static int put_json(const char *p, size_t n, void *arg)
+{
+    tt_buf *b = arg;
+    tt_buf_put(b, p, n);
+    return b->failed ? -1 : 0;
+}
+
+void tt_session_text_pack(const tt_session_text *t, tt_buf *b)
+{
+    packed_head h = {.magic = MAGIC,
+                     .version = PACK_VERSION,
+                     .n_text = t->n,
+                     .n_ids = (uint32_t)t->n_ids,
+                     .n_cuts = (uint32_t)t->n_cuts};
+    size_t at = b->n, flags = JSON_COMPACT | JSON_ENCODE_ANY;
+    tt_buf_put(b, &h, sizeof h);
+    size_t begin = b->n;
+    if (json_dump_callback(t->messages, put_json, b, flags) != 0) {
+        b->failed = true;
+    }
+    h.n_messages = b->n - begin;
+    begin = b->n;
+    if (t->kwargs != NULL && json_dump_callback(t->kwargs, put_json, b, flags) != 0) {
+        b->failed = true;
+    }
+    h.n_kwargs = b->n - begin;
+    tt_buf_put(b, t->text != NULL ? t->text : "", t->n);
+    tt_buf_put(b, t->ids, (size_t)t->n_ids * sizeof *t->ids);
+    for (int32_t i = 0; i < t->n_cuts; i++) {
+        packed_cut c = {.byte = t->cuts[i].byte, .n_ids = t->cuts[i].n_ids};
+        tt_buf_put(b, &c, sizeof c);
+    }
+    if (!b->failed) {
+        memcpy(b->p + at, &h, sizeof h);
+    }
+}
+
+/* Whether the sizes of the header add up to n, without overflow. */
+static bool fits(const packed_head *h, size_t n)
+{
+    uint64_t left = n - sizeof *h;
+    const uint64_t part[] = {h->n_messages, h->n_kwargs, h->n_text,
+                             (uint64_t)h->n_ids * sizeof(int32_t),
+                             (uint64_t)h->n_cuts * sizeof(packed_cut)};
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
+        if (part[i] > left) {
+            return false;
+        }
+        left -= part[i];
+    }
+    return left == 0 && h->n_ids <= INT32_MAX && h->n_cuts <= INT32_MAX;
+}
+
+/* Rising, and inside. */
+static bool read_cuts(tt_session_text *t, const char *p)
+{
+    for (int32_t i = 0; i < t->n_cuts; i++) {
+        packed_cut c;
+        memcpy(&c, p + (size_t)i * sizeof c, sizeof c);
+        bool rising = i == 0 || (c.n_ids > t->cuts[i - 1].n_ids && c.byte >= t->cuts[i - 1].byte);
+        if (!rising || c.byte > t->n || c.n_ids < 0 || c.n_ids > t->n_ids) {
+            return false;
+        }
+        t->cuts[i] = (cut){.byte = (size_t)c.byte, .n_ids = (int32_t)c.n_ids};
+    }
+    return true;
+}
+
+/* False: not what pack writes, or memory ran out, which *ret_memory tells. */
+static bool unpack(tt_session_text *t, const char *p, const packed_head *h, bool *ret_memory)
+{
+    size_t n_ids = h->n_ids;
+    *ret_memory = false;
+    t->messages = json_loadb(p, h->n_messages, 0, NULL);
+    p += h->n_messages;
+    t->kwargs = h->n_kwargs > 0 ? json_loadb(p, h->n_kwargs, 0, NULL) : NULL;
+    p += h->n_kwargs;
+    if (!json_is_array(t->messages) || (h->n_kwargs > 0 && !json_is_object(t->kwargs))) {
+        return false;
+    }
+    t->ids = malloc((n_ids + 1) * sizeof *t->ids);
+    t->cuts = malloc(((size_t)h->n_cuts + 1) * sizeof *t->cuts);
+    if (t->ids == NULL || t->cuts == NULL || !reserve(t, h->n_text + 1)) {
+        *ret_memory = true;
+        return false;
+    }
+    memcpy(t->text, p, h->n_text);
+    t->n = h->n_text;
+    p += h->n_text;
+    memcpy(t->ids, p, n_ids * sizeof *t->ids);
+    t->n_ids = (int32_t)n_ids;
+    t->n_cuts = (int32_t)h->n_cuts;
+    return read_cuts(t, p + n_ids * sizeof *t->ids);
+}
+
+tt_code tt_session_text_unpack(const void *p, size_t n, tt_session_text **ret, tt_err *reterr)
+{
+    packed_head h;
+    bool memory = true;
+    if (n < sizeof h) {
+        return tt_fail(reterr, TT_E_INVALID, "a session's text is cut short");
+    }
+    memcpy(&h, p, sizeof h);
+    if (h.magic != MAGIC || h.version != PACK_VERSION || !fits(&h, n)) {
+        return tt_fail(reterr, TT_E_INVALID, "a session's text is not what it should be");
+    }
+    tt_session_text *t = calloc(1, sizeof *t);
+    if (t != NULL) {
+        atomic_init(&t->refs, 1);
+    }
+    if (t == NULL || !unpack(t, (const char *)p + sizeof h, &h, &memory)) {
+        tt_session_text_unref(&t);
+        return memory ? tt_fail(reterr, TT_E_NOMEM, "out of memory for a session's text")
+                      : tt_fail(reterr, TT_E_INVALID, "a session's text is not what it should be");
+    }
+    *ret = t;
+    return TT_OK;
+}
+
+char *tt_session_text_key(tt_session_text *t)
+{
+    return t->key;
 }

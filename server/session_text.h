@@ -10,6 +10,7 @@
 
 #include <jansson.h>
 
+#include "core/session.h"
 #include "server/prompt.h"
 
 typedef struct tt_session_text tt_session_text;
@@ -44,5 +45,14 @@ size_t tt_session_text_bytes(const tt_session_text *t);
 tt_code tt_session_text_splice(const tt_session_text *t, const tt_served *sv,
                                const tt_rendered *rendered, int32_t **ret_ids, size_t *ret_n,
                                int32_t *ret_kept, tt_err *reterr);
+
+/* ---- disk ---- */
+
+/* Appends its bytes, the same for equal texts. */
+void tt_session_text_pack(const tt_session_text *t, tt_buf *b);
+/* p: [n] what pack has written; TT_E_INVALID when it cannot be. *ret: one reference. TT_E_NOMEM. */
+tt_code tt_session_text_unpack(const void *p, size_t n, tt_session_text **ret, tt_err *reterr);
+/* [TT_SESSION_PART_KEY] the owner's, "" at first: under what it is stored. Loop thread. */
+char *tt_session_text_key(tt_session_text *t);
 
 #endif

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "server/http_once.h"
+#include "server/session_load.h"
 #include "server/session_setup.h"
 #include "server/session_turn_priv.h"
 
@@ -125,7 +126,7 @@ static void on_gone(void *arg)
 static tt_turn_next begin_append(tt_session_turn *t)
 {
     tt_prepared *p = t->prepared;
-    if (t->record->text == NULL) {
+    if (t->record->text == NULL) { /* the tokens are in memory */
         refuse(p, 400, "append", "no_messages", "the session '%s' has no messages to append to",
                t->record->id);
         return TT_TURN_REFUSED;
@@ -182,6 +183,60 @@ static bool take_default(tt_prepared *p, const tt_session_record *r)
                         "");
 }
 
+/* The session's tokens are in memory. */
+static tt_turn_next enter(tt_session_turn *t)
+{
+    tt_prepared *p = t->prepared;
+    if (!take_default(p, t->record)) {
+        return TT_TURN_REFUSED;
+    }
+    tt_session_touch(t->record);
+    tt_http_header(p->http, p->http->server->settings->session_header,
+                   t->record->id + TT_SESSION_PREFIX);
+    return p->request.append ? begin_append(t) : tt_session_turn_plan(p);
+}
+
+/* They have been read. */
+static void on_loaded(tt_session_loader *l, const tt_err *err)
+{
+    tt_session_turn *t = (tt_session_turn *)(void *)((char *)l - offsetof(tt_session_turn, loader));
+    tt_prepared *p = t->prepared;
+    t->loading = false;
+    p->http->on_gone = NULL;
+    if (err != NULL) {
+        refuse_code(p, err);
+        tt_prepare_go_on(p, TT_TURN_REFUSED);
+    } else if (t->record->deleted) {
+        refuse(p, 404, "session", "session_not_found", "the session '%s' was deleted",
+               t->record->id);
+        tt_prepare_go_on(p, TT_TURN_REFUSED);
+    } else {
+        tt_prepare_go_on(p, enter(t));
+    }
+}
+
+static tt_turn_next load(tt_session_turn *t)
+{
+    tt_prepared *p = t->prepared;
+    tt_err err;
+    if (tt_session_usable(t->record, &err) < 0) {
+        refuse_code(p, &err);
+        if (t->record->foreign) {
+            refuse(p, 409, "session", "session_of_another_model", "%s", err.msg);
+        }
+        return TT_TURN_REFUSED;
+    }
+    if (tt_session_in_memory(t->record)) {
+        return enter(t);
+    }
+    t->loading = true;
+    t->loader.go = on_loaded;
+    p->http->arg = p;
+    p->http->on_gone = on_gone;
+    tt_session_load(t->record, &t->loader);
+    return TT_TURN_LATER;
+}
+
 tt_turn_next tt_session_turn_begin(tt_prepared *p)
 {
     const char *by_header = p->request.session == NULL ? p->session_key : "";
@@ -202,13 +257,7 @@ tt_turn_next tt_session_turn_begin(tt_prepared *p)
         tt_rendered_finish(&p->rendered);
         return check_stateless(p) ? TT_TURN_GO : TT_TURN_REFUSED;
     }
-    if (!take_default(p, t->record)) {
-        return TT_TURN_REFUSED;
-    }
-    tt_session_touch(t->record);
-    tt_http_header(p->http, p->http->server->settings->session_header,
-                   t->record->id + TT_SESSION_PREFIX);
-    return p->request.append ? begin_append(t) : tt_session_turn_plan(p);
+    return load(t);
 }
 
 /* ---- plan ---- */
@@ -303,6 +352,9 @@ tt_turn_next tt_session_turn_plan(tt_prepared *p)
 static void release_record(tt_session_turn *t)
 {
     tt_session_record *r = t->record;
+    if (t->loading) {
+        tt_session_stop_loading(r, &t->loader);
+    }
     if (t->waiting) {
         tt_session_stop_waiting(r, &t->waiter);
     }

@@ -5,8 +5,8 @@
  * Life: begin (finds or makes the session; an append first waits for its turn and for the kept
  * text)
  * -> plan (the prompts are token ids now) -> start (the jobs are submitted) -> token, adapted, done
- * -> destroy. Until an answer is done nothing of the session changes, so that an abort at any point
- * leaves no trace. */
+ * -> commit -> destroy. Until an answer is done nothing of the session changes, so that an abort at
+ * any point leaves no trace. */
 #ifndef TT_SESSION_TURN_H
 #define TT_SESSION_TURN_H
 
@@ -17,7 +17,7 @@ typedef struct tt_session_turn tt_session_turn;
 
 typedef enum tt_turn_next {
     TT_TURN_GO,      /* on with the request; p->turn NULL: it is in no session */
-    TT_TURN_LATER,   /* an append: tt_prepare_append() is called when it may go on */
+    TT_TURN_LATER,   /* tt_prepare_append() or tt_prepare_go_on() is called when it may go on */
     TT_TURN_REFUSED, /* p->error is the answer */
     TT_TURN_ANSWERED /* the answer has gone out */
 } tt_turn_next;
@@ -26,6 +26,8 @@ typedef enum tt_turn_next {
 tt_turn_next tt_session_turn_begin(tt_prepared *p);
 /* The prompts are known: chooses the generation and compares. TT_TURN_GO or TT_TURN_REFUSED. */
 tt_turn_next tt_session_turn_plan(tt_prepared *p);
+/* prepare.c: goes on with what TT_TURN_LATER had put off, or ends p. */
+void tt_prepare_go_on(tt_prepared *p, tt_turn_next next);
 /* Also undoes an append that is not done, and a session that was made for nothing. */
 void tt_session_turn_destroy(tt_session_turn **turn);
 
@@ -48,8 +50,10 @@ void tt_session_turn_token(tt_session_turn *t, int32_t i, const tt_event *ev);
 /* A kept adapter becomes the next generation; *result tells its number, or what answers instead.
  * job_id: NULL = none. */
 void tt_session_turn_adapted(tt_session_turn *t, tt_qttt_result *result, const char *job_id);
-/* Commits. TT_E_NOMEM: the session is as it was before. */
-tt_code tt_session_turn_done(tt_session_turn *t, int32_t i, const tt_event *ev, tt_err *reterr);
+void tt_session_turn_done(tt_session_turn *t, int32_t i, const tt_event *ev);
+/* All choices are done and the answer's end follows: commits them, in memory and with the answer's
+ * transaction. TT_E_NOMEM: the session is as it was before. */
+tt_code tt_session_turn_commit(tt_session_turn *t, tt_err *reterr);
 
 /* The answer's "session". */
 void tt_session_turn_write(tt_buf *b, const tt_session_turn *t);

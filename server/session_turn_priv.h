@@ -12,6 +12,7 @@ typedef struct tt_turn_answer {
     int32_t n, cap;
     tt_buf text; /* of a chat's message */
     bool failed; /* memory ran out */
+    bool done;
 } tt_turn_answer;
 
 struct tt_session_turn {
@@ -20,7 +21,8 @@ struct tt_session_turn {
     tt_prepared *prepared;     /* that it belongs to */
     tt_session_record *record; /* a reference */
     bool created;              /* the session was made by this request */
-    bool waiting, appending, running, pinned;
+    tt_session_loader loader;
+    bool waiting, loading, appending, running, pinned;
     bool warm; /* the session's K/V had been computed when the request came */
     tt_session_text *old;
     tt_session_generation chosen; /* pinned from plan to destroy */

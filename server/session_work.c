@@ -90,6 +90,7 @@ static bool read_qttt(tt_session_work *w)
                        &w->qttt, &w->ignored, e)) {
         return false;
     }
+    w->alias = alias;
     w->have_qttt = alias || tt_json_get(w->body, "qttt") != NULL;
     if (w->qttt.generation > 0) {
         return tt_json_refuse(e, "qttt.", "generation", NULL, "is %lld; a new session has only 0",

@@ -25,7 +25,7 @@ typedef struct tt_session_work {
     tt_session_text *text; /* NULL: raw tokens */
     tt_buf metadata;       /* JSON text; empty = not given */
     double ttl_seconds;    /* < 0: not given */
-    bool have_qttt;        /* the default of its requests */
+    bool have_qttt, alias; /* the default of its requests */
     tt_qttt_request qttt;
     tt_buf ignored;
     tt_http_error error; /* status 0: fine */

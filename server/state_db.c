@@ -295,29 +295,64 @@ void tt_state_commit(tt_state_txn *x, tt_state_done done, void *arg)
     }
 }
 
-tt_code tt_state_fetch(tt_state_db *db, const tt_state_key *keys, int32_t n, tt_state_fetched done,
-                       void *arg, tt_err *reterr)
+/* *ret: not queued yet. */
+static tt_code make_fetch(tt_state_db *db, const tt_state_key *keys, int32_t n,
+                          tt_state_fetched done, void *arg, tt_state_txn **ret, tt_err *reterr)
 {
-    tt_err none = {0};
-    if (db == NULL) {
-        done(arg, TT_OK, NULL, 0, &none);
-        return TT_OK;
-    }
     tt_state_txn *x = tt_state_begin(db);
     for (int32_t i = 0; i < n; i++) {
         const tt_state_op *known = tt_state_journal_find(db, &keys[i]);
         tt_state_row key = {.scope = keys[i].scope, .id = keys[i].id};
         bool gone = known != NULL && known->remove;
         if (add(x, keys[i].table, gone, known != NULL && !gone ? &known->row : &key) < 0) {
-            tt_state_abandon(x);
-            return tt_fail(reterr, TT_E_NOMEM, "out of memory");
+            break;
         }
         x->last->known = known != NULL;
     }
+    if (x == NULL || x->failed) {
+        tt_state_abandon(x);
+        return tt_fail(reterr, TT_E_NOMEM, "out of memory");
+    }
     x->fetched = done;
     x->arg = arg;
-    submit(db, &db->reads, x);
+    *ret = x;
     return TT_OK;
+}
+
+static void report_rows(tt_state_txn *x);
+
+tt_code tt_state_fetch(tt_state_db *db, const tt_state_key *keys, int32_t n, tt_state_fetched done,
+                       void *arg, tt_err *reterr)
+{
+    tt_state_txn *x;
+    if (db == NULL) {
+        done(arg, TT_OK, NULL, 0, &(tt_err){0});
+        return TT_OK;
+    }
+    tt_code rc = make_fetch(db, keys, n, done, arg, &x, reterr);
+    if (rc == TT_OK) {
+        submit(db, &db->reads, x);
+    }
+    return rc;
+}
+
+tt_code tt_state_read(tt_state_db *db, const tt_state_key *keys, int32_t n, tt_state_fetched done,
+                      void *arg, tt_err *reterr)
+{
+    tt_state_txn *x;
+    if (db == NULL) {
+        done(arg, TT_OK, NULL, 0, &(tt_err){0});
+        return TT_OK;
+    }
+    tt_code rc = make_fetch(db, keys, n, done, arg, &x, reterr);
+    if (rc == TT_OK) {
+        pthread_mutex_lock(&db->sql_lock);
+        tt_state_writer_read(db, x);
+        pthread_mutex_unlock(&db->sql_lock);
+        report_rows(x);
+        tt_state_txn_free(x);
+    }
+    return rc;
 }
 
 /* ---- results ---- */

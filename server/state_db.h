@@ -110,6 +110,10 @@ typedef void (*tt_state_fetched)(void *arg, tt_code rc, const tt_state_row *rows
 tt_code tt_state_fetch(tt_state_db *db, const tt_state_key *keys, int32_t n, tt_state_fetched done,
                        void *arg, tt_err *reterr);
 
+/* The same at once, on this thread: while the server starts. */
+tt_code tt_state_read(tt_state_db *db, const tt_state_key *keys, int32_t n, tt_state_fetched done,
+                      void *arg, tt_err *reterr);
+
 /* Calls what is done; when the writer has woken the loop. */
 void tt_state_poll(tt_state_db *db);
 

@@ -105,5 +105,7 @@ const tt_state_op *tt_state_journal_find(const tt_state_db *db, const tt_state_k
 void tt_state_queue_push(tt_state_queue *q, tt_state_txn *x);
 tt_code tt_state_writer_start(tt_state_db *db, tt_err *reterr);
 void tt_state_writer_stop(tt_state_db *db);
+/* A fetch; under sql_lock. */
+void tt_state_writer_read(tt_state_db *db, tt_state_txn *x);
 
 #endif

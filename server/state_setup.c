@@ -2,6 +2,7 @@
 #include "server/state_setup.h"
 
 #include "server/log.h"
+#include "server/session_state.h"
 #include "server/state_db.h"
 #include "server/state_dir.h"
 
@@ -30,6 +31,9 @@ void tt_server_poll_state(tt_server *s)
 {
     tt_err why = {0};
     tt_state_poll(s->state);
+    if (s->sessions != NULL) {
+        tt_session_state_check(s->sessions);
+    }
     bool degraded = tt_state_degraded(s->state, &why);
     if (degraded && !s->state_degraded) {
         tt_log(TT_LOG_ERROR, "%s; going on in memory only, and trying again", why.msg);

@@ -98,7 +98,7 @@ static tt_state_txn *write_all(tt_state_db *db, tt_state_queue *q, tt_err *err)
     return x;
 }
 
-static void read_one(tt_state_db *db, tt_state_txn *x)
+void tt_state_writer_read(tt_state_db *db, tt_state_txn *x)
 {
     x->rc = db->sql != NULL ? TT_OK : reopen(db, &x->err);
     for (tt_state_op *op = x->first; x->rc == TT_OK && op != NULL; op = op->next) {
@@ -160,7 +160,7 @@ static void work(tt_state_db *db, tt_state_queue *writes, tt_state_queue *reads)
         bad = write_all(db, writes, &err);
     }
     for (tt_state_txn *x = reads->first; x != NULL; x = x->next) {
-        read_one(db, x);
+        tt_state_writer_read(db, x);
     }
     int64_t bytes = any && db->sql != NULL ? tt_state_sql_file_bytes(db->sql) : -1;
     pthread_mutex_unlock(&db->sql_lock);

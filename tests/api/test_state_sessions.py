@@ -1,0 +1,280 @@
+"""Sessions outlive the server: SIGTERM, SIGKILL, a full memory, a folder that is in use, unusable or damaged."""
+import contextlib
+import json
+import signal
+import sqlite3
+import subprocess
+import time
+
+import pytest
+
+import harness
+from harness import Server, words
+from test_session_adapters import train
+from test_session_turns import assistant, chat, user
+from test_sessions import PATH, call, create, delete, get, wait_ready
+
+CONTEXT = {"role": "system", "content": words(150, seed=11)}
+ENDS = [signal.SIGTERM, signal.SIGKILL]
+
+
+class Lives:
+    """One state folder, and the server that has it; each `again` is another process."""
+
+    def __init__(self, folder, **settings):
+        self.state, self.settings = folder / "state", settings
+        self.server = None
+
+    def start(self, **kw):
+        self.server = Server("--state-dir", self.state, settings=self.settings, **kw)
+        return self.server
+
+    def end(self, how=signal.SIGTERM):
+        if self.server is not None:
+            server, self.server = self.server, None
+            status = server.stop(how)
+            assert status == (0 if how == signal.SIGTERM else -how), server.last_log
+
+    def again(self, how, **kw):
+        self.end(how)
+        return self.start(**kw)
+
+
+@pytest.fixture
+def lives(tmp_path):
+    made = []
+
+    def make(**settings):
+        made.append(Lives(tmp_path, **settings))
+        return made[-1]
+
+    yield make
+    for m in made:
+        m.end(signal.SIGKILL)
+
+
+def do(server, method, path, body, status):
+    r = call(server, method, path, body)
+    assert r.status == status, r.body
+    return r.json()
+
+
+def numbers(answer):
+    return [(t["token"], t["logprob"]) for t in answer["choices"][0]["logprobs"]["content"]]
+
+
+def ask(server, session, messages, **fields):
+    return chat(server, messages, session=session["id"], logprobs=True, **fields)
+
+
+def stable(session):
+    """What may not change over a restart."""
+    return {k: v for k, v in session.items() if k not in ("resident", "kv_bytes", "last_used_at", "expires_at", "status")}
+
+
+def state_of(server):
+    body = server.get("/readyz").json()
+    return body["state"], body["state_message"]
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_everything_acknowledged_is_there_and_answers_the_same(lives, how):
+    life = lives()
+    server = life.start()
+    session = create(server, messages=[CONTEXT], metadata={"a": "b\u00e9\"\\"}, ttl_seconds=5000)
+    wait_ready(server, session)
+    first = ask(server, session, [user("What is a lamp?")], append=True)
+    fork = do(server, "POST", f"{PATH}/{session['id']}/fork", {"metadata": {"fork": "1"}}, 201)
+    second = ask(server, session, [user("And a stone?")], append=True)
+    trained = ask(server, fork, [user("Why?")], append=True, qttt=train())
+    assert trained["qttt"]["generation"] == 1
+    implicit = server.post("/v1/chat/completions", {"messages": [user("hello there")], "max_tokens": 4},
+                           headers={"x-session-id": "mine"}).json()["session"]
+    gone = create(server, messages=[user("to be deleted")])
+    delete(server, gone)
+    prompt = create(server, prompt=[5, 6, 7, 8])
+    do(server, "POST", f"{PATH}/{prompt['id']}", {"metadata": {"now": "new"}, "ttl_seconds": 0}, 200)
+    before = {i: get(server, {"id": i}) for i in (session["id"], fork["id"], prompt["id"], implicit["id"])}
+    order = [s["id"] for s in server.get(PATH).json()["data"]]
+    assert all(s["durable"] for s in before.values())
+
+    server = life.again(how)
+    assert [s["id"] for s in server.get(PATH).json()["data"]] == order
+    assert server.get(f"{PATH}/{gone['id']}").status == 404
+    for i, old in before.items():
+        now = get(server, {"id": i})
+        assert now["status"] == "ready" and now["resident"] == "disk" and stable(now) == stable(old)
+    # Greedy answers and their numbers are those of a session that never left.
+    whole = [CONTEXT, user("What is a lamp?"), assistant(first["choices"][0]["message"]["content"])]
+    assert numbers(ask(server, session, [*whole, user("And a stone?")])) == numbers(second)
+    assert get(server, session)["resident"] == "device"
+    a = ask(server, session, [user("What else?")], append=True)
+    assert a["session"]["miss"] is None or a["session"]["miss"]["reason"] == "evicted"
+    assert a["session"]["tokens"] == get(server, session)["context_tokens"] + get(server, session)["transcript_tokens"]
+    b = ask(server, fork, [user("Why?")], append=True, qttt={"generation": "base"})
+    assert b["session"]["generation"] == 0
+    extended = do(server, "POST", f"{PATH}/{fork['id']}/extend", {"messages": [user("more text")]}, 200)
+    assert extended["context_tokens"] > before[fork["id"]]["context_tokens"] and extended["transcript_tokens"] == 0
+    assert server.post("/v1/chat/completions", {"messages": [user("hello there")], "max_tokens": 4},
+                       headers={"x-session-id": "mine"}).json()["session"]["id"] == implicit["id"]
+
+    server = life.again(how)  # a second time: extended, and restored rows written again
+    assert get(server, fork)["context_tokens"] == extended["context_tokens"]
+    tokens = get(server, session)
+    assert tokens["context_tokens"] + tokens["transcript_tokens"] == a["session"]["tokens"]
+
+
+def test_appends_before_and_after_are_one_conversation(lives):
+    """What a server that was killed after each turn answers is what one that was not answers."""
+    life = lives()
+    questions = ["What is a lamp?", "And a stone?", "Which is older?"]
+    server = life.start()
+    steady = create(server, messages=[CONTEXT])
+    expected = [numbers(ask(server, steady, [user(q)], append=True)) for q in questions]
+    session = create(server, messages=[CONTEXT])
+    for q, numbers_before in zip(questions, expected):
+        server = life.again(signal.SIGKILL)
+        assert numbers(ask(server, session, [user(q)], append=True)) == numbers_before
+
+
+def test_reset_survives(lives):
+    life = lives()
+    server = life.start()
+    session = create(server, messages=[CONTEXT])
+    base = ask(server, session, [CONTEXT, user("So?")])
+    ask(server, session, [CONTEXT, user("So?")], qttt=train())
+    assert get(server, session)["generation"] == 1
+    do(server, "DELETE", f"{PATH}/{session['id']}/adapter", None, 200)
+    server = life.again(signal.SIGKILL)
+    assert get(server, session)["generation"] == 0 and get(server, session)["generations"] == []
+    assert numbers(ask(server, session, [CONTEXT, user("So?")])) == numbers(base)
+
+
+def test_expired_sessions_do_not_come_back(lives):
+    life = lives()
+    server = life.start()
+    short = create(server, messages=[user("short")], ttl_seconds=1)
+    long = create(server, messages=[user("long")], ttl_seconds=1000)
+    life.end(signal.SIGKILL)
+    time.sleep(1.2)
+    server = life.start()
+    assert [s["id"] for s in server.get(PATH).json()["data"]] == [long["id"]]
+    assert server.get(f"{PATH}/{short['id']}").status == 404
+
+
+def test_memory_pressure_sends_idle_sessions_to_disk(lives):
+    life = lives(sessions={"memory": "192KiB"})
+    server = life.start()
+    made = [create(server, messages=[{"role": "system", "content": words(400, seed=i)}]) for i in range(24)]
+    for s in made:
+        wait_ready(server, s)
+    now = [get(server, s) for s in made]
+    assert {s["resident"] for s in now} == {"disk", "device"}
+    assert server.metrics()[("qttt_session_bytes", ())] <= 192 * 1024
+    first = ask(server, made[0], [user("Hm?")], append=True, max_tokens=3)
+    assert first["session"]["tokens"] > now[0]["context_tokens"] and get(server, made[0])["transcript_tokens"] > 0
+    assert do(server, "POST", f"{PATH}/{made[1]['id']}/fork", {}, 201)["context_tokens"] == now[1]["context_tokens"]
+
+
+def test_a_second_server_is_refused(lives):
+    life = lives()
+    life.start()
+    r = subprocess.run([harness.BINARY, "serve", "--model", str(harness.MODEL), "--port", str(harness.free_port()),
+                        "--state-dir", life.state], capture_output=True, text=True, timeout=60)
+    assert r.returncode == 1
+    assert r.stderr.count("\n") == 1 and f"process {life.server.process.pid}" in r.stderr, r.stderr
+
+
+def test_a_newer_schema_is_refused(lives):
+    life = lives()
+    life.start()
+    life.end()
+    with contextlib.closing(sqlite3.connect(life.state / "state.db")) as db:
+        db.execute("PRAGMA user_version = 7")
+    r = subprocess.run([harness.BINARY, "serve", "--model", str(harness.MODEL), "--port", str(harness.free_port()),
+                        "--state-dir", life.state], capture_output=True, text=True, timeout=60)
+    assert r.returncode == 1 and "newer version" in r.stderr
+
+
+def test_a_corrupt_database_is_kept_aside(lives):
+    life = lives()
+    create(life.start(), messages=[user("lost")])
+    life.end()
+    database = life.state / "state.db"
+    database.write_bytes(b"rubbish" * 1000)
+    server = life.start()
+    state, message = state_of(server)
+    assert state == "durable" and "state.db.corrupt-1" in message
+    assert (life.state / "state.db.corrupt-1").read_bytes() == b"rubbish" * 1000
+    assert server.get(PATH).json()["data"] == []
+    session = create(server, messages=[user("new")])
+    server = life.again(signal.SIGKILL)
+    assert get(server, session)["durable"] and state_of(server) == ("durable", None)
+
+
+def test_damaged_tokens_are_noticed(lives):
+    """Never a wrong answer: the session has failed, another is untouched."""
+    life = lives()
+    server = life.start()
+    bad, good = create(server, messages=[CONTEXT]), create(server, messages=[user("fine")])
+    life.end()
+    with contextlib.closing(sqlite3.connect(life.state / "state.db")) as db:
+        key = json.loads(db.execute("SELECT json FROM session WHERE id = ?", (bad["id"],)).fetchone()[0])["parts"][0]["key"]
+        blob = bytearray(db.execute("SELECT blob FROM context WHERE id = ?", (key,)).fetchone()[0])
+        blob[40] ^= 1
+        db.execute("UPDATE context SET blob = ? WHERE id = ?", (bytes(blob), key))
+        db.commit()
+    server = life.start()
+    r = server.post("/v1/chat/completions", {"session": bad["id"], "append": True, "messages": [user("?")]})
+    assert r.status == 500 and r.json()["error"]["code"] == "state_unavailable" and "damaged" in r.json()["error"]["message"]
+    now = get(server, bad)
+    assert now["status"] == "failed" and now["error"]["code"] == "state_unavailable"
+    assert ask(server, good, [user("?")], append=True, max_tokens=2)["session"]["id"] == good["id"]
+    delete(server, bad)
+
+
+def test_sessions_of_another_model_cannot_be_used(lives):
+    life = lives()
+    session = create(life.start(), messages=[CONTEXT])
+    life.end()
+    with contextlib.closing(sqlite3.connect(life.state / "state.db")) as db:
+        row = json.loads(db.execute("SELECT json FROM session").fetchone()[0])
+        row["model"] = "0123456789abcdef-0123456789abcdef"
+        db.execute("UPDATE session SET json = ?", (json.dumps(row),))
+        db.commit()
+    server = life.start()
+    now = get(server, session)
+    assert now["status"] == "failed" and now["error"]["code"] == "session_of_another_model"
+    for path, body in (("/v1/chat/completions", {"session": session["id"], "messages": [user("?")]}),
+                       (f"{PATH}/{session['id']}/fork", {}), (f"{PATH}/{session['id']}/extend", {"messages": [user("?")]}),
+                       (f"{PATH}/{session['id']}/qttt/jobs", {})):
+        r = server.post(path, body)
+        assert r.status == 409 and r.json()["error"]["code"] == "session_of_another_model", path
+    delete(server, session)
+
+
+def test_a_folder_that_fails_degrades_and_comes_back(lives, tmp_path):
+    life = lives()
+    life.state.write_text("not a folder: root cannot write into it either")
+    server = life.start()
+    state, message = state_of(server)
+    assert state == "degraded" and "state.dir" in message
+    session = create(server, messages=[CONTEXT])
+    assert not session["durable"]
+    ask(server, session, [user("In memory?")], append=True, max_tokens=3)
+    life.state.unlink()
+    life.state.mkdir()
+    deadline = time.monotonic() + 30
+    while state_of(server)[0] != "durable":
+        assert time.monotonic() < deadline, server.log_text()
+        time.sleep(0.1)
+    now = get(server, session)
+    assert now["durable"]
+    server = life.again(signal.SIGKILL)
+    assert stable(get(server, session)) == stable(now)
+
+
+def test_none_keeps_nothing(tmp_path):
+    with Server("--state-dir", "none") as server:
+        session = create(server, messages=[user("gone soon")])
+        assert not session["durable"] and state_of(server) == ("off", None)
