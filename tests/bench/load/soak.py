@@ -32,7 +32,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 # Everything that may be kept is bounded so that it is full within the warm-up: what grows after that leaks.
 SETTINGS = """
-model: {max_context: 4096, kv_size: 4MiB}
+model: {max_context: 4096, kv_size: KV_SIZE}
 limits: {max_requests: 24}
 sched: {max_running: 8}
 stream: {heartbeat_seconds: 1}
@@ -87,12 +87,12 @@ class Checks:
 class Soak(load_run.Run):
     """A closed loop whose users come through the proxies, and the faults beside it."""
 
-    def __init__(self, server, seconds, seed):
-        self.server = server
+    def __init__(self, server, args):
+        self.server, self.kill_every = server, args.kill_every
         self.proxies = [Proxy(server.port) for _ in range(2)]
-        super().__init__(load_run.Plan("127.0.0.1", self.proxies[0].port, SHAPE, concurrency=USERS, seconds=seconds,
-                                       grace=60, seed=seed))
-        self.rng = random.Random(f"{seed}/faults")
+        super().__init__(load_run.Plan("127.0.0.1", self.proxies[0].port, SHAPE, concurrency=USERS, seconds=args.seconds,
+                                       grace=60, seed=args.seed))
+        self.rng = random.Random(f"{args.seed}/faults")
         self.faults = []  # (from, to, what), perf_counter
         self.samples = []  # (time, resident bytes, open files, requests ended)
 
@@ -107,7 +107,7 @@ class Soak(load_run.Run):
 
     async def kill_proxies(self):
         while True:
-            await asyncio.sleep(self.rng.uniform(2, 6))
+            await asyncio.sleep(self.kill_every * self.rng.uniform(0.5, 1.5))
             proxy = self.rng.choice(self.proxies)
             fault = self.begin_fault("proxy")
             proxy.kill()
@@ -259,7 +259,7 @@ def judge_requests(checks, soak, outcome):
     kinds = load_metrics.count([w for *_, w in soak.faults])
     print(f"requests: {of}; jobs {load_metrics.count([r.outcome for r in outcome.all_records if r.kind == 'job'])}; "
           f"faults: {kinds}; failed: {load_metrics.count([r.error.split(' ')[0] for r in failed])}")
-    checks.check(of.get("completed", 0) > 0.4 * len(chats) and of.get("aborted", 0) > 0,
+    checks.check(of.get("completed", 0) > 0.25 * len(chats) and of.get("aborted", 0) > 0,
                  f"{of.get('completed', 0)} of {len(chats)} requests completed")
     checks.check(not odd, "every failure has its reason"
                  + "".join(f"\n     {r.kind} of user {r.user}: {r.error}" for r in odd[:5]))
@@ -302,15 +302,15 @@ async def finished_jobs(host, port):
         connection.close()
 
 
-def judge_state(checks, args, model, folder, jobs):
+def judge_state(checks, args, model, settings, folder, jobs):
     """What is on disk after all the faults: as it was written, and enough to start from."""
     check = subprocess.run([args.binary, "state", "check", str(folder / "state")], capture_output=True, text=True)
     said = (check.stdout + check.stderr).strip().splitlines()
     checks.check(check.returncode == 0, f"the state folder is sound ({said[-1] if said else check.returncode})")
-    again = Server(args.binary, model, *flags_of(folder), settings=SETTINGS, log=folder / "again.log")
+    again = Server(args.binary, model, *flags_of(folder), settings=settings, log=folder / "again.log")
     try:
         kept = asyncio.run(finished_jobs(again.host, again.port))
-        checks.check(jobs and kept == jobs, f"after a restart the {len(jobs)} finished jobs are there ({len(kept)})")
+        checks.check(kept == jobs, f"after a restart the {len(jobs)} finished jobs are there ({len(kept)})")
         checks.check(again.stop() == 0, "and the server exits with 0 again")
     finally:
         again.kill()
@@ -321,11 +321,12 @@ def flags_of(folder):
 
 
 def soak(checks, args, model, folder):
-    server = Server(args.binary, model, *flags_of(folder), settings=SETTINGS, log=folder / "server.log")
+    settings = SETTINGS.replace("KV_SIZE", args.kv_size)
+    server = Server(args.binary, model, *flags_of(folder), settings=settings, log=folder / "server.log")
     quiet = None
     try:
         files = server.open_files()
-        run = Soak(server, args.seconds, args.seed)
+        run = Soak(server, args)
         outcome = asyncio.run(run.run())
         if args.samples:
             pathlib.Path(args.samples).write_text("".join(f"{t:.1f},{v},{n},{k}\n" for t, v, n, k in run.samples))
@@ -344,7 +345,7 @@ def soak(checks, args, model, folder):
         jobs = asyncio.run(finished_jobs(server.host, server.port))
         statuses = [server.stop(), quiet.stop()]
         checks.check(statuses == [0, 0], f"both servers exit with 0 ({statuses})")
-        judge_state(checks, args, model, folder, jobs)
+        judge_state(checks, args, model, settings, folder, jobs)
     finally:
         for s in (server, quiet):
             if s is not None:
@@ -358,6 +359,8 @@ def main():
     p.add_argument("--small-from")
     p.add_argument("--seconds", type=float, default=float(os.environ.get("SOAK_SECONDS") or 1800))
     p.add_argument("--seed", type=int, default=int(time.time()))
+    p.add_argument("--kv-size", default="4MiB", help="of the server; a third of what the users' conversations would fill")
+    p.add_argument("--kill-every", type=float, default=4.0, help="seconds in the mean between two kills of a proxy")
     p.add_argument("--samples", help="write time, resident bytes, open files and ended requests there, a line a second")
     args = p.parse_args()
     if bool(args.model) == bool(args.small_from):
