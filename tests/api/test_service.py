@@ -128,7 +128,7 @@ def test_what_begins_during_the_delay_is_finished_and_idle_connections_do_not_ho
             s.process.send_signal(signal.SIGTERM)
             s.wait_for("/readyz", 503)
             assert gauge(s, "qttt_draining") == 1 and gauge(s, "qttt_ready") == 0
-            first, events = begin_stream(c, 200)
+            first, events = begin_stream(c, 100)
             rest = list(events)
             assert rest[-1] == "[DONE]" and text_of([first, *rest])
             assert s.process.wait(20 * harness.TIME_FACTOR) == 0  # two connections are still open
@@ -188,7 +188,7 @@ def gauge(server, name):
 
 
 def start_answer(s, c):
-    c.send(encode("POST", CHAT, chat("Count.", max_tokens=150, ignore_eos=True, stream=True, temperature=0)))
+    c.send(encode("POST", CHAT, chat("Count.", max_tokens=100, ignore_eos=True, stream=True, temperature=0)))
     assert c.head()[0] == 200
     events = c.events()
     first = next(e for e in events if e and e["choices"])
@@ -197,7 +197,7 @@ def start_answer(s, c):
 
 def start_job(s, c):
     ses = s.post("/v1/sessions", {"prompt": words(300, seed=911)}).json()["id"]
-    job = s.post(f"/v1/sessions/{ses}/qttt/jobs", {"steps": 12, "span_tokens": 64, "guard": False}).json()["id"]
+    job = s.post(f"/v1/sessions/{ses}/qttt/jobs", {"steps": 5, "span_tokens": 64, "guard": False}).json()["id"]
 
     def end():
         while (now := s.get(f"/v1/qttt/jobs/{job}").json())["status"] in ("queued", "running"):
