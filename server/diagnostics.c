@@ -159,12 +159,18 @@ void tt_diagnostics_run(tt_diagnostics *d)
         tt_diagnostics_fail(d, &e);
         return;
     }
+    tt_http_error e;
+    if (!tt_tenant_may_read(d->http->tenant, (int64_t)d->n_ids, tt_now(), &e)) {
+        tt_diagnostics_fail(d, &e);
+        return;
+    }
     tt_session_touch(d->record);
     tt_code rc = submit(d, &err);
     if (rc < 0) {
         fail_code(d, rc, &err);
         return;
     }
+    tt_tenant_take_prompt(d->http->tenant, (int64_t)d->n_ids, tt_now());
     d->user.on_deleted = on_session_deleted;
     list(d);
     d->http->arg = d;

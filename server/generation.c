@@ -7,7 +7,6 @@
 
 #include "server/generation_priv.h"
 #include "server/job_table.h"
-#include "server/log.h"
 #include "server/quota.h"
 #include "server/session_turn.h"
 #include "server/sse.h"
@@ -82,7 +81,6 @@ void tt_generation_fail(tt_generation *g, const tt_http_error *e)
     cancel_all(g);
     g->server->metrics.failed++;
     tt_request_note_error(&g->http->note, e);
-    tt_log(TT_LOG_WARN, "%s failed: %d %s", g->http->id, e->status, e->message);
     g->http->on_gone = NULL;
     g->http->on_drained = NULL;
     if (g->http->streaming) {

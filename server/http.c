@@ -248,12 +248,13 @@ static tt_http_request *create_request(tt_http *h, struct MHD_Connection *mhd, c
 static void take_body(tt_http *h, tt_http_request *req, const char *data, size_t n)
 {
     size_t total;
-    if (req->early.status == 0 && __builtin_add_overflow(h->body_bytes, n, &total) == false &&
+    bool wanted = req->early.status == 0;
+    if (wanted && __builtin_add_overflow(h->body_bytes, n, &total) == false &&
         total > (size_t)h->server->settings->max_bodies) {
         tt_error_set(&req->early, 429, NULL, "capacity",
                      "too many large requests at once; try again");
     }
-    if (req->early.status == 0) {
+    if (wanted && req->early.status == 0) {
         tt_buf_put(&req->body, data, n);
         if (!req->body.failed) {
             h->body_bytes += n;
@@ -264,7 +265,8 @@ static void take_body(tt_http *h, tt_http_request *req, const char *data, size_t
     }
     req->n_discarded += n;
     tt_http_release_body(req);
-    if ((req->early.status == 413 || req->early.status == 429) && !req->answered_early) {
+    bool too_much = req->early.status == 413 || (wanted && req->early.status == 429);
+    if (too_much && !req->answered_early) { /* what the headers decided waits for the body's end */
         tt_http_answer_early(req);
     }
 }

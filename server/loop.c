@@ -235,6 +235,7 @@ static int init_handles(tt_server *s)
     s->wake.data = s->tick.data = s->session_timer.data = s->flush_timer.data = s->job_timer.data =
         s->drain_timer.data = s->sigterm.data = s->sigint.data = s;
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN); /* until reload.c listens for it */
     if (uv_signal_start(&s->sigterm, on_signal, SIGTERM) != 0 ||
         uv_signal_start(&s->sigint, on_signal, SIGINT) != 0) {
         return -1;

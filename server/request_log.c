@@ -1,6 +1,7 @@
 /* request_log.c - see request_log.h. */
 #include "server/request_log.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "server/http.h"
@@ -11,6 +12,9 @@
 void tt_request_note_error(tt_request_note *note, const tt_http_error *e)
 {
     note->outcome = e->code != NULL ? e->code : e->type;
+    if (e->status >= 500) { /* below, the sentence may quote what the client has sent */
+        snprintf(note->error, sizeof note->error, "%.159s", e->message);
+    }
 }
 
 void tt_request_note_body(tt_request_note *note, tt_arena *arena, const char *body, size_t n)
@@ -48,7 +52,9 @@ void tt_request_log(const tt_http_request *req, bool complete)
     const tt_request_note *n = &req->note;
     const char *outcome = n->outcome != NULL ? n->outcome : req->status < 400 ? "ok" : "error";
     bool probe = req->route != NULL && (req->route->open || req->route->metrics);
-    if (!tt_log_begin(&r, probe ? TT_LOG_DEBUG : TT_LOG_INFO, "request")) {
+    bool failed = n->error[0] != '\0' && req->status != 503;
+    tt_log_level level = failed ? TT_LOG_WARN : probe ? TT_LOG_DEBUG : TT_LOG_INFO;
+    if (!tt_log_begin(&r, level, "request")) {
         return;
     }
     tt_log_text(&r, "request_id", req->id);
@@ -58,6 +64,7 @@ void tt_request_log(const tt_http_request *req, bool complete)
     tt_log_bytes(&r, "path", req->url, strnlen(req->url, TT_LOGGED_PATH));
     tt_log_int(&r, "status", req->status);
     tt_log_text(&r, "outcome", complete ? outcome : "cancelled");
+    tt_log_text(&r, "error", n->error);
     tt_log_text(&r, "model", n->model);
     tt_log_text(&r, "session", n->session);
     put_generation(&r, n);

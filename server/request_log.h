@@ -22,6 +22,7 @@ typedef struct tt_request_note {
     int64_t prompt_tokens, cached_tokens, generated_tokens, trained_tokens;
     double queue_seconds, first_token_seconds; /* the latter from the request's start; 0 = none */
     size_t received, sent;                     /* bytes of bodies */
+    char error[160];                           /* what went wrong on this side; "" = nothing */
     const char *body; /* [n_body] its beginning, in the request's arena; NULL = not wanted */
     size_t n_body;
 } tt_request_note;

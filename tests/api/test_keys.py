@@ -205,6 +205,9 @@ def test_what_the_openai_client_makes_of_it():
                 c.models.list()
             assert e.value.code == "rate_limit_exceeded" and e.value.response.headers["x-ratelimit-remaining-requests"] == "0"
             assert 28 <= int(e.value.response.headers["retry-after"]) <= 30  # of the limit's own rate
+            with pytest.raises(openai.RateLimitError) as e:
+                c.chat.completions.create(model="any", messages=[{"role": "user", "content": "x" * 100000}])
+            assert e.value.response.headers["x-ratelimit-remaining-requests"] == "0"
         with client(s, keys.secret["root"]) as c:
             assert "x-ratelimit-limit-requests" not in c.models.with_raw_response.list().headers
         with client(s, "sk-nobody") as c, pytest.raises(openai.AuthenticationError):
@@ -230,6 +233,7 @@ def test_tokens_a_minute():
         assert 0 <= left - (300 - used["total_tokens"]) <= 30  # and what has come back meanwhile
         r = s.post(CHAT, chat(harness.words(200), max_tokens=5), headers=keys["alice"])
         e = error(r, 429, "rate_limit_error", "rate_limit_exceeded")
+        assert r.headers["x-ratelimit-limit-tokens"] == "300"
         assert "tokens a minute" in e["message"] and 1 <= int(r.headers["retry-after"]) <= 60
         r = s.post(SESSIONS, {"messages": [SYSTEM]}, headers=keys["alice"])
         error(r, 429, "rate_limit_error", "rate_limit_exceeded")

@@ -25,6 +25,7 @@ INCLUDE_RULES = [
     (r"<uv\.h>", ["server/", "tests/unit/"], "libuv belongs to server/"),
     (r"<microhttpd\.h>", ["server/", "tests/"], "libmicrohttpd belongs to server/"),
     (r"<cyaml/", ["server/"], "libcyaml belongs to server/"),
+    (r"<nettle/", ["server/"], "Nettle belongs to server/"),
     (r"<sqlite3\.h>", ["server/state_*.c", "tests/unit/"], "SQLite belongs to server/state_*.c"),
     (r"<jansson\.h>", ["server/", "core/*_json.[ch]", "tests/"], "jansson belongs to server/ and core/*_json.c"),
     (r"<(oneapi/dnnl/)?dnnl", ["kernels/cpu/gemm_onednn.c"], "oneDNN belongs to kernels/cpu/gemm_onednn.c"),

@@ -129,6 +129,26 @@ static void test_little_to_say(void **state)
     json_decref(o);
 }
 
+/* What went wrong here is told; what a client did wrong may quote it, and is not. */
+static void test_errors(void **state)
+{
+    tt_http_request req = {.method = "GET", .url = "/x", .status = 500, .started = tt_now()};
+    tt_http_error e = {.status = 500, .type = "server_error", .code = "io", .message = "a disk"};
+    tt_request_note_error(&req.note, &e);
+    json_t *o = object_of(line_of(&req, true, 1));
+    assert_string_equal(text_at(o, "outcome"), "io");
+    assert_string_equal(text_at(o, "error"), "a disk");
+    assert_string_equal(text_at(o, "level"), "warn");
+    json_decref(o);
+    req.note = (tt_request_note){0};
+    e = (tt_http_error){.status = 400, .type = "invalid_request_error", .message = "'secret'?"};
+    req.status = 400;
+    tt_request_note_error(&req.note, &e);
+    const char *s = line_of(&req, true, 1);
+    assert_null(strstr(s, "secret"));
+    assert_non_null(strstr(s, "\"outcome\":\"invalid_request_error\""));
+}
+
 /* Probes would drown the rest. */
 static void test_probes_are_silent(void **state)
 {
@@ -182,11 +202,9 @@ static void test_what_acts_is_escaped(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fields),
-        cmocka_unit_test(test_little_to_say),
-        cmocka_unit_test(test_probes_are_silent),
-        cmocka_unit_test(test_rubbish),
-        cmocka_unit_test(test_what_acts_is_escaped),
+        cmocka_unit_test(test_fields),  cmocka_unit_test(test_little_to_say),
+        cmocka_unit_test(test_errors),  cmocka_unit_test(test_probes_are_silent),
+        cmocka_unit_test(test_rubbish), cmocka_unit_test(test_what_acts_is_escaped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
