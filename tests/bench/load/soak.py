@@ -12,6 +12,7 @@ servers exit with 0; the state folder is sound, and a server starts from it. Pri
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import os
 import pathlib
 import random
@@ -47,6 +48,8 @@ SHAPE = load_users.Shape(document=(200, 1500), question=(8, 30), answer=(4, 48),
 USERS = 10
 WARMUP = 0.4  # share of the time after which memory may not grow
 GROWTH_BYTES_A_REQUEST = 1024  # of the slope of its memory; a lost request or session costs more
+WARM_REQUESTS = 200  # that it takes at least until workspaces, arenas and stores have their size
+GROWTH_UNTIL_WARM = 96 << 20  # all that may grow when the time was too short, or the machine too busy, for so many
 GROWTH_FLOOR = 8 << 20  # bytes: what is bounded may still fill up, and allocators have moods
 SAMPLE = 12  # conversations that are computed again
 
@@ -268,12 +271,14 @@ def judge_requests(checks, soak, outcome):
 
 def judge_memory(checks, samples, limit_files):
     begin, end = samples[0][0], samples[-1][0]
-    window = [s for s in samples if s[0] >= begin + WARMUP * (end - begin)]
-    seconds = window[-1][0] - window[0][0]
-    growth, requests = slope(window) * seconds, window[-1][3] - window[0][3]
-    bound = GROWTH_FLOOR + GROWTH_BYTES_A_REQUEST * requests
-    checks.check(growth < bound, f"memory grew by {growth / 2**20:.2f} MiB in {seconds:.0f} s and {requests} requests, "
-                 f"from {window[0][1] / 2**20:.1f} MiB (bound {bound / 2**20:.2f})")
+    window = [s for s in samples if s[0] >= begin + WARMUP * (end - begin) and s[3] >= WARM_REQUESTS]
+    warm = bool(window) and window[-1][3] - window[0][3] >= WARM_REQUESTS / 2
+    window = window if warm else samples
+    seconds, requests = window[-1][0] - window[0][0], window[-1][3] - window[0][3]
+    growth = slope(window) * seconds if warm else max(v for _, v, *_ in window) - window[0][1]
+    bound = GROWTH_FLOOR + GROWTH_BYTES_A_REQUEST * requests if warm else GROWTH_UNTIL_WARM
+    checks.check(growth < bound, f"memory grew by {growth / 2**20:.2f} MiB in {seconds:.0f} s and {requests} requests"
+                 f"{'' if warm else ' from cold'}, from {window[0][1] / 2**20:.1f} MiB (bound {bound / 2**20:.2f})")
     checks.check(samples[-1][2] <= limit_files, f"{samples[-1][2]} open files, {limit_files} at most")
 
 
@@ -292,25 +297,47 @@ def judge_rest(checks, server, left_sessions):
           f"generated tokens {m['qttt_generated_tokens_total']:.0f}, jobs kept {m['qttt_adapters_kept_total']:.0f}")
 
 
-async def finished_jobs(host, port):
-    """{id: status} of the last jobs."""
+async def listed(host, port, path):
+    """{id: status} of the last sessions or jobs."""
     connection = Connection(host, port)
     try:
-        status, page = await connection.exchange("GET", "/v1/qttt/jobs?limit=100")
-        return {job["id"]: job["status"] for job in page["data"]} if status == 200 else {}
+        status, page = await connection.exchange("GET", f"{path}?limit=100")
+        return {item["id"]: item["status"] for item in page["data"]} if status == 200 else {}
     finally:
         connection.close()
 
 
-def judge_state(checks, args, model, settings, folder, jobs):
-    """What is on disk after all the faults: as it was written, and enough to start from."""
+async def leave_behind(host, port, seed):
+    """A conversation in a session that stays; the user, for its next turn."""
+    shape = dataclasses.replace(SHAPE, ways=(("append", 1),), abort=0.0, turns=(3, 3), shared=0.0, job=0.0)
+    user = load_users.User(0, f"{seed}/behind", shape, host, port)
+    for _ in range(2):
+        await user.turn([])
+    user.connection.close()
+    return user
+
+
+async def go_on(user, port):
+    """The next turn of a session that has been through a restart; what came of it."""
+    user.connection.port = port
+    record = await user.turn([])
+    user.connection.close()
+    return record
+
+
+def judge_state(checks, args, model, settings, folder, jobs, user):
+    """What is on disk after all the faults: as it was written, and enough to go on from."""
     check = subprocess.run([args.binary, "state", "check", str(folder / "state")], capture_output=True, text=True)
     said = (check.stdout + check.stderr).strip().splitlines()
     checks.check(check.returncode == 0, f"the state folder is sound ({said[-1] if said else check.returncode})")
     again = Server(args.binary, model, *flags_of(folder), settings=settings, log=folder / "again.log")
     try:
-        kept = asyncio.run(finished_jobs(again.host, again.port))
+        kept = asyncio.run(listed(again.host, again.port, "/v1/qttt/jobs"))
         checks.check(kept == jobs, f"after a restart the {len(jobs)} finished jobs are there ({len(kept)})")
+        kept = asyncio.run(listed(again.host, again.port, "/v1/sessions"))
+        checks.check(list(kept) == [user.session], f"and the session {user.session} ({', '.join(kept)})")
+        record = asyncio.run(go_on(user, again.port))
+        checks.check(record.outcome == "completed", f"which goes on ({record.outcome} {record.error})")
         checks.check(again.stop() == 0, "and the server exits with 0 again")
     finally:
         again.kill()
@@ -342,10 +369,14 @@ def soak(checks, args, model, folder):
         compared, wrong = asyncio.run(replay_all(chosen, quiet.host, quiet.port))
         checks.check(compared > 0 and not wrong, f"{compared} answers of {len(chosen)} users came out the same again"
                      + (f"\n     {wrong}" if wrong else ""))
-        jobs = asyncio.run(finished_jobs(server.host, server.port))
-        statuses = [server.stop(), quiet.stop()]
+        behind = asyncio.run(leave_behind(server.host, server.port, args.seed))
+        jobs = asyncio.run(listed(server.host, server.port, "/v1/qttt/jobs"))
+        status = server.stop()
+        judge_state(checks, args, model, settings, folder, jobs, behind)
+        n, wrong = asyncio.run(replay(behind, quiet.host, quiet.port))
+        checks.check(n == 3 and not wrong, f"its {n} answers are those of a server that never ended" + (wrong or ""))
+        statuses = [status, quiet.stop()]
         checks.check(statuses == [0, 0], f"both servers exit with 0 ({statuses})")
-        judge_state(checks, args, model, settings, folder, jobs)
     finally:
         for s in (server, quiet):
             if s is not None:
