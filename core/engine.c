@@ -333,6 +333,22 @@ size_t tt_engine_page_bytes(const tt_engine *e)
     return ready(e) ? tt_kv_page_bytes(e->worker.model, e->opt.kv_type) : 0;
 }
 
+/* The store's threads count on while the engine's sleeps. */
+static void add_store_stats(const tt_engine *e, tt_engine_stats *s)
+{
+    if (!ready(e) || e->worker.store == NULL) {
+        return;
+    }
+    tt_page_store_stats d = tt_page_store_get_stats(e->worker.store);
+    s->page_runs = d.runs;
+    s->page_run_bytes = d.bytes;
+    s->pages_written_bytes = d.written_bytes;
+    s->pages_read_bytes = d.read_bytes;
+    s->page_runs_corrupt = d.corrupt_runs;
+    s->page_runs_evicted = d.evicted_runs;
+    s->page_write_failures = d.write_failures;
+}
+
 void tt_engine_get_stats(const tt_engine *engine, tt_engine_stats *ret_stats)
 {
     tt_engine *e = (tt_engine *)engine;
@@ -340,4 +356,5 @@ void tt_engine_get_stats(const tt_engine *engine, tt_engine_stats *ret_stats)
     *ret_stats = e->stats;
     ret_stats->pending = !e->sleeping;
     pthread_mutex_unlock(&e->mutex);
+    add_store_stats(e, ret_stats);
 }

@@ -27,16 +27,6 @@ void tt_engine_publish(tt_engine *e)
     s.adapter_bytes = bytes;
     s.adapters = adapters;
     s.adapter_pinned_bytes = (int64_t)pinned;
-    if (e->worker.store != NULL) {
-        tt_page_store_stats d = tt_page_store_get_stats(e->worker.store);
-        s.page_runs = d.runs;
-        s.page_run_bytes = d.bytes;
-        s.pages_written_bytes = d.written_bytes;
-        s.pages_read_bytes = d.read_bytes;
-        s.page_runs_corrupt = d.corrupt_runs;
-        s.page_runs_evicted = d.evicted_runs;
-        s.page_write_failures = d.write_failures;
-    }
     s.last_progress_seconds = tt_sys_now();
     s.adapters_unsaved = tt_adapter_cache_unsaved(e->worker.adapters);
     e->stuck_bytes = stuck;
