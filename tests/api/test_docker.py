@@ -113,3 +113,9 @@ def test_the_health_check_follows_readyz(stages):
         s.process.terminate()
         s.process.wait(harness.LONG)
     assert check(s.port) != 0
+
+
+def test_the_script_of_the_steps_says_why_it_cannot():
+    r = subprocess.run([sys.executable, str(ROOT / "tests/tools/docker_steps.py")], env={"PATH": "/nowhere"}, capture_output=True, text=True)
+    assert r.returncode == 77 and "skip: the image's steps cannot be run here: " in r.stdout, r
+    assert r.stdout.endswith("0 passed, 0 failed, 1 skipped\n")
