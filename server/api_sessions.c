@@ -8,6 +8,7 @@
 #include "server/api_json.h"
 #include "server/http_once.h"
 #include "server/list_query.h"
+#include "server/quota.h"
 #include "server/session_json.h"
 #include "server/session_load.h"
 #include "server/session_setup.h"
@@ -388,8 +389,26 @@ void tt_api_sessions_fork(tt_http_request *req)
 
 /* ---- extend ---- */
 
+/* The limits of the key; what was context already costs nothing again. False: *e is the answer. */
+static bool may_extend(const tt_session_work *w, int64_t *ret_tokens, tt_http_error *e)
+{
+    tt_http_request *req = w->http;
+    tt_err err = {0};
+    int32_t n_before;
+    (void)tt_session_context(w->record->data, &n_before);
+    int64_t n = (int64_t)w->n_context - n_before;
+    *ret_tokens = n > 0 ? n : 0;
+    size_t n_bytes = (size_t)*ret_tokens * sizeof *w->ids;
+    if (tt_quota_bytes(req->server, req->scope, n_bytes, &err) < 0) {
+        tt_error_from_code(e, &err);
+        return false;
+    }
+    return tt_tenant_may_read(req->tenant, *ret_tokens, tt_now(), e);
+}
+
 static void finish_extend(tt_session_work *w)
 {
+    int64_t n_tokens;
     tt_http_request *req = w->http;
     tt_session_record *r = w->record;
     tt_err err = {0};
@@ -408,6 +427,10 @@ static void finish_extend(tt_session_work *w)
         tt_http_reply_error(req, &e);
         return;
     }
+    if (!may_extend(w, &n_tokens, &w->error)) {
+        tt_http_reply_error(req, &w->error);
+        return;
+    }
     tt_session_change *change = tt_session_change_begin(r, TT_CHANGE_UPDATE);
     tt_code rc = change != NULL ? tt_session_extend(r->data, w->ids, (int32_t)w->n_context, &err)
                                 : tt_fail(&err, TT_E_NOMEM, "out of memory");
@@ -416,6 +439,7 @@ static void finish_extend(tt_session_work *w)
         reply_code(req, &err);
         return;
     }
+    tt_tenant_take_prompt(req->tenant, n_tokens, tt_now());
     tt_session_set_context_text(r, w->text);
     w->text = NULL;
     rc = tt_session_start_prefill(r, &err);

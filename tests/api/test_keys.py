@@ -276,6 +276,9 @@ def test_sessions_jobs_and_bytes():
         statuses = [s.post(SESSIONS, {"messages": [SYSTEM]}, headers=keys["bob"]).status for _ in range(12)]
         n = statuses.count(201)
         assert 0 < n < 12 and statuses == [201] * n + [429] * (12 - n)
+        path = f"{SESSIONS}/{s.get(SESSIONS, headers=keys['bob']).json()['data'][0]['id']}"
+        r = s.post(f"{path}/extend", {"messages": [SYSTEM, {**SYSTEM, "content": harness.words(3000)}]}, headers=keys["bob"])
+        error(r, 429, "rate_limit_error", "capacity")
 
 
 def test_idle_chats_give_way_to_new_ones():

@@ -221,6 +221,42 @@ static void test_port_file(void **state)
     assert_non_null(strstr(err.msg, "/no/such/folder/port"));
 }
 
+static void test_who_is_local(void **state)
+{
+    static const struct {
+        const char *address;
+        bool local;
+    } rows[] = {
+        {"127.0.0.1", true},
+        {"127.255.0.9", true},
+        {"126.255.255.255", false},
+        {"128.0.0.1", false},
+        {"0.0.0.0", false},
+        {"10.0.0.1", false},
+        {"::1", true},
+        {"::", false},
+        {"::2", false},
+        {"::ffff:127.0.0.1", true},
+        {"::ffff:10.0.0.1", false},
+        {"fe80::1", false},
+        {"::127.0.0.1", false},
+        {"2001:db8::7f00:1", false},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct sockaddr_in v4 = {.sin_family = AF_INET};
+        struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
+        bool six = strchr(rows[i].address, ':') != NULL;
+        void *at = six ? (void *)&v6.sin6_addr : (void *)&v4.sin_addr;
+        assert_int_equal(inet_pton(six ? AF_INET6 : AF_INET, rows[i].address, at), 1);
+        const void *a = six ? (const void *)&v6 : (const void *)&v4;
+        assert_int_equal(tt_listen_is_local(a), rows[i].local);
+    }
+    struct sockaddr other = {.sa_family = AF_UNSPEC};
+    assert_false(tt_listen_is_local(&other));
+    other.sa_family = AF_UNIX;
+    assert_true(tt_listen_is_local(&other));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -230,6 +266,7 @@ int main(void)
         cmocka_unit_test(test_socket_files),
         cmocka_unit_test(test_socket_paths_that_do_not_fit),
         cmocka_unit_test(test_port_file),
+        cmocka_unit_test(test_who_is_local),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -297,6 +297,73 @@ static void session_headers_have_a_name(void **state)
     }
 }
 
+static const tt_setting *row_of(const char *key)
+{
+    for (int i = 0; i < tt_n_settings; i++) {
+        if (strcmp(tt_setting_table[i].key, key) == 0) {
+            return &tt_setting_table[i];
+        }
+    }
+    fail_msg("no setting %s", key);
+    return NULL;
+}
+
+static void expect_text(const tt_settings *s, const char *key, const char *want)
+{
+    char text[64];
+    tt_settings_text(s, row_of(key), text, sizeof text);
+    assert_string_equal(text, want);
+}
+
+/* What a reload compares, tells and takes over. */
+static void values_one_by_one(void **state)
+{
+    static const char text[] = "server:\n  cors_origins: [a, b]\n  port: 1\n  strict: true\n"
+                               "  max_body: 2KiB\nqttt:\n  share: 0.25\nlog:\n  format: json\n"
+                               "model:\n  name: n\n";
+    static const char *const changed[][2] = {
+        {"server.cors_origins", "a, b"},
+        {"server.port", "1"},
+        {"server.strict", "true"},
+        {"server.max_body", "2048"},
+        {"qttt.share", "0.25"},
+        {"log.format", "json"},
+        {"model.name", "n"},
+    };
+    tt_settings def, s;
+    tt_err err;
+    assert_int_equal(tt_settings_init(&def, &err), TT_OK);
+    assert_int_equal(tt_settings_init(&s, &err), TT_OK);
+    assert_int_equal(tt_settings_load_text(&s, "f", text, sizeof text - 1, &err), TT_OK);
+    int n = 0;
+    for (int i = 0; i < tt_n_settings; i++) {
+        n += !tt_settings_same(&def, &s, &tt_setting_table[i]);
+    }
+    assert_int_equal(n, 7);
+    for (int i = 0; i < 7; i++) {
+        const tt_setting *row = row_of(changed[i][0]);
+        assert_false(tt_settings_same(&def, &s, row));
+        expect_text(&s, changed[i][0], changed[i][1]);
+        tt_settings_take(&def, &s, row);
+        assert_true(tt_settings_same(&def, &s, row));
+    }
+    expect_text(&def, "server.host", "127.0.0.1");
+    expect_text(&def, "server.api_keys", "");
+    char cut[3];
+    tt_settings_text(&s, row_of("server.cors_origins"), cut, sizeof cut);
+    assert_string_equal(cut, "a,");
+    for (int i = 0; i < tt_n_settings; i++) {
+        const tt_setting *row = &tt_setting_table[i];
+        assert_int_equal(tt_setting_secret(row), strcmp(row->key, "server.api_keys") == 0);
+    }
+    assert_true(tt_setting_reloads(row_of("log.level")));
+    assert_true(tt_setting_reloads(row_of("server.api_keys_file")));
+    assert_false(tt_setting_reloads(row_of("server.port")));
+    assert_false(tt_setting_reloads(row_of("model.path")));
+    tt_settings_finish(&s);
+    tt_settings_finish(&def);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -309,6 +376,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(flags_override),
         cmocka_unit_test(bad_flags),
         cmocka_unit_test(public_addresses_need_keys),
+        cmocka_unit_test(values_one_by_one),
     };
     if (argc != 2) {
         return 2;
