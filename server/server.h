@@ -54,6 +54,7 @@ typedef struct tt_server {
     char state_dir[4000];                         /* constant after the start: any; "" = off */
     char page_folder[4040], adapter_folder[4040]; /* constant after the start: K/V pages in it */
     bool state_degraded;                          /* as last seen, for the log */
+    bool sessions_unreadable;                     /* rows of some were left alone */
     struct tt_reload *reload;                     /* SIGHUP */
     int exit_status, engine_seen;
     double drain_deadline; /* monotonic */

@@ -135,15 +135,26 @@ void tt_session_adopt(tt_session_record *r, const tt_qttt_result *result, const 
     tt_session_state_put_now(r); /* another change may have gone between the job's end and this */
 }
 
-void tt_session_store_pin(tt_session_store *st)
+tt_code tt_session_store_pin(tt_session_store *st, bool all, tt_err *reterr)
 {
     tt_engine *e = st->opt.engine(st->opt.arg);
     tt_session_generation g;
+    size_t n = 0;
+    uint64_t *ids = malloc(((size_t)st->n * (size_t)st->opt.max_generations + 1) * sizeof *ids);
     for (tt_session_record *r = st->first; r != NULL; r = r->next) {
         for (int32_t i = 0; tt_session_generation_at(r->data, i, &g); i++) {
             tt_engine_pin(e, g.adapter_id);
+            if (ids != NULL) {
+                ids[n++] = g.adapter_id;
+            }
         }
     }
+    if (ids != NULL && all) {
+        tt_engine_keep_adapters(e, ids, n);
+    }
+    bool failed = ids == NULL;
+    free(ids);
+    return failed ? tt_fail(reterr, TT_E_NOMEM, "out of memory for the list of adapters") : TT_OK;
 }
 
 void tt_session_drop_adapters(tt_session_record *r)

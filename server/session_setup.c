@@ -78,6 +78,7 @@ static tt_code restore(tt_server *s, tt_err *reterr)
     tt_session_restored n = {0};
     double begin = tt_now();
     tt_code rc = tt_session_state_restore(s->sessions, &n, reterr);
+    s->sessions_unreadable = n.unreadable > 0;
     if (n.unreadable > 0) {
         tt_log(TT_LOG_WARN, "state: %d sessions cannot be read; they are left on the disk",
                (int)n.unreadable);
@@ -159,9 +160,13 @@ static void start_first_job(tt_session_record *r)
 void tt_sessions_ready(tt_server *s)
 {
     char model[TT_SESSION_MODEL];
+    tt_err err;
+    bool all = tt_state_complete(s->state) && !s->sessions_unreadable;
     name_model(s->served, model);
     tt_session_store_set_model(s->sessions, model);
-    tt_session_store_pin(s->sessions);
+    if (tt_session_store_pin(s->sessions, all, &err) < 0) {
+        tt_log(TT_LOG_WARN, "state: %s", err.msg);
+    }
     for (tt_session_record *r = tt_session_store_first(s->sessions); r != NULL; r = r->next) {
         read_default(s, r);
         start_first_job(r);

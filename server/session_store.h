@@ -182,8 +182,9 @@ void tt_session_drop_adapters(tt_session_record *r);
 tt_code tt_session_store_restore(tt_session_store *st, const char *scope, const char *id,
                                  bool implicit, tt_session *data, tt_session_record **ret,
                                  tt_err *reterr);
-/* The engine is there: the adapters of all are pinned in it, and it forgets those of none. */
-void tt_session_store_pin(tt_session_store *st);
+/* The engine is there: the adapters of all sessions are pinned in it. `all`: there are no others,
+ * files of adapters that none of them has are removed. TT_E_NOMEM: files stay. */
+tt_code tt_session_store_pin(tt_session_store *st, bool all, tt_err *reterr);
 /* Newest first; NULL = there is none. */
 tt_session_record *tt_session_store_first(tt_session_store *st);
 /* Counts its memory anew. */

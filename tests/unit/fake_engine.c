@@ -553,6 +553,13 @@ void tt_engine_unpin(tt_engine *e, uint64_t adapter_id)
     (void)adapter_id;
 }
 
+void tt_engine_keep_adapters(tt_engine *e, const uint64_t *ids, size_t n)
+{
+    (void)e;
+    (void)ids;
+    (void)n;
+}
+
 bool tt_engine_restoring(const tt_engine *e, uint64_t session_tag)
 {
     (void)e;
