@@ -136,8 +136,10 @@ def create(proxy, headers=None, **fields):
 
 def test_a_session_stays_at_its_node(proxy, nodes):
     """Made without a key, then asked for in every form; its jobs and forks too."""
-    homes = set()
-    for i in range(6):
+    homes, i = set(), 0
+    while len(homes) < 2:
+        i += 1
+        assert i < 40, "all at one node: once in 2^38"
         made = create(proxy, metadata={"n": str(i)})
         key, home = made["id"].removeprefix("ses_"), made["model"]
         homes.add(home)
@@ -163,7 +165,6 @@ def test_a_session_stays_at_its_node(proxy, nodes):
             assert r["session"]["id"] == f["id"]
         for f in (made, fork, again):
             assert proxy.request("DELETE", f"{SESSIONS}/{f['id']}", checked=True).status == 200
-    assert homes == {"node-1", "node-2"}, "all six at one node: once in 32, were it by chance"
 
 
 def test_an_implicit_session_is_found_by_its_path(proxy):

@@ -39,6 +39,13 @@ class Node:
         self.state.cleanup()
 
 
+def node_with(nodes, session):
+    """The one node that has it."""
+    found = [n for n in nodes if n.server.get(f"{SESSIONS}/{session}").status == 200]
+    assert len(found) == 1, (session, [n.port for n in found])
+    return found[0]
+
+
 class Users:
     """Threads that ask until they are told to stop; what was not as it should be is in `wrong`."""
 
@@ -124,6 +131,9 @@ def test_a_rolling_restart_loses_nothing(kind, small_model):
     try:
         with proxies.Proxy(kind, [f"127.0.0.1:{n.port}" for n in nodes]) as proxy:
             users = Users(proxy)
+            while len({node_with(nodes, session) for session in list(users.sessions)}) < 2:
+                assert len(users.sessions) < 60 and not users.wrong, users.wrong
+                time.sleep(0.05)
             for node in nodes:
                 time.sleep(0.4)
                 node.restart()
@@ -131,13 +141,10 @@ def test_a_rolling_restart_loses_nothing(kind, small_model):
             users.end()
             assert not users.wrong, (users.wrong, proxy.log_text()[-1500:])
             assert len(users.counts) == 5 and all(n > 3 for n in users.counts.values()), users.counts
-            homes = {}
             for session in users.sessions:  # every one is where it was, and one more turn of the talks fits
                 r = proxy.request("GET", f"{SESSIONS}/{session}", checked=True)
-                assert r.status == 200 and r.json()["status"] == "ready", (session, r.body)
-                homes[session] = [n.server.get(f"{SESSIONS}/{session}").status for n in nodes]
-            assert all(sorted(h) == [200, 404] for h in homes.values()), homes
-            assert {tuple(h) for h in homes.values()} == {(200, 404), (404, 200)}, "all sessions at one node"
+                assert r.status == 200 and r.json()["status"] != "failed", (session, r.body)
+                node_with(nodes, session)
             for session in users.tokens:
                 users.turn(proxy.request, session)
     finally:

@@ -168,15 +168,15 @@ def test_a_sessions_request_waits_for_its_node(proxy, stubs, how):
     node = own_node(proxy, stubs, "user_7")
     if how == "refused":
         node.close()
-        timer = later(1.5, node.listen)
+        timer = later(1, node.listen)
     elif how == "not ready":
         node.ready = False
-        timer = later(1.5, lambda: setattr(node, "ready", True))
+        time.sleep(1.2)  # HAProxy asks twice a second
+        timer = later(1, lambda: setattr(node, "ready", True))
     else:  # as a node does that begins to drain between the proxy's question and its request
         answers = [(503, '{"error":"draining"}')]
         node.script = lambda *_: answers.pop() if answers else (200, '{"node":"%s"}' % node.name)
         timer = None
-    time.sleep(1.2 if how == "not ready" else 0)  # HAProxy asks twice a second
     start = time.monotonic()
     assert node_of(proxy, "POST", CHAT, BODY, {"x-session-id": "user_7"}) == node.name
     if timer is not None:
