@@ -111,6 +111,8 @@ static const member result_members[] = {
     IN(tt_qttt_result, equal_cost_tokens, DOUBLE),
     IN(tt_qttt_result, adapt_seconds, DOUBLE),
     IN(tt_qttt_result, adapter_bytes, INT64),
+    IN(tt_qttt_result, durable, BOOL),
+    IN(tt_qttt_result, not_durable, TEXT),
 };
 
 #define COUNT(table) (sizeof(table) / sizeof *(table))

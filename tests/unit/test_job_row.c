@@ -118,6 +118,8 @@ static void run(tt_job_record *r, int n_steps, bool end)
         q->equal_cost_tokens = 17.5;
         q->adapt_seconds = 9.75;
         q->adapter_bytes = (int64_t)5 << 33;
+        q->durable = true;
+        strcpy(q->not_durable, "why");
         feed(r, ev);
     }
 }
