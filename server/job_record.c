@@ -11,6 +11,8 @@
 
 #include "server/job_table.h"
 
+enum { OTHER_EVENTS = 1000 }; /* than steps, of one run */
+
 const char *tt_job_status_text(tt_job_status status)
 {
     static const char *const texts[] = {
@@ -352,10 +354,18 @@ void tt_job_record_preview_finish(tt_job_record *preview)
 
 /* ---- after a restart ---- */
 
+/* Numbers that were given since the row was written are not given again: a run has at most one
+ * event a step, and some. */
+static void skip_numbers(tt_job_record *r)
+{
+    r->log.last += r->params.steps + OTHER_EVENTS;
+}
+
 void tt_job_record_restart(tt_job_record *r, double now)
 {
     assert(r->n_jobs == 0 && !tt_job_record_ended(r));
     tt_job_record_ref(r);
+    skip_numbers(r);
     r->steps_done = 0;
     r->trained_tokens = 0;
     r->busy_seconds = r->step_seconds = 0;
@@ -371,6 +381,7 @@ void tt_job_record_restart(tt_job_record *r, double now)
 void tt_job_record_lost(tt_job_record *r, const char *why, double now)
 {
     tt_job_record_ref(r);
+    skip_numbers(r);
     fail(r, "server_restarted", why, now);
     tell(r);
     tt_job_record_unref(&r);

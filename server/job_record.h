@@ -111,7 +111,8 @@ bool tt_job_record_preview(const tt_job_record *r, const tt_event *ev, double no
 void tt_job_record_preview_finish(tt_job_record *preview);
 /* The process that trained it has ended: a record that has not goes on as queued (or paused), from
  * its first step, or has failed with the code server_restarted, or is cancelled where that was
- * asked for. */
+ * asked for. The numbers of its events go
+ * on behind a gap. */
 void tt_job_record_restart(tt_job_record *r, double now);
 void tt_job_record_lost(tt_job_record *r, const char *why, double now);
 /* The engine's jobs [n] that go on with it, referenced; r has none. TT_E_NOMEM. */

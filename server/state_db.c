@@ -132,11 +132,14 @@ static void write_journal(tt_state_db *db)
 void tt_state_close(tt_state_db **state)
 {
     tt_state_db *db = *state;
+    tt_err err;
     if (db == NULL) {
         return;
     }
-    tt_state_writer_stop(db);
-    tt_state_poll(db);
+    do { /* what is told of may commit more */
+        tt_state_writer_stop(db);
+        tt_state_poll(db);
+    } while (db->queue.first != NULL && tt_state_writer_start(db, &err) == TT_OK);
     if (db->mode != TT_STATE_HEALTHY) {
         write_journal(db);
     }

@@ -184,7 +184,7 @@ def check_jobs(s, account):
         if now["result"] and now["result"]["kept"]:
             best = max(best, now["result"]["generation_after"])
         numbers = [e["sequence_number"] for e in s.events(now)]
-        assert numbers == list(range(1, len(numbers) + 1)), numbers
+        assert all(a < b for a, b in zip(numbers, numbers[1:])), numbers
         account.jobs[name] = now
     return best
 

@@ -50,7 +50,7 @@ def rows(folder, table):
 
 def numbers_are_fine(events):
     n = [e["sequence_number"] for e in events]
-    assert n == list(range(1, len(n) + 1)), n
+    assert n[0] == 1 and all(a < b for a, b in zip(n, n[1:])), n
 
 
 def outcome(job):
@@ -90,8 +90,8 @@ def test_every_kind_of_job(begin, how):
         numbers_are_fine(events)
         again = [e for e in events if e["data"].get("reason") == "server_restarted"]
         assert len(again) == 1 and again[0]["data"]["status"] == "queued"
-        # What was written in the last second may be gone, what follows may not take its numbers twice for one reader.
-        assert again[0]["sequence_number"] >= last - 10
+        # What came in the last second may be gone, but its numbers are not given again: a reader goes on from the last.
+        assert again[0]["sequence_number"] > last
         assert [e["data"]["step"] for e in events if e["sequence_number"] > again[0]["sequence_number"]
                 and e["type"] == "step"] == list(range(1, SLOW["steps"] + 1))
         act(s, paused, "resume")
