@@ -73,7 +73,7 @@ def measure(args, host, port, shape, server, rate=None, concurrency=None):
     after = metrics(host, port)
     out["preemptions"] = after["qttt_preemptions_total"] - before["qttt_preemptions_total"]
     for r in [r for r in outcome.records if r.outcome == "failed"][:3]:
-        print(f"  failed: user {r.user} turn {r.turn}: {r.error}", file=sys.stderr)
+        print(f"  failed: {r.kind} of user {r.user}: {r.error}", file=sys.stderr)
     wait_idle(host, port)
     return out
 
@@ -90,8 +90,11 @@ def rates_of(args):
 
 
 def sweep(args, host, port, shape, server):
-    points = []
+    points, end = [], time.monotonic() + args.limit
     for rate in rates_of(args):
+        if points and time.monotonic() + args.seconds + args.warmup > end:
+            print(f"no time is left for {rate:g} requests/s (--limit)")
+            break
         points.append(measure(args, host, port, shape, server, rate=rate))
         print(row(points[-1]), flush=True)
         if load_metrics.past_knee(points) and not args.rates:
@@ -116,6 +119,7 @@ def parse(argv):
     p.add_argument("--rates", type=lambda s: [float(x) for x in s.split(",")], help="a sweep over these, all of them")
     p.add_argument("--start", type=float, default=0.4, help="first rate of the sweep")
     p.add_argument("--factor", type=float, default=1.6)
+    p.add_argument("--limit", type=float, default=150, help="seconds after which a sweep begins no other rate")
     p.add_argument("--points", type=int, default=8, help="of a sweep at most")
     p.add_argument("--seconds", type=float, default=20, help="of arrivals that count, each run")
     p.add_argument("--warmup", type=float, default=4, help="seconds of arrivals before them that do not")

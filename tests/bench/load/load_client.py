@@ -9,6 +9,7 @@ import dataclasses
 import json
 import time
 
+CUT = "not finished at the end of the run"
 LIMIT = 1 << 22  # bytes of one line; an answer's last event may carry much
 
 
@@ -149,7 +150,7 @@ class Connection:
         except Broken as e:
             record.error = str(e)
         except asyncio.CancelledError:
-            record.error = "not finished at the end of the run"
+            record.error = CUT
             self.close()
             raise
         finally:

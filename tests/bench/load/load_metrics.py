@@ -139,5 +139,7 @@ def knee(points):
 
 
 def past_knee(points, fall=0.8):
-    """Whether the last point's goodput has fallen below `fall` of the best before it."""
-    return len(points) > 1 and points[-1]["request_goodput"] < fall * max(p["request_goodput"] for p in points[:-1])
+    """Whether the last point's goodput has fallen below `fall` of the best before it, or most of its requests failed."""
+    last = points[-1]
+    return (last["failed"] > last["completed"] or last["request_goodput"] == 0
+            or last["request_goodput"] < fall * max(p["request_goodput"] for p in points))

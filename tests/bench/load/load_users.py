@@ -11,7 +11,7 @@ import dataclasses
 import random
 import time
 
-from load_client import Broken, Connection, Record, error_text
+from load_client import CUT, Broken, Connection, Record, error_text
 
 NOUNS = ("anchor archive baker bishop bridge cabinet canal captain cellar clerk coast column council courier dock engine "
          "ferry fortress garden glacier harbour island journal kettle lantern ledger library market mason meadow mill "
@@ -161,8 +161,12 @@ class User:
                 record.error = f"session: {error_text(record.status, got)}"
         except Broken as e:
             record.error = str(e)
-        record.end = time.perf_counter()
-        self.broken = self.session is None
+        except asyncio.CancelledError:
+            record.error = CUT
+            raise
+        finally:
+            record.end = time.perf_counter()
+            self.broken = self.session is None
         return record.error
 
     async def train(self, records):
@@ -174,6 +178,9 @@ class User:
             record.outcome, record.error = await follow_job(connection, self.session, self.job_body(), record)
         except Broken as e:
             record.error = str(e)
+        except asyncio.CancelledError:
+            record.error = CUT
+            raise
         finally:
             record.end = time.perf_counter()
             connection.close()

@@ -98,9 +98,11 @@ def test_nothing_completed_is_no_error():
 
 
 def test_knee_is_where_goodput_is_highest():
-    points = [{"request_goodput": g} for g in (1.0, 2.0, 2.0, 1.5)]
+    points = [{"request_goodput": g, "completed": 9, "failed": 1} for g in (1.0, 2.0, 2.0, 1.5)]
     assert load_metrics.knee(points) == 1 and load_metrics.knee([]) is None
-    assert load_metrics.past_knee(points) and not load_metrics.past_knee(points[:3]) and not load_metrics.past_knee(points[:1])
+    assert [load_metrics.past_knee(points[:n]) for n in (1, 2, 3, 4)] == [False, False, False, True]
+    assert load_metrics.past_knee([{"request_goodput": 3.0, "completed": 4, "failed": 5}])
+    assert load_metrics.past_knee([{"request_goodput": 0.0, "completed": 4, "failed": 0}])
 
 
 # --- curves ------------------------------------------------------------------------------------------------------------
