@@ -220,12 +220,12 @@ static tt_code statement(tt_state_sql *s, tt_state_table t, verb v, const tt_sta
                          sqlite3_stmt **ret, tt_err *reterr)
 {
     static const char *const text[VERBS] = {
-        [PUT] = "INSERT INTO %s (scope, id, created_at, expires_at, json, blob) VALUES (?1, ?2, "
-                "?3, ?4, ?5, ?6) ON CONFLICT (scope, id) DO UPDATE SET created_at = ?3, "
-                "expires_at = ?4, json = ?5, blob = ?6",
+        [PUT] = ("INSERT INTO %s (scope, id, created_at, expires_at, json, blob) VALUES (?1, ?2, "
+                 "?3, ?4, ?5, ?6) ON CONFLICT (scope, id) DO UPDATE SET created_at = ?3, "
+                 "expires_at = ?4, json = ?5, blob = ?6"),
         [DELETE] = "DELETE FROM %s WHERE scope = ?1 AND id = ?2",
-        [GET] = "SELECT scope, id, created_at, expires_at, json, blob FROM %s WHERE scope = ?1 "
-                "AND id = ?2"};
+        [GET] = ("SELECT scope, id, created_at, expires_at, json, blob FROM %s WHERE scope = ?1 "
+                 "AND id = ?2")};
     char sql[400];
     sqlite3_stmt **st = &s->cached[t][v];
     int rc = SQLITE_OK;
