@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Bytes that jansson takes for one value besides its text: node, table slot (grown by doubling),
@@ -101,15 +102,32 @@ static json_t *load(const char *text, size_t n, json_error_t *je)
     return root;
 }
 
+/* jansson's lexer calls it a syntax error when it gets no memory: so its allocations are watched.
+ */
+static _Thread_local bool out_of_memory;
+
+static void *watched_malloc(size_t n)
+{
+    void *p = malloc(n);
+    out_of_memory = out_of_memory || p == NULL;
+    return p;
+}
+
+void tt_json_watch_memory(void)
+{
+    json_set_alloc_funcs(watched_malloc, free);
+}
+
 json_t *tt_json_parse(const char *text, size_t n, size_t memory_limit, tt_http_error *e)
 {
-    json_error_t je;
+    json_error_t je = {.line = -1};
+    out_of_memory = false;
     if (!scan(text, n, memory_limit, e)) {
         return NULL;
     }
     json_t *root = load(text, n, &je);
     if (root == NULL) {
-        if (json_error_code(&je) == json_error_out_of_memory) {
+        if (out_of_memory || json_error_code(&je) == json_error_out_of_memory) {
             tt_err err = {.code = TT_E_NOMEM};
             tt_error_from_code(e, &err);
             return NULL;

@@ -16,6 +16,8 @@ enum { TT_JSON_MAX_DEPTH = 64 };
  * memory_limit bytes besides its text (or nests deeper than TT_JSON_MAX_DEPTH) it is refused. NULL
  * on failure, with the position of a fault in `e`. */
 json_t *tt_json_parse(const char *text, size_t n, size_t memory_limit, tt_http_error *e);
+/* Once, before other threads begin: memory that runs out in there is told from bad JSON. */
+void tt_json_watch_memory(void);
 
 /* prefix: what the message and `param` write before the key: "" or "qttt.". All return false on
  * failure. */

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/api_json.h"
 #include "server/cmd.h"
 #include "server/log.h"
 #include "server/log_writer.h"
@@ -42,6 +43,7 @@ static int serve(tt_settings *settings)
         fprintf(stderr, "qttt: %s\n", err.msg);
         return 1;
     }
+    tt_json_watch_memory();
     int status = tt_serve(settings);
     tt_log_writer_stop(LOG_END_SECONDS);
     return status;

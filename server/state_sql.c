@@ -122,6 +122,18 @@ static tt_code migrate(tt_state_sql *s, tt_err *reterr)
     return rc;
 }
 
+/* What the check found: damage, or (its text ends with the code) a page that could not be read,
+ * which is no reason to put the file aside. */
+static tt_code code_of_check(const char *text)
+{
+    static const char mark[] = "error code=";
+    const char *at = text != NULL ? strstr(text, mark) : NULL;
+    if (text == NULL) {
+        return TT_E_NOMEM;
+    }
+    return at == NULL ? TT_E_MODEL : code_of((int)strtol(at + sizeof mark - 1, NULL, 10));
+}
+
 static tt_code check_pages(tt_state_sql *s, tt_err *reterr)
 {
     sqlite3_stmt *st = NULL;
@@ -132,8 +144,8 @@ static tt_code check_pages(tt_state_sql *s, tt_err *reterr)
     const char *text = rc == SQLITE_ROW ? (const char *)sqlite3_column_text(st, 0) : "";
     bool ok = rc == SQLITE_ROW && text != NULL && strcmp(text, "ok") == 0;
     tt_code code = ok                 ? TT_OK
-                   : rc == SQLITE_ROW ? tt_fail(reterr, TT_E_MODEL, "state.db: %.180s",
-                                                text != NULL ? text : "corrupt")
+                   : rc == SQLITE_ROW ? tt_fail(reterr, code_of_check(text), "state.db: %.180s",
+                                                text != NULL ? text : "no memory to check it")
                                       : fail(s, rc, reterr);
     sqlite3_finalize(st);
     return code;

@@ -26,7 +26,7 @@ CONTEXT = [{"role": "system", "content": words(90, seed=3)}]
 KINDS = {"read": 1, "write": 2, "fsync": 3, "rename": 4, "mmap": 5, "malloc": 6}
 # kind, errno (0 = short), how many n are tried in `make test`
 CASES = [("write", errno.EIO, 6), ("write", errno.ENOSPC, 4), ("write", errno.EINTR, 4), ("write", 0, 4),
-         ("fsync", errno.EIO, 6), ("rename", errno.EIO, 3), ("read", errno.EIO, 3), ("read", 0, 3), ("mmap", errno.ENOMEM, 2),
+         ("fsync", errno.EIO, 6), ("rename", errno.EIO, 3),
          ("malloc", errno.ENOMEM, 30)]
 
 pytestmark = [
@@ -72,7 +72,7 @@ class Rig:
         self.folder, self.model = pathlib.Path(folder), model
         self.faults = Faults(folder)
         self.sessions, self.jobs, self.gone = {}, {}, set()
-        self.server = None
+        self.server, self.lost, self.told = None, False, []
         self.start()
 
     def start(self):
@@ -83,18 +83,22 @@ class Rig:
         status = self.server.stop()
         assert status == 0, self.server.last_log
 
-    def request(self, method, path, body=None):
+    def request(self, method, path, body=None, again=False):
         """The answer, or None when it failed as it may: one error object, or no connection when memory was missing."""
         try:
-            r = self.server.request(method, path, body)
+            with self.server.connect() as c:  # not checked against openapi.yaml: no memory is none of its statuses
+                c.send(harness.encode(method, path, body, {"Connection": "close"}))
+                r = c.response(method)
         except ConnectionError:
             assert self.server.process.poll() is None, self.server.log_text()
+            self.lost = True
             return None
-        if r.status < 400:
-            return r
+        if r.status < 400 or (again and method == "DELETE" and r.status == 404):
+            return r  # what was deleted, although its answer was lost, is gone
         error = r.json()["error"]
         assert set(error) == {"message", "type", "param", "code"} and error["message"] and error["code"], error
         assert r.status in (409, 429, 500, 503), r.body
+        self.told.append((method, path, r.status, r.body))
         return None
 
     def step(self, method, path, body=None):
@@ -103,7 +107,7 @@ class Rig:
         if r is not None:
             return r, 0
         for _ in range(50):
-            r = self.request(method, path, body)
+            r = self.request(method, path, body, again=True)
             if r is not None:
                 return r, 1
             time.sleep(0.1)
@@ -112,6 +116,7 @@ class Rig:
     def story(self, seed):
         """Create, append, train, fork, delete. Failures of requests and of the job together; the answer's text."""
         failures = 0
+        self.lost = False  # an answer, so that nobody knows whether its request was carried out
         r, n = self.step("POST", SESSIONS, {"messages": CONTEXT, "metadata": {"story": str(seed)}})
         failures += n
         ses = r.json()["id"]
@@ -199,8 +204,7 @@ def test_one_call_fails(rig, kind, error, few):
     rig.faults.arm(kind, 0, 0)
     rig.story(1)
     total, _ = rig.faults.disarm()
-    if total == 0:
-        pytest.skip(f"the story makes no call of {kind}")
+    assert total > 0
     until = time.monotonic() + (60 if ALL else 1e9)
     tried = fired = 0
     for n in chosen(total, few, rng):
@@ -210,7 +214,7 @@ def test_one_call_fails(rig, kind, error, few):
         failures, answer = rig.story(n + 1)
         fired += rig.faults.disarm()[1]
         assert failures <= 1, (n, rig.server.log_text())
-        assert answer == text, n
+        assert answer == text or rig.lost, (n, rig.told[-1:])
         assert rig.server.process.poll() is None
         tried += 1
         if tried % 10 == 0:
@@ -218,6 +222,30 @@ def test_one_call_fails(rig, kind, error, few):
     rig.check_restart()
     print(f"{kind}: {tried} of {total} calls, {fired} failed")
     assert fired >= tried // 2 > 0 or tried < 2
+
+
+@pytest.mark.parametrize("kind,error,few", [("read", errno.EIO, 4), ("read", 0, 3), ("mmap", errno.ENOMEM, 2)])
+def test_one_call_fails_at_the_start(rig, kind, error, few):
+    """It starts all the same; whatever it could not read, it has not thrown away: the next start finds it."""
+    rig.story(0)
+    rig.durable()
+    rig.stop()
+    rig.faults.arm(kind, 0, 0)
+    rig.start()
+    total, _ = rig.faults.disarm()
+    assert total > 0
+    for n in chosen(total, few, random.Random(f"{SEED} {kind} {error}")):
+        rig.stop()
+        rig.faults.arm(kind, n, error)
+        rig.start()
+        r = rig.request("POST", SESSIONS, {"messages": CONTEXT})
+        rig.faults.disarm()
+        assert r is not None or rig.server.get("/readyz").json()["state"] == "degraded"
+        rig.stop()
+        rig.start()
+        for ses in rig.sessions:
+            assert rig.server.get(f"{SESSIONS}/{ses}").status == 200, (n, rig.server.log_text())
+    rig.check_restart()
 
 
 def test_a_full_disk_and_back(rig):
