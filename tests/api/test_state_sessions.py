@@ -9,7 +9,7 @@ import time
 import pytest
 
 import harness
-from harness import Server, words
+from harness import Server, parse_events, words
 from test_session_adapters import train
 from test_session_turns import assistant, chat, user
 from test_sessions import PATH, call, create, delete, get, wait_ready
@@ -136,6 +136,21 @@ def test_appends_before_and_after_are_one_conversation(lives):
     for q, numbers_before in zip(questions, expected):
         server = life.again(signal.SIGKILL)
         assert numbers(ask(server, session, [user(q)], append=True)) == numbers_before
+
+
+def test_what_a_stream_has_ended_with_is_there(lives):
+    """[DONE] goes out after the commit: a server that is killed at that moment has the turn."""
+    life = lives()
+    server = life.start()
+    session = create(server, messages=[user("Go on.")])
+    for i in range(3):
+        r = server.post("/v1/chat/completions", {"session": session["id"], "append": True, "stream": True, "max_tokens": 4,
+                                                 "ignore_eos": True, "messages": [user(f"And {i}?")]})
+        events = parse_events(r.body)
+        assert events[-1] == "[DONE]"
+        server = life.again(signal.SIGKILL)
+        now = get(server, session)
+        assert now["context_tokens"] + now["transcript_tokens"] == events[-2]["session"]["tokens"]
 
 
 @pytest.mark.parametrize("how", ENDS)
