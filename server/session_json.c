@@ -91,6 +91,21 @@ int64_t tt_session_kv_bytes(const tt_session_record *r, const tt_engine *engine)
     return bytes;
 }
 
+/* "disk": something has to be read back before it can go on, its tokens or its context's K/V. */
+static const char *resident(const tt_session_record *r, const tt_engine *engine)
+{
+    tt_job_params p = {0};
+    if (!tt_session_in_memory(r)) {
+        return "disk";
+    }
+    p.prompt = tt_session_context(r->data, &p.n_prompt);
+    p.qttt.context_tokens = p.n_prompt;
+    strncpy(p.adapter_scope, r->scope, sizeof p.adapter_scope - 1);
+    bool away =
+        engine != NULL && tt_engine_stored_tokens(engine, &p) > tt_engine_cached_tokens(engine, &p);
+    return away ? "disk" : "device";
+}
+
 static void put_qttt(tt_buf *b, const tt_session_record *r)
 {
     char *text = r->qttt != NULL ? json_dumps(r->qttt, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
@@ -109,7 +124,8 @@ void tt_session_write(tt_buf *b, const tt_session_record *r, const tt_engine *en
     tt_buf_printf(
         b, ",\"object\":\"session\",\"created_at\":%lld,\"model\":", (long long)r->created_at);
     tt_buf_puts_json(b, model);
-    tt_buf_printf(b, ",\"status\":\"%s\"", status_text[r->status]);
+    bool restoring = engine != NULL && tt_engine_restoring(engine, r->tag);
+    tt_buf_printf(b, ",\"status\":\"%s\"", restoring ? "restoring" : status_text[r->status]);
     put_error(b, r);
     tt_buf_printf(b, ",\"implicit\":%s,\"context_tokens\":%d,\"transcript_tokens\":%d",
                   r->implicit ? "true" : "false", (int)n_context,
@@ -119,7 +135,7 @@ void tt_session_write(tt_buf *b, const tt_session_record *r, const tt_engine *en
     int64_t adapter_bytes = put_generations(b, r->data);
     tt_buf_printf(b, ",\"kv_bytes\":%lld,\"adapter_bytes\":%lld,\"resident\":\"%s\"",
                   (long long)tt_session_kv_bytes(r, engine), (long long)adapter_bytes,
-                  tt_session_in_memory(r) ? "device" : "disk");
+                  resident(r, engine));
     tt_buf_printf(b, ",\"durable\":%s", tt_session_durable(r) ? "true" : "false");
     put_qttt(b, r);
     tt_buf_puts(b, ",\"metadata\":");

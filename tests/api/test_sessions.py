@@ -36,7 +36,7 @@ def get(server, session, **kw):
 
 def wait_ready(server, session):
     deadline = time.monotonic() + harness.LONG
-    while (s := get(server, session))["status"] in ("queued", "prefilling"):
+    while (s := get(server, session))["status"] in ("queued", "prefilling", "restoring"):
         assert time.monotonic() < deadline, s
         time.sleep(0.01)
     return s

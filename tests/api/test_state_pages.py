@@ -106,6 +106,24 @@ def test_another_type_of_keys_and_values_uses_none_of_them(left, small_model):
         assert "another model or build" in s.log_text()
 
 
+def test_an_evicted_session_is_on_disk_until_it_is_used(tmp_path, small_model):
+    with Server("--state-dir", str(tmp_path / "a"), model=small_model) as s:
+        page = counted(s, "qttt_kv_bytes") / counted(s, "qttt_kv_pages")
+    with Server("--state-dir", str(tmp_path / "b"), "--kv-size", str(int(34 * page)), model=small_model) as s:
+        session = open_session(s)
+        assert session["resident"] == "device" and session["kv_bytes"] > 1024 / 64 * page
+        wait_for_runs(s, 2)
+        tokens, _ = answer(s, session)
+        other = s.post("/v1/completions", {"prompt": words(1300, seed=12), "max_tokens": 1})
+        assert other.status == 200, other.body
+        session = s.get(f"{PATH}/{session['id']}").json()
+        assert session["resident"] == "disk" and session["status"] == "ready", session
+        again, cached = answer(s, session)
+        assert again == tokens and cached >= session["context_tokens"] // 64 * 64
+        assert s.get(f"{PATH}/{session['id']}").json()["resident"] == "device"
+        assert counted(s, "qttt_restored_tokens_total") > 0
+
+
 def test_without_state_nothing_is_written(tmp_path, small_model):
     with Server("--state-dir", "none", model=small_model, env={"XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path)}) as s:
         open_session(s)
