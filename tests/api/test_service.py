@@ -60,6 +60,14 @@ class Manager:
         self.folder.cleanup()
 
 
+def wait_log(s, text):
+    """A thread of its own writes the log: a line comes soon, not at once."""
+    deadline = time.monotonic() + 20 * harness.TIME_FACTOR
+    while text not in s.log_text():
+        assert time.monotonic() < deadline, s.log_text()
+        time.sleep(0.02)
+
+
 # ---- readiness ----
 
 def test_ready_is_said_when_requests_are_answered_and_stopping_at_the_signal():
@@ -90,7 +98,7 @@ def test_a_socket_that_is_not_there_is_no_reason_not_to_serve():
     with Server(env={"NOTIFY_SOCKET": "/nowhere/notify"}) as s:
         assert s.get("/readyz").status == 200
     with Server(env={"NOTIFY_SOCKET": "relative"}) as s:
-        assert "NOTIFY_SOCKET" in s.log_text()
+        wait_log(s, "NOTIFY_SOCKET")
 
 
 def test_a_reload_begins_and_ends():
@@ -109,7 +117,8 @@ def test_a_reload_begins_and_ends():
             assert 0 < int(begun["MONOTONIC_USEC"]) / 1e6 <= time.monotonic()
             order = [key for _, message in m.got for key in ("RELOADING", "READY") if key in message]
             assert order == ["READY"] + ["RELOADING", "READY"] * (round + 1)
-        assert "reload: done" in s.log_text() and "reload: failed" in s.log_text()
+        wait_log(s, "reload: done")
+        wait_log(s, "reload: failed")
 
 
 # ---- the drain ----
@@ -229,8 +238,8 @@ def test_an_engine_that_stands_still_is_noticed_and_forgiven(start):
             while not [t for t in m.times("WATCHDOG") if t > back]:
                 assert time.monotonic() < back + harness.LONG
                 time.sleep(0.02)
-            log = s.log_text()
-            assert "watchdog: work is pending" in log and "watchdog: the engine moves again" in log
+            wait_log(s, "watchdog: work is pending")
+            wait_log(s, "watchdog: the engine moves again")
             assert gauge(s, "qttt_stalls_total") == 1 and finish()
 
 
@@ -263,7 +272,7 @@ def test_readyz_says_whether_the_state_is_on_disk(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with Server("--state-dir", str(tmp_path / "file/below")) as s:
         assert s.get("/readyz").json()["state"] == "degraded" and gauge(s, "qttt_state_degraded") == 1
-        assert str(tmp_path / "file") in s.log_text()
+        wait_log(s, str(tmp_path / "file"))
 
 
 # ---- the unit ----
