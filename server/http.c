@@ -261,7 +261,11 @@ static void take_body(tt_http *h, tt_http_request *req, const char *data, size_t
             req->n_reserved += n;
             return;
         }
-        too_large(req, &req->early);
+        if (req->body.n + n > (size_t)req->server->settings->max_body) {
+            too_large(req, &req->early);
+        } else {
+            tt_error_from_code(&req->early, &(tt_err){.code = TT_E_NOMEM});
+        }
     }
     req->n_discarded += n;
     tt_http_release_body(req);
