@@ -282,7 +282,7 @@ def judge_memory(checks, samples, limit_files):
     checks.check(samples[-1][2] <= limit_files, f"{samples[-1][2]} open files, {limit_files} at most")
 
 
-def judge_rest(checks, server, left_sessions):
+def judge_rest(checks, server, left_sessions, disk_faults):
     checks.check(wait_for(lambda: is_idle(metrics(server.host, server.port)), 30), "nothing runs or waits")
     m = metrics(server.host, server.port)
     checks.check(m["vllm:kv_cache_usage_perc"] == 0, f"no K/V page is in use ({m['vllm:kv_cache_usage_perc']})")
@@ -291,10 +291,13 @@ def judge_rest(checks, server, left_sessions):
                  f"deleted ({m['qttt_sessions']:.0f}, {m['qttt_session_bytes']:.0f} bytes)")
     checks.check(m["qttt_state_on"] == 1 and wait_for(lambda: "degraded" not in server.get("/readyz")[1], 30),
                  "its state is on disk again")
+    # Few faults may fall into moments without a change.
+    checks.check(m["qttt_state_failures_total"] > 0 or disk_faults < 6, f"{disk_faults} faults of the disk were felt")
     ready, body = server.get("/readyz")
     checks.check(ready == 200, f"the server is ready ({ready} {body.strip()[:80]})")
     print(f"preemptions {m['qttt_preemptions_total']:.0f}, clients that left {m['qttt_clients_left_total']:.0f}, "
-          f"generated tokens {m['qttt_generated_tokens_total']:.0f}, jobs kept {m['qttt_adapters_kept_total']:.0f}")
+          f"generated tokens {m['qttt_generated_tokens_total']:.0f}, jobs kept {m['qttt_adapters_kept_total']:.0f}, "
+          f"changes that could not be written {m['qttt_state_failures_total']:.0f}")
 
 
 async def listed(host, port, path):
@@ -360,7 +363,7 @@ def soak(checks, args, model, folder):
         judge_requests(checks, run, outcome)
         time.sleep(1)
         left = asyncio.run(delete_sessions(server.host, server.port))
-        judge_rest(checks, server, left)
+        judge_rest(checks, server, left, sum(what == "disk" for *_, what in run.faults))
         run.samples.append((time.perf_counter(), server.resident(), server.open_files(), run.samples[-1][3]))
         # Files: its epolls, databases and threads' own may have come with the first requests, but no sockets stay.
         judge_memory(checks, run.samples, files + 16)
