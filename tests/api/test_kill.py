@@ -16,6 +16,7 @@ import uuid
 
 import harness
 import restart
+import spec
 from harness import words
 from restart import CHAT, ENDED, JOBS, SESSIONS
 
@@ -36,8 +37,22 @@ class Account:
         self.tokens = 0          # of the transcript, acknowledged
         self.deleting = False    # asked for
         self.jobs = {}           # id -> the last that was heard of it
-        self.pending = None      # (path, body, headers) of a request whose answer never came
+        self.pending = None      # (what it is, path, body, headers) of a request that is not dealt with
+        self.answered = False    # but its answer has come
         self.plain = True        # no adapter: a stateless request can say what it would
+
+
+class Trap:
+    """Kills the server, when it is armed, at the very moment at which a client has its answer: what was acknowledged is
+    to be there, so the moment after it is the worst."""
+
+    def __init__(self, process):
+        self.process, self.armed, self.sprung = process, False, threading.Event()
+
+    def touch(self):
+        if self.armed:
+            self.process.kill()
+            self.sprung.set()
 
 
 class Client(threading.Thread):
@@ -49,10 +64,10 @@ class Client(threading.Thread):
         self.pending = None  # a creation whose answer never came: (path, body, headers, messages, the parent's account)
         self.failure = None
 
-    def begin(self, port):
+    def begin(self, port, trap):
         successor = Client(self.rng)
         successor.accounts, successor.deleted, successor.pending = self.accounts, self.deleted, self.pending
-        successor.port = port
+        successor.port, successor.trap = port, trap
         successor.start()
         return successor
 
@@ -67,7 +82,12 @@ class Client(threading.Thread):
             self.failure = e
 
     def ask(self, method, path, body=None, headers=None):
-        return self.connection.request(method, path, body, headers)
+        self.connection.send(harness.encode(method, path, body, headers))
+        r = self.connection.response(method)
+        if method != "GET":
+            self.trap.touch()
+        spec.check(method, path, r)
+        return r
 
     def act(self):
         if self.pending is not None:
@@ -124,7 +144,7 @@ class Client(threading.Thread):
     # ---- in a session: under a key, so that what was cut can be asked again ----
 
     def once(self, account, kind, path, body):
-        account.pending = (kind, path, body, self.key())
+        account.pending, account.answered = (kind, path, body, self.key()), False
         self.retry(account)
 
     def retry(self, account):
@@ -140,6 +160,7 @@ class Client(threading.Thread):
 
     def appended(self, account, body, r):
         assert r.status == 200, r.body
+        account.answered = True
         s = self.ask("GET", f"{SESSIONS}/{account.id}").json()
         assert s["transcript_tokens"] > account.tokens
         account.messages += [*body["messages"], r.json()["choices"][0]["message"]]
@@ -196,8 +217,10 @@ def check_account(s, account):
         return False
     assert r.status == 200, (account.id, r.status, r.body)
     now, appending = r.json(), account.pending is not None and account.pending[1] == CHAT
+    lost = appending and account.answered and now["transcript_tokens"] == account.tokens
     assert now["transcript_tokens"] == account.tokens or appending and now["transcript_tokens"] > account.tokens, (
         now["transcript_tokens"], account.tokens, appending)
+    assert not lost, "an append that was answered"
     account.deleting = False
     best = check_jobs(s, account)
     latest = s.get(f"{SESSIONS}/{account.id}")
@@ -216,12 +239,18 @@ def greedy(server, messages, **fields):
 
 
 def check_answer(s, fresh, account):
-    """Its next answer, in a fork that is thrown away, against one server that was never killed and knows no session."""
+    """Its next answer, in a fork that is thrown away, against a server that was never killed and hears it all anew."""
     question = {"role": "user", "content": "And then?"}
     fork = s.post(f"{SESSIONS}/{account.id}/fork", {}, 201)["id"]
     got = greedy(s.server, [question], session=fork, append=True)
-    assert got == greedy(fresh, [*account.messages, question])
     assert s.server.request("DELETE", f"{SESSIONS}/{fork}").status == 200
+    system, *turns = account.messages
+    again = fresh.post(SESSIONS, {"messages": [system]}).json()["id"]
+    for asked, answered in zip(turns[::2], turns[1::2]):
+        r = fresh.post(CHAT, {"session": again, "append": True, "messages": [asked], **ANSWER})
+        assert r.json()["choices"][0]["message"] == answered
+    assert got == greedy(fresh, [question], session=again, append=True)
+    assert fresh.request("DELETE", f"{SESSIONS}/{again}").status == 200
 
 
 def check_files(folder):
@@ -267,8 +296,11 @@ def test_kill(small_model):
             restart.Restarting(folder, SETTINGS, small_model) as s:
         clients = [Client(random.Random(rng.getrandbits(64))) for _ in range(CLIENTS)]
         for cycle in range(CYCLES):
-            clients = [c.begin(s.server.port) for c in clients]
+            trap = Trap(s.server.process)
+            clients = [c.begin(s.server.port, trap) for c in clients]
             time.sleep(rng.uniform(0.05, 0.8) * harness.TIME_FACTOR)
+            trap.armed = rng.random() < 0.7
+            trap.sprung.wait(0.3 * harness.TIME_FACTOR if trap.armed else 0)
             s.server.process.kill()
             s.end()
             for c in clients:
