@@ -132,10 +132,10 @@ def test_nobody_forges_a_line(logged):
     assert b"\x1b" not in raw and b"\r" not in raw and "\u202e".encode() not in raw
 
 
-def test_prompts_only_when_asked_for():
+def test_prompts_only_when_asked_for(small_model):
     secret = "the launch code is 0000 " + "x" * 3000
     for flags in ((), ("--log-prompts",)):
-        with harness.Server("--log-level", "debug", *flags, settings=JSON_LOG) as s:
+        with harness.Server("--log-level", "debug", *flags, settings=JSON_LOG, model=small_model) as s:
             s.post(CHAT, chat(secret, max_tokens=1), headers={"x-request-id": "p"})
             s.post(SESSIONS, {"messages": [{"role": "user", "content": secret}]})
             line = record(s, request_id="p")

@@ -18,9 +18,9 @@ CHAT, SESSIONS, STATE = "/v1/chat/completions", "/v1/sessions", "/v1/admin/state
 class Reloaded(harness.Server):
     """A server whose settings file can be written again."""
 
-    def __init__(self, *flags, settings):
+    def __init__(self, *flags, settings, model=harness.MODEL):
         settings = {**settings, "log": {"format": "json", **settings.get("log", {})}}
-        super().__init__(*flags, settings=settings)
+        super().__init__(*flags, settings=settings, model=model)
         self.n_reloads = 0
 
     def write(self, settings):
@@ -49,12 +49,12 @@ def settings_of(s):
     return s.get(STATE).json()["settings"]
 
 
-def test_keys_come_and_go():
+def test_keys_come_and_go(small_model):
     keys = Keys(alice=[], bob=["--role", "admin"])
-    with Reloaded(settings={"server": {"api_keys_file": str(keys.path)}}) as s:
+    with Reloaded(settings={"server": {"api_keys_file": str(keys.path)}}, model=small_model) as s:
         made = s.post(SESSIONS, {"messages": [{"role": "user", "content": "Hello"}]}, headers=keys["alice"]).json()
         with s.connect() as c:
-            c.send(harness.encode("POST", CHAT, chat("Hi", max_tokens=400, ignore_eos=True, stream=True), keys["alice"]))
+            c.send(harness.encode("POST", CHAT, chat("Hi", max_tokens=1000, ignore_eos=True, stream=True), keys["alice"]))
             assert c.head()[0] == 200
             events = c.events()
             next(events)
@@ -65,6 +65,7 @@ def test_keys_come_and_go():
             assert "keys: alice removed, carol added" in s.reload()[0]
             assert s.get("/v1/models", headers=keys["alice"]).status == 401
             assert s.get("/v1/models", headers=auth(carol)).status == 200
+            assert s.get(STATE, headers=keys["bob"]).json()["requests"], "it has ended too early to show anything"
             assert list(events)[-1] == "[DONE]"  # what was in progress has finished
         (alice,) = key(keys.path, "new", "alice", "--requests-per-minute", "2")
         assert "keys: alice added" in s.reload()[0]
