@@ -68,7 +68,7 @@ def test_streams_are_not_held_back(proxy):
                 at.append(time.monotonic() - start)
     events = parse_events(raw)
     assert events[-1] == "[DONE]"
-    assert at[0] < at[-1] / 4 and at[len(at) // 2] < 0.8 * at[-1], (at[0], at[-1], len(at))
+    assert at[0] < at[-1] / 2 and at[len(at) // 2] < 0.9 * at[-1], (at[0], at[-1], len(at))
     assert len(at) > 50, "in large lumps"
 
 
