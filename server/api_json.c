@@ -88,22 +88,8 @@ static void widen_integers(tt_buf *out, const char *text, size_t n)
     }
 }
 
-static json_t *load(const char *text, size_t n, json_error_t *je)
-{
-    json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, je);
-    if (root == NULL && json_error_code(je) == json_error_numeric_overflow) {
-        tt_buf wide = {0};
-        widen_integers(&wide, text, n);
-        if (!wide.failed && wide.n > n) {
-            root = json_loadb(wide.p, wide.n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, je);
-        }
-        tt_buf_finish(&wide);
-    }
-    return root;
-}
-
-/* jansson's lexer calls it a syntax error when it gets no memory: so its allocations are watched.
- */
+/* jansson's lexer calls it a syntax error when it gets no memory, or drops the byte that it has no
+ * room for: so its allocations are watched. */
 static _Thread_local bool out_of_memory;
 
 static void *watched_malloc(size_t n)
@@ -118,16 +104,47 @@ void tt_json_watch_memory(void)
     json_set_alloc_funcs(watched_malloc, free);
 }
 
+json_t *tt_json_load(const char *text, size_t n, size_t flags, json_error_t *je, bool *ret_memory)
+{
+    json_error_t own = {.line = -1};
+    je = je != NULL ? je : &own;
+    out_of_memory = false;
+    json_t *root = json_loadb(text, n, flags, je);
+    *ret_memory =
+        out_of_memory || (root == NULL && json_error_code(je) == json_error_out_of_memory);
+    if (*ret_memory) {
+        json_decref(root);
+        return NULL;
+    }
+    return root;
+}
+
+static json_t *load(const char *text, size_t n, json_error_t *je, bool *ret_memory)
+{
+    json_t *root = tt_json_load(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, je, ret_memory);
+    if (root == NULL && !*ret_memory && json_error_code(je) == json_error_numeric_overflow) {
+        tt_buf wide = {0};
+        widen_integers(&wide, text, n);
+        if (!wide.failed && wide.n > n) {
+            root = tt_json_load(wide.p, wide.n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, je,
+                                ret_memory);
+        }
+        *ret_memory = *ret_memory || wide.failed;
+        tt_buf_finish(&wide);
+    }
+    return root;
+}
+
 json_t *tt_json_parse(const char *text, size_t n, size_t memory_limit, tt_http_error *e)
 {
     json_error_t je = {.line = -1};
-    out_of_memory = false;
+    bool no_memory;
     if (!scan(text, n, memory_limit, e)) {
         return NULL;
     }
-    json_t *root = load(text, n, &je);
+    json_t *root = load(text, n, &je, &no_memory);
     if (root == NULL) {
-        if (out_of_memory || json_error_code(&je) == json_error_out_of_memory) {
+        if (no_memory) {
             tt_err err = {.code = TT_E_NOMEM};
             tt_error_from_code(e, &err);
             return NULL;

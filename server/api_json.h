@@ -16,6 +16,9 @@ enum { TT_JSON_MAX_DEPTH = 64 };
  * memory_limit bytes besides its text (or nests deeper than TT_JSON_MAX_DEPTH) it is refused. NULL
  * on failure, with the position of a fault in `e`. */
 json_t *tt_json_parse(const char *text, size_t n, size_t memory_limit, tt_http_error *e);
+/* json_loadb() that keeps its word when memory runs out: jansson then calls it bad JSON, or goes on
+ * without the bytes that it had no room for. je may be NULL. NULL: *ret_memory tells which. */
+json_t *tt_json_load(const char *text, size_t n, size_t flags, json_error_t *je, bool *ret_memory);
 /* Once, before other threads begin: memory that runs out in there is told from bad JSON. */
 void tt_json_watch_memory(void);
 

@@ -2,6 +2,7 @@
  * disagree. Numbers read back to the same bits; a number that is not finite is null, and NaN after.
  */
 #include "server/job_row.h"
+#include "server/api_json.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -391,7 +392,9 @@ static bool read_event(const json_t *v, tt_job_event *ev)
 /* An event that cannot be read ends the list: the log is what lies before it. */
 static tt_code read_events(const tt_job_row *row, tt_job_log *log, tt_err *reterr)
 {
-    json_t *list = row->n_events > 0 ? json_loadb(row->events, row->n_events, 0, NULL) : NULL;
+    bool no_memory;
+    json_t *list =
+        row->n_events > 0 ? tt_json_load(row->events, row->n_events, 0, NULL, &no_memory) : NULL;
     size_t n = json_array_size(list), skip = n > (size_t)log->max ? n - (size_t)log->max : 0;
     int64_t before = 0;
     tt_code rc = TT_OK;

@@ -2,6 +2,7 @@
  * Cuts lie at the ends of what was tokenised in one go and at each generated token; within a prompt
  * the border of a token depends on what follows, so there are none. */
 #include "server/session_text.h"
+#include "server/api_json.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -328,11 +329,12 @@ static bool read_cuts(tt_session_text *t, const char *p)
 static bool unpack(tt_session_text *t, const char *p, const packed_head *h, bool *ret_memory)
 {
     size_t n_ids = h->n_ids;
-    *ret_memory = false;
-    t->messages = json_loadb(p, h->n_messages, 0, NULL);
+    bool no_memory = false;
+    t->messages = tt_json_load(p, h->n_messages, 0, NULL, ret_memory);
     p += h->n_messages;
-    t->kwargs = h->n_kwargs > 0 ? json_loadb(p, h->n_kwargs, 0, NULL) : NULL;
+    t->kwargs = h->n_kwargs > 0 ? tt_json_load(p, h->n_kwargs, 0, NULL, &no_memory) : NULL;
     p += h->n_kwargs;
+    *ret_memory = *ret_memory || no_memory;
     if (!json_is_array(t->messages) || (h->n_kwargs > 0 && !json_is_object(t->kwargs))) {
         return false;
     }
