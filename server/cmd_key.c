@@ -248,7 +248,10 @@ static tt_code replace_file(key_edit *k, tt_err *err)
  * comments too. */
 static void copy_without(key_edit *k, const char *name)
 {
-    for (const char *p = k->text.p, *end = p + k->text.n; p != NULL && p < end;) {
+    if (k->text.n == 0) {
+        return;
+    }
+    for (const char *p = k->text.p, *end = p + k->text.n; p < end;) {
         const char *stop = memchr(p, '\n', (size_t)(end - p));
         size_t n = (size_t)((stop != NULL ? stop : end) - p);
         tt_key_list one = {0};

@@ -54,13 +54,13 @@ int tt_cmd_serve(int argc, char **argv)
     tt_settings settings;
     tt_err err = {0};
     int status = 2, given = argc;
-    char **args = copy_args(argc, argv);
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0) {
             print_usage();
             return 0;
         }
     }
+    char **args = copy_args(argc, argv);
     tt_code rc = tt_settings_init(&settings, &err);
     if (rc == TT_OK) {
         rc = tt_settings_parse_flags(&settings, &argc, argv, &err);
