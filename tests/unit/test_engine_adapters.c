@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/state_file.h"
 #include "core/sysinfo.h"
 #include "engine_client.h"
 
@@ -38,7 +39,7 @@ static int each_file(int (*f)(const char *path))
     while (dir != NULL && (entry = readdir(dir)) != NULL) {
         if (entry->d_name[0] != '.') {
             snprintf(path, sizeof path, "%s/%s", adapters_dir, entry->d_name);
-            n += f == NULL || f(path) == 0;
+            n += f == NULL ? !tt_state_is_temporary(path) : f(path) == 0;
         }
     }
     if (dir != NULL) {
