@@ -94,7 +94,7 @@ def test_jobs(logged):
     assert (line["key"], line["session"], line["status"], line["outcome"]) == ("alice", made["id"], "succeeded", "steps")
     assert line["steps"] == 2 and line["trained_tokens"] == 32 and line["kept"] == "true"
     assert 0 <= line["queue_ms"] <= line["total_ms"]
-    second = s.post(f"{SESSIONS}/{made['id']}/qttt/jobs", {"steps": 250}, headers=alice).json()
+    second = s.post(f"{SESSIONS}/{made['id']}/qttt/jobs", {"steps": 250, "guard": False}, headers=alice).json()
     s.post(f"{JOBS}/{second['id']}/cancel", {}, headers=alice)
     assert record(s, message="job", job=second["id"])["status"] == "cancelled"
     body = chat("Who?", qttt={"mode": "on", "steps": 2, "span_tokens": 16, "guard": False, "context": {"tokens": 400}}, max_tokens=1)
