@@ -51,13 +51,13 @@ static bool awaits(const tt_task *t, uint64_t id)
 }
 
 /* A task that was submitted before the unpin keeps what it names, also what is still being read. */
-static bool must_hold(const tt_pin_order *o, tt_task *const *list, int32_t n)
+static bool must_hold(tt_engine *e, const tt_pin_order *o)
 {
-    bool hold = false;
-    for (int32_t i = 0; o->add < 0 && i < n && !hold; i++) {
-        hold = awaits(list[i], o->id);
+    tt_task *t = o->add < 0 ? tt_engine_next_task(e, NULL) : NULL;
+    while (t != NULL && !awaits(t, o->id)) {
+        t = tt_engine_next_task(e, t);
     }
-    return hold;
+    return t != NULL;
 }
 
 static void do_order(tt_engine *e, tt_pin_order **at)
@@ -95,19 +95,17 @@ void tt_engine_do_pins(tt_engine *e)
             at = &(*at)->next;
         }
     }
-    int32_t n;
-    tt_task **list = tt_engine_list_tasks(e, &n); /* all that came before these orders are in it */
-    for (int32_t i = 0; i < n; i++) {
-        tt_engine_name_adapters(e, list[i], false);
+    /* all that came before these orders are among the tasks */
+    for (tt_task *t = NULL; (t = tt_engine_next_task(e, t)) != NULL;) {
+        tt_engine_name_adapters(e, t, false);
     }
     for (tt_pin_order **at = &e->held_unpins; *at != NULL;) {
-        if (n < 0 ? (*at)->add < 0 : must_hold(*at, list, n)) {
+        if (must_hold(e, *at)) {
             at = &(*at)->next;
         } else {
             do_order(e, at);
         }
     }
-    free(list);
 }
 
 bool tt_engine_name_adapters(tt_engine *e, tt_task *t, bool must)
@@ -135,14 +133,10 @@ void tt_engine_note_durable(const tt_engine *e, tt_qttt_result *result)
 /* Does its job, or a request that waits for it, pin what it gives? */
 static bool is_pinned_by_any(tt_engine *e, const tt_task *t)
 {
-    int32_t n;
     bool any = t->t->pinned;
-    tt_task **list = tt_engine_list_tasks(e, &n);
-    for (int32_t i = 0; i < n && !any; i++) {
-        const tt_task *r = list[i];
+    for (tt_task *r = NULL; !any && (r = tt_engine_next_task(e, r)) != NULL;) {
         any = r->t == NULL && r->r.training == t->t && r->p->pin_adapter;
     }
-    free(list);
     return any;
 }
 
@@ -172,20 +166,16 @@ bool tt_engine_saves_first(tt_engine *e, tt_task *t)
 /* The first training whose file is written, or could not be. */
 static tt_task *next_saved(tt_engine *e)
 {
-    int32_t n;
     tt_err why;
-    tt_task *found = NULL;
-    tt_task **list = tt_engine_list_tasks(e, &n);
-    for (int32_t i = 0; i < n && found == NULL; i++) {
-        tt_task *t = list[i];
+    tt_task *t = NULL;
+    while ((t = tt_engine_next_task(e, t)) != NULL) {
         bool waits = t->t != NULL && t->t->saving && t->sched.state == TT_SCHED_PARKED;
         if (waits && tt_adapter_cache_home(e->worker.adapters, t->t->adapter->id, &why) !=
                          TT_ADAPTER_WRITING) {
-            found = t;
+            break;
         }
     }
-    free(list);
-    return found;
+    return t;
 }
 
 void tt_engine_tend_adapters(tt_engine *e)

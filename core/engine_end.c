@@ -49,21 +49,12 @@ static void remove_task(tt_engine *e, tt_task *t)
     pthread_mutex_unlock(&e->mutex);
 }
 
-/* The tasks that exist now, oldest first; NULL with *ret_n = -1 when memory ran out. Owned. */
-tt_task **tt_engine_list_tasks(tt_engine *e, int32_t *ret_n)
+tt_task *tt_engine_next_task(tt_engine *e, tt_task *t)
 {
-    int32_t n = 0, i = 0;
     pthread_mutex_lock(&e->mutex);
-    for (tt_sched_task *s = NULL; (s = tt_sched_walk(e->sched, s)) != NULL;) {
-        n++;
-    }
-    tt_task **list = malloc(((size_t)n + 1) * sizeof *list);
-    for (tt_sched_task *s = NULL; list != NULL && (s = tt_sched_walk(e->sched, s)) != NULL;) {
-        list[i++] = tt_engine_task_of(s);
-    }
+    tt_sched_task *s = tt_sched_walk(e->sched, t != NULL ? &t->sched : NULL);
     pthread_mutex_unlock(&e->mutex);
-    *ret_n = list != NULL ? n : -1;
-    return list;
+    return s != NULL ? tt_engine_task_of(s) : NULL;
 }
 
 /* rc TT_OK: t->last is filled; else err goes to the client. Frees t. */
@@ -137,10 +128,8 @@ static void hand_over(tt_engine *e, tt_task *r, const tt_task *t, const tt_qttt_
  * it, the others ask again. */
 static void resume_waiters(tt_engine *e, const tt_task *t, const tt_qttt_result *result, bool ok)
 {
-    int32_t n;
-    tt_task **list = tt_engine_list_tasks(e, &n);
-    for (int32_t i = 0; i < n; i++) {
-        tt_task *r = list[i];
+    for (tt_task *r = tt_engine_next_task(e, NULL), *next; r != NULL; r = next) {
+        next = tt_engine_next_task(e, r);
         if (r->t != NULL || r->r.training != t->t) {
             continue;
         }
@@ -150,7 +139,6 @@ static void resume_waiters(tt_engine *e, const tt_task *t, const tt_qttt_result 
             tt_engine_resume_request(e, r, NULL, NULL);
         }
     }
-    free(list);
 }
 
 /* Nobody will hear of what the training has pinned. */

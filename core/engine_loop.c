@@ -57,22 +57,20 @@ static void start_task(tt_engine *e, tt_task *t)
 static void park(tt_engine *e, tt_task *r)
 {
     tt_err err = {0};
-    int32_t n;
     tt_qttt_params params = r->p->qttt;
     tt_adapter_key key;
     tt_qttt_resolve(&params);
     params.mode = TT_QTTT_ON;
     tt_adapter_key_make(&key, r->p->prompt, params.context_tokens, r->p->adapter_scope, &params);
-    tt_task **list = tt_engine_list_tasks(e, &n);
-    for (int32_t i = 0; i < n && r->r.training == NULL; i++) {
-        tt_training *other = list[i]->t;
+    tt_task *t = NULL;
+    while (r->r.training == NULL && (t = tt_engine_next_task(e, t)) != NULL) {
+        tt_training *other = t->t;
         if (other != NULL && other->key.n == key.n && !other->automatic &&
             memcmp(other->key.bytes, key.bytes, key.n) == 0) {
             r->r.training = other;
         }
     }
-    free(list);
-    tt_task *t = NULL;
+    t = NULL;
     tt_code rc = TT_OK;
     if (r->r.training == NULL) {
         rc = tt_task_create(&e->worker, r->job, NULL, &t, &err);
@@ -259,21 +257,20 @@ static const char *reason_to_wait(const tt_engine *e, const tt_task *t, bool beh
 
 /* A training on behalf of a request that has ended (its time was up): what it would publish and
  * pin, nobody would hear of. */
-static bool for_nobody(const tt_task *t, tt_task *const *list, int32_t n)
+static bool for_nobody(tt_engine *e, const tt_task *t)
 {
     bool alone = t->t != NULL && t->last == NULL;
-    for (int32_t i = 0; alone && i < n; i++) {
-        alone = list[i]->t != NULL || list[i]->job != t->job;
+    for (tt_task *r = NULL; alone && (r = tt_engine_next_task(e, r)) != NULL;) {
+        alone = r->t != NULL || r->job != t->job;
     }
     return alone;
 }
 
 /* Ends the first task whose client has left. False: there is none. */
-static bool end_one_cancelled(tt_engine *e, tt_task *const *list, int32_t n)
+static bool end_one_cancelled(tt_engine *e)
 {
-    for (int32_t i = 0; i < n; i++) {
-        tt_task *t = list[i];
-        if (tt_job_cancelled(t->job) || for_nobody(t, list, n) ||
+    for (tt_task *t = NULL; (t = tt_engine_next_task(e, t)) != NULL;) {
+        if (tt_job_cancelled(t->job) || for_nobody(e, t) ||
             (t->t != NULL && t->last == NULL && tt_job_adaptation_cancelled(t->job))) {
             tt_err err;
             tt_engine_end_task(e, t, tt_task_cancelled(&err), &err);
@@ -283,36 +280,18 @@ static bool end_one_cancelled(tt_engine *e, tt_task *const *list, int32_t n)
     return false;
 }
 
-/* A parked request whose training is no more (memory ran out when it ended) asks again. */
-static void wake_orphan(tt_engine *e, tt_task *const *list, int32_t n, tt_task *t)
-{
-    bool orphan = t->sched.state == TT_SCHED_PARKED && t->fetch == NULL && t->t == NULL;
-    for (int32_t i = 0; orphan && i < n; i++) {
-        orphan = list[i]->t == NULL || list[i]->t != t->r.training;
-    }
-    if (orphan) {
-        tt_engine_resume_request(e, t, NULL, NULL);
-    }
-}
-
 /* Clients that have left, jobs that were paused, places in the queue. */
 static void sweep(tt_engine *e, double now, double *refreshed)
 {
-    int32_t n;
     bool restored = false, refresh = now - *refreshed >= REFRESH_SECONDS;
     *refreshed = refresh ? now : *refreshed;
-    tt_task **list = tt_engine_list_tasks(e, &n);
     e->poll_seconds = INFINITY;
-    while (end_one_cancelled(e, list, n)) { /* it may have resumed or ended others */
-        free(list);
-        list = tt_engine_list_tasks(e, &n);
+    while (end_one_cancelled(e)) { /* it may have resumed or ended others */
     }
     bool first = true; /* the oldest that waits for its adapters gets them */
-    for (int32_t i = 0; i < n; i++) {
-        tt_task *t = list[i];
+    for (tt_task *t = NULL; (t = tt_engine_next_task(e, t)) != NULL;) {
         first = tt_engine_name_adapters(e, t, first) && first;
         tell_pause(t);
-        wake_orphan(e, list, n, t);
         restored = restored || tt_engine_poll_disk(e, t, now);
         pthread_mutex_lock(&e->mutex);
         /* a step that has begun is finished first */
@@ -333,7 +312,6 @@ static void sweep(tt_engine *e, double now, double *refreshed)
             tt_engine_refresh_pages(e, t);
         }
     }
-    free(list);
 }
 
 static void run_choice(tt_engine *e, const tt_sched_choice *c)
@@ -419,24 +397,20 @@ static void serve(tt_engine *e)
 /* Every task gets its last event. */
 static void drain(tt_engine *e)
 {
-    int32_t n;
     tt_engine_settle_adapters(e);
-    tt_task **list = tt_engine_list_tasks(e, &n);
     for (int trainings = 0; trainings <= 1;
          trainings++) { /* requests first: no waiter is resumed */
-        for (int32_t i = 0; i < n; i++) {
-            tt_task *t = list[i];
-            if (t == NULL || (t->t != NULL) != (trainings == 1)) {
+        for (tt_task *t = tt_engine_next_task(e, NULL), *next; t != NULL; t = next) {
+            next = tt_engine_next_task(e, t);
+            if ((t->t != NULL) != (trainings == 1)) {
                 continue;
             }
-            list[i] = NULL;
             tt_err err;
             tt_code rc = t->started > 0 ? tt_task_cancelled(&err)
                                         : tt_fail(&err, TT_E_UNAVAILABLE, "the server is stopping");
             tt_engine_end_task(e, t, rc, &err);
         }
     }
-    free(list);
     tt_engine_do_pins(e);
 }
 

@@ -58,8 +58,9 @@ static inline tt_task *tt_engine_task_of(tt_sched_task *s)
 }
 
 void tt_engine_set_task(tt_engine *e, tt_task *t, tt_sched_state state);
-/* The tasks that exist now, oldest first, owned; NULL with *ret_n = -1 when memory ran out. */
-tt_task **tt_engine_list_tasks(tt_engine *e, int32_t *ret_n);
+/* The task after t in order of arrival, the oldest for NULL; NULL = no more. The thread alone removes
+ * tasks: who ends t asks for the next one first. */
+tt_task *tt_engine_next_task(tt_engine *e, tt_task *t);
 
 /* TT_OK: the result holds (a training's; a request's last event is filled); else err goes to the
  * client. Frees t; the end of a training resumes who waited for it, and may end those. */
