@@ -1,18 +1,17 @@
 #!/bin/sh
 # fuzz.sh [SECONDS [TARGET]] - builds the libFuzzer targets with clang and runs each over its corpus, for 60 seconds unless
-# told otherwise; 0 means until Ctrl-C, which makes sense with a TARGET. New inputs stay in build-fuzz/corpus/, a crash in
-# build-fuzz/crashes/; to keep an input for good, copy it to tests/fuzz/corpus/TARGET/. FUZZ_SEED=N repeats a run's seed.
+# told otherwise; 0 means until Ctrl-C, which makes sense with a TARGET. New inputs stay in build-asan/corpus/, a crash in
+# build-asan/crashes/; to keep an input for good, copy it to tests/fuzz/corpus/TARGET/. FUZZ_SEED=N repeats a run's seed.
 set -eu
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
 wanted=${2:-}
-build=build-fuzz
+build=build-asan
 
-[ -f $build/build.ninja ] || CC=clang meson setup $build -Dfuzz=true -Db_sanitize=address,undefined \
-    -Db_lundef=false -Dbuildtype=debugoptimized -Dc_args=-fsanitize=fuzzer-no-link >/dev/null
-# No unit test: they are most of a build.
-targets=$(ninja -C $build -t targets all | sed -n 's|^\(tests/fuzz/fuzz_[a-z0-9_]*\):.*|\1|p')
-ninja -C $build ${JOBS:+-j$JOBS} $targets >$build/ninja.log 2>&1 || { tail -n 30 $build/ninja.log; exit 1; }
+# The targets alone: unit tests are most of a build.
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+sh tools/sanitizer_build.sh asan fuzz >"$log" 2>&1 || { tail -n 30 "$log"; exit 1; }
 mkdir -p $build/crashes
 
 passed=0 failed=0

@@ -29,14 +29,14 @@ SKIP_LINE = re.compile(r"^(?:SKIPPED \[\d+\] .*|\[  SKIPPED \] .*|skip(?:ped)?: 
 # bitwise one-against-n-threads tests in checkops.
 SANITIZERS = {
     "asan": {
-        "sanitize": "address,undefined",
+        "title": "address and undefined behaviour sanitizers",
         "env": {
             "ASAN_OPTIONS": "abort_on_error=0:detect_stack_use_after_return=1:strict_string_checks=1",
             "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         },
     },
     "tsan": {
-        "sanitize": "thread",
+        "title": "thread sanitizer",
         "env": {
             "TSAN_OPTIONS": f"halt_on_error=1:second_deadlock_stack=1:suppressions={ROOT}/tests/tools/tsan.supp",
             "OMP_NUM_THREADS": "1",
@@ -121,18 +121,6 @@ def meson_test(counts, build, logbase, suites, env=None, out=None):
         counts.add_record(record)
 
 
-def configure(build, options, env):
-    """meson setup once, ninja always, both aside (nice; what they say goes to build/BUILD.log). False: either failed."""
-    (ROOT / "build").mkdir(exist_ok=True)
-    log = ROOT / "build" / f"{build}.log"
-    jobs = [f"-j{os.environ['JOBS']}"] if os.environ.get("JOBS") else []
-    commands = [["nice", "ninja", "-C", build, *jobs]]
-    if not (ROOT / build / "build.ninja").exists():
-        commands.insert(0, ["meson", "setup", build, *options])
-    with log.open("w") as out:
-        return all(run(c, env, out) == 0 for c in commands)
-
-
 def fast(counts, args):
     step("unit, checkops, golden, fuzz replay, lint, api")
     meson_test(counts, args.build, "test-fast", ["--no-suite", "deep"])
@@ -150,16 +138,16 @@ def small_model(build, out):
 
 
 def build_sanitized(name):
-    """The clang build with a sanitizer; False when it fails."""
-    options = [f"-Db_sanitize={SANITIZERS[name]['sanitize']}", "-Db_lundef=false", "-Dbuildtype=debugoptimized"]
-    return configure(f"build-{name}", options, {"CC": "clang"})
+    """build-NAME, aside (nice; what is said goes to build/build-NAME.log). False when it fails."""
+    with (ROOT / "build" / f"build-{name}.log").open("w") as out:
+        return run(["nice", "-n", "5", "sh", "tools/sanitizer_build.sh", name], None, out) == 0
 
 
 def sanitized(counts, out, name, built):
     """Unit and api tests (and the replay of fuzz corpora) in a clang build with sanitizers. built: its future."""
     what = SANITIZERS[name]
     build = f"build-{name}"
-    step(f"{what['sanitize']} sanitizer: unit, fuzz replay, api", out)
+    step(f"{what['title']}: unit, fuzz replay, api", out)
     if not built.result():
         log = (ROOT / "build" / f"{build}.log").read_text(errors="replace").splitlines()
         print("\n".join(log[-40:] + [f"{build}: did not build"]), file=out)
@@ -183,8 +171,9 @@ def slow_suites(counts, out, build):
     meson_test(counts, build, "test-deep", ["--suite", "deep"], None, out)
 
 
-def fuzz(counts, out, seconds):
+def fuzz(counts, out, seconds, built):
     step(f"fuzz targets, {seconds} s each", out)
+    built.result()
     r = subprocess.run(["sh", "tools/fuzz.sh", str(seconds), ""], cwd=ROOT, capture_output=True, text=True,
                        env={**os.environ, "FUZZ_SEED": "1"})  # a run that fails can be run again
     add_output(counts, out, r)
@@ -235,7 +224,7 @@ def deep(counts, args):
         built = {name: builds.submit(build_sanitized, name) for name in SANITIZERS}
         running = [lanes.submit(lane, (sanitized, name, built[name])) for name in SANITIZERS]
         running.append(lanes.submit(lane, (slow_suites, args.build), (guidellm, args.build), (soak, args.build),
-                                    (fuzz, 10)))
+                                    (fuzz, 10, built["asan"])))
         for future in concurrent.futures.as_completed(running):
             one, text = future.result()
             print(text, flush=True)
