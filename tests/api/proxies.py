@@ -1,4 +1,4 @@
-"""Runs nginx and HAProxy with the files of docker/, and stands in for the servers behind them where a test has to see, or
+"""Runs nginx, HAProxy and Envoy with the files of docker/, and stands in for the servers behind them where a test has to see, or
 to spoil, what a proxy sends."""
 import contextlib
 import os
@@ -8,15 +8,22 @@ import shutil
 import socket
 import socketserver
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 import uuid
 
+import yaml
+
 import harness
 
 DOCKER = harness.ROOT / "docker"
-PROGRAMS = {"nginx": "/usr/sbin/nginx", "haproxy": "/usr/sbin/haproxy"}
+# Debian has no Envoy; its program comes as a Python package, into the environment that runs this.
+PROGRAMS = {"nginx": "/usr/sbin/nginx", "haproxy": "/usr/sbin/haproxy",
+            "envoy": str(pathlib.Path(sys.executable).with_name("envoy"))}
+# A sanitizer looks at the servers, to which one proxy is as good as another.
+KINDS = list(PROGRAMS) if harness.TIME_FACTOR == 1 else ["nginx"]
 # Keys of sessions, short, long and as proxies make them.
 KEYS = ["a", "7", "user_7", "A-b_3", "0" * 64, *(str(uuid.UUID(int=i * 7919 << 64)) for i in range(12))]
 NGINX_MODULE = "/usr/lib/nginx/modules/ngx_http_js_module.so"
@@ -31,6 +38,21 @@ def missing(kind):
     return None
 
 
+def envoy_here(port, nodes, idle):
+    """docker/envoy.yaml with other addresses and another bound of silence, which it has no variables for."""
+    config = yaml.safe_load((DOCKER / "envoy.yaml").read_text())
+    listener = config["static_resources"]["listeners"][0]
+    listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": port}
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["stream_idle_timeout"] = f"{idle}s"
+    for cluster in config["static_resources"]["clusters"]:
+        endpoints = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+        for endpoint, node in zip(endpoints, nodes, strict=True):
+            host, _, port = node.rpartition(":")
+            endpoint["endpoint"]["address"]["socket_address"] = {"address": host, "port_value": int(port)}
+    return config
+
+
 class Proxy:
     """One proxy before two nodes ("host:port"); idle: after how many seconds of silence it gives up."""
 
@@ -42,7 +64,12 @@ class Proxy:
         env = {**os.environ, "QTTT_LISTEN": f"127.0.0.1:{self.port}", "QTTT_NODE_1": nodes[0], "QTTT_NODE_2": nodes[1],
                "QTTT_IDLE": f"{int(idle * 1000)}ms", "QTTT_CONF": str(DOCKER), "QTTT_RUN": self.folder.name,
                "QTTT_USER": pwd.getpwuid(os.getuid()).pw_name, "QTTT_WORKERS": "1"}
-        if kind == "nginx":
+        if kind == "envoy":
+            config = pathlib.Path(self.folder.name) / "envoy.yaml"
+            config.write_text(yaml.safe_dump(envoy_here(self.port, nodes, idle)))
+            command = [PROGRAMS[kind], "-c", str(config), "--concurrency", "1", "--log-level", "warning",
+                       "--base-id", str(self.port)]
+        elif kind == "nginx":
             config = pathlib.Path(self.folder.name) / "nginx.conf"
             config.write_bytes(subprocess.run([DOCKER / "render.sh", DOCKER / "nginx.conf"], env=env, check=True,
                                               capture_output=True).stdout)

@@ -123,7 +123,7 @@ class Users:
             yield
 
 
-@pytest.mark.parametrize("kind", ["nginx", "haproxy"])
+@pytest.mark.parametrize("kind", proxies.KINDS)
 def test_a_rolling_restart_loses_nothing(kind, small_model):
     if why := proxies.missing(kind):
         pytest.skip(why)

@@ -1,5 +1,5 @@
-"""Which node a proxy of docker/ sends a request to, when it waits and when it sends one again: nginx and HAProxy before two
-stand-ins that tell what arrived. Streams and sessions of real servers behind them: test_proxies.py."""
+"""Which node a proxy of docker/ sends a request to, when it waits and when it sends one again: nginx, HAProxy and Envoy before
+two stand-ins that tell what arrived. Streams and sessions of real servers behind them: test_proxies.py."""
 import re
 import threading
 import time
@@ -28,7 +28,7 @@ def stubs():
         node.close()
 
 
-@pytest.fixture(scope="module", params=["nginx", "haproxy"])
+@pytest.fixture(scope="module", params=proxies.KINDS)
 def running(request, stubs):
     if why := proxies.missing(request.param):
         pytest.skip(why)
