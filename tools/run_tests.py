@@ -159,7 +159,7 @@ def sanitized(counts, out, name, built):
         counts.failed += 1
         return
     # Limits on time in the tests are multiplied: instrumented code is several times slower.
-    env = {**what["env"], "QTTT_TIME_FACTOR": "8", "QTTT_MODEL": str(model), "PYTEST_XDIST_AUTO_NUM_WORKERS": "1"}
+    env = {**what["env"], "QTTT_TIME_FACTOR": "8", "QTTT_MODEL": str(model)}
     # --no-suite wins: long real-model suites (golden, checkops) run in the fast build only.
     meson_test(counts, build, f"test-{name}",
                ["--timeout-multiplier", "4", "--suite", "unit", "--suite", "api", "--suite", "fuzz",

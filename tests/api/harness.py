@@ -246,7 +246,7 @@ class Server:
         return self.wait_load(lambda running, waiting: running + waiting == 0, seconds or LONG)
 
     def log_text(self):
-        return self.log_path.read_text(errors="replace")[-8000:]
+        return self.log_path.read_text(errors="replace")
 
     def stop(self, signal_number=signal.SIGTERM, seconds=30 * TIME_FACTOR):
         """Ends it and returns its exit status; kills it and fails when it does not end."""

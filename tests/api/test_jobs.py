@@ -324,10 +324,10 @@ def test_events_are_followed_until_the_end(server):
         assert [e["data"]["step"] for e in logged if e["type"] == "step"] == list(range(1, steps + 1))
 
 
-def test_the_log_of_a_job_is_bounded():
+def test_the_log_of_a_job_is_bounded(small_model):
     """The oldest steps go, statuses stay, numbers are kept; finished jobs are kept for a count and a time."""
-    settings = {"jobs": {"max_events": 16, "max_finished": 2, "retention_seconds": 8 * harness.TIME_FACTOR}}
-    with harness.Server(settings=settings) as s:
+    settings = {"jobs": {"max_events": 16, "max_finished": 2, "retention_seconds": 3 * harness.TIME_FACTOR}}
+    with harness.Server(settings=settings, model=small_model) as s:
         job = trained(s, {**QUICK, "steps": 40, "span_tokens": 16})
         events = s.get(f"{JOBS}/{job['id']}/events").json()["data"]
         assert [e["sequence_number"] for e in events] == [1, *range(28, 43)]
@@ -336,7 +336,7 @@ def test_the_log_of_a_job_is_bounded():
         ids = [job["id"], *(trained(s)["id"] for _ in range(2))]
         assert [j["id"] for j in s.get(JOBS).json()["data"]] == ids[:0:-1]
         error(s.get(f"{JOBS}/{job['id']}"), 404, "not_found_error")
-        deadline = time.monotonic() + 9 * harness.TIME_FACTOR
+        deadline = time.monotonic() + 9 * harness.TIME_FACTOR  # three times that
         while s.get(JOBS).json()["data"]:
             assert time.monotonic() < deadline
             time.sleep(0.1)
