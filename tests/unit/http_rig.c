@@ -277,12 +277,22 @@ const char *rig_body(const char *answer)
     return end + 4;
 }
 
-tt_http_request *rig_wait(rig_client *c)
+tt_http_request *rig_arrive(rig_client *c, const char *headers)
 {
+    if (c->p != NULL) {
+        c->p[c->n = 0] = '\0';
+    }
     rig_held = NULL;
-    rig_say(c, "GET /wait HTTP/1.1\r\nHost: x\r\n\r\n");
+    rig_say(c, "GET /wait HTTP/1.1\r\nHost: x\r\n");
+    rig_say(c, headers);
+    rig_say(c, "\r\n");
     for (double end = deadline(); rig_held == NULL; turn()) {
         assert_true(tt_now() < end);
     }
     return rig_held;
+}
+
+tt_http_request *rig_wait(rig_client *c)
+{
+    return rig_arrive(c, "");
 }

@@ -56,8 +56,9 @@ const char *rig_ask(rig_client *c, const char *method, const char *path, const c
                     const char *body);
 int rig_status(const char *answer);
 const char *rig_body(const char *answer);
-/* Sends GET /wait and turns until it is held. */
-tt_http_request *rig_wait(rig_client *c);
+/* Forgets what was read, sends GET /wait with further header lines and turns until it is held. */
+tt_http_request *rig_arrive(rig_client *c, const char *headers);
+tt_http_request *rig_wait(rig_client *c); /* without any */
 
 /* Replies with a text. */
 void rig_reply(tt_http_request *req, int status, const char *text);

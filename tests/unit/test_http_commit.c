@@ -47,21 +47,6 @@ static int tear_down(void **state)
     return rc != 0 || system(command) != 0;
 }
 
-static tt_http_request *arrive(rig_client *c, const char *headers)
-{
-    if (c->p != NULL) {
-        c->p[c->n = 0] = '\0';
-    }
-    rig_held = NULL;
-    rig_say(c, "GET /wait HTTP/1.1\r\nHost: x\r\n");
-    rig_say(c, headers);
-    rig_say(c, "\r\n");
-    while (rig_held == NULL) {
-        rig_turns(1);
-    }
-    return rig_held;
-}
-
 /* As a handler of something that is created. */
 static void put(tt_http_request *req, const char *id)
 {
@@ -88,7 +73,7 @@ static int rows(tt_state_table t)
 /* Turns until the writer has told of `want` transactions in all. */
 static void poll_until(int want)
 {
-    for (int i = 0; i < 2000 && ended < want; i++) {
+    for (int i = 0; i < 30000 && ended < want; i++) {
         struct timespec ms = {.tv_nsec = 1000000};
         nanosleep(&ms, NULL);
         tt_state_poll(rig_server.state);
@@ -99,7 +84,7 @@ static void poll_until(int want)
 static void an_answer_waits(void **state)
 {
     rig_client c = rig_dial();
-    tt_http_request *req = arrive(&c, "");
+    tt_http_request *req = rig_arrive(&c, "");
     put(req, "one");
     rig_reply(req, 201, "made");
     rig_turns(20);
@@ -120,16 +105,16 @@ static void an_answer_under_a_key(void **state)
 {
     static const char key[] = "Idempotency-Key: k\r\n";
     rig_client c = rig_dial(), d = rig_dial();
-    tt_http_request *req = arrive(&c, key);
+    tt_http_request *req = rig_arrive(&c, key);
     assert_true(tt_http_once(req, ""));
     put(req, "one");
     rig_reply(req, 201, "made");
-    assert_false(tt_http_once(arrive(&d, key), ""));
+    assert_false(tt_http_once(rig_arrive(&d, key), ""));
     rig_pump_until(&d, "idempotency_key_in_use");
     poll_until(1);
     rig_pump_until(&c, "made");
     assert_int_equal(rows(TT_STATE_IDEMPOTENCY), 1);
-    assert_false(tt_http_once(arrive(&d, key), ""));
+    assert_false(tt_http_once(rig_arrive(&d, key), ""));
     rig_pump_until(&d, "made");
     assert_int_equal(rig_status(d.p), 201);
     rig_hang_up(&c);
@@ -139,13 +124,13 @@ static void an_answer_under_a_key(void **state)
 static void an_error_commits_nothing(void **state)
 {
     rig_client c = rig_dial();
-    tt_http_request *req = arrive(&c, "");
+    tt_http_request *req = rig_arrive(&c, "");
     put(req, "one");
     rig_reply(req, 409, "no");
     rig_pump_until(&c, "no");
     assert_int_equal(ended, 1);
     assert_int_equal(ended_rc, TT_E_CANCELLED);
-    req = arrive(&c, "");
+    req = rig_arrive(&c, "");
     put(req, "two");
     tt_http_ref(req);
     rig_hang_up(&c); /* and its handler gives up */
@@ -159,7 +144,7 @@ static void an_error_commits_nothing(void **state)
 static void a_client_that_leaves(void **state)
 {
     rig_client c = rig_dial();
-    tt_http_request *req = arrive(&c, "");
+    tt_http_request *req = rig_arrive(&c, "");
     put(req, "one");
     rig_reply(req, 201, "made");
     rig_hang_up(&c);
@@ -167,7 +152,7 @@ static void a_client_that_leaves(void **state)
     poll_until(1);
     assert_int_equal(rows(TT_STATE_SESSION), 1);
     c = rig_dial();
-    req = arrive(&c, "");
+    req = rig_arrive(&c, "");
     tt_http_ref(req);
     rig_hang_up(&c);
     rig_until_active(0);
@@ -182,7 +167,7 @@ static void a_client_that_leaves(void **state)
 static void a_stream_waits(void **state)
 {
     rig_client c = rig_dial();
-    tt_http_request *req = arrive(&c, "");
+    tt_http_request *req = rig_arrive(&c, "");
     tt_http_stream_begin(req);
     for (int i = 0; i < 20000; i++) { /* more than is dropped at once */
         tt_buf_printf(tt_http_stream_out(req), "data: %05d\n\n", i);
@@ -219,7 +204,7 @@ static void a_failure(void **state)
 {
     rig_client c = rig_dial();
     refuse_rows("bad");
-    tt_http_request *req = arrive(&c, "Idempotency-Key: k\r\n");
+    tt_http_request *req = rig_arrive(&c, "Idempotency-Key: k\r\n");
     assert_true(tt_http_once(req, ""));
     put(req, "bad");
     tt_http_header(req, "Location", "/nowhere");
@@ -233,7 +218,7 @@ static void a_failure(void **state)
     assert_int_equal(rows(TT_STATE_SESSION), 0);
     assert_int_equal(rows(TT_STATE_IDEMPOTENCY), 0);
     assert_int_equal(tt_idem_get_stats(rig_server.idempotency).entries, 0); /* the key is free */
-    req = arrive(&c, "");
+    req = rig_arrive(&c, "");
     tt_http_stream_begin(req);
     tt_buf_puts(tt_http_stream_out(req), "data: first\n\n");
     put(req, "bad");

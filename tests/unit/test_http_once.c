@@ -29,28 +29,12 @@ static int tear_down(void **state)
     return rc;
 }
 
-/* A request with further header lines, as its handler gets it. */
-static tt_http_request *arrive(rig_client *c, const char *headers)
-{
-    if (c->p != NULL) {
-        c->p[c->n = 0] = '\0';
-    }
-    rig_held = NULL;
-    rig_say(c, "GET /wait HTTP/1.1\r\nHost: x\r\n");
-    rig_say(c, headers);
-    rig_say(c, "\r\n");
-    while (rig_held == NULL) {
-        rig_turns(1);
-    }
-    return rig_held;
-}
-
 #define KEY "Idempotency-Key: k\r\n"
 
 /* The whole answer to a request that the store answers by itself. */
 static const char *answered(rig_client *c, const char *headers)
 {
-    assert_false(tt_http_once(arrive(c, headers), ""));
+    assert_false(tt_http_once(rig_arrive(c, headers), ""));
     rig_pump_until(c, "\r\n\r\n");
     rig_turns(5);
     rig_pump(c, 1 << 16);
@@ -71,12 +55,12 @@ static int32_t n_entries(void)
 static void whole_answers(void **state)
 {
     rig_client a = rig_dial(), b = rig_dial();
-    tt_http_request *req = arrive(&a, "");
+    tt_http_request *req = rig_arrive(&a, "");
     assert_true(tt_http_once(req, "")); /* no key, nothing to remember */
     rig_reply(req, 201, "stateless");
     rig_pump_until(&a, "stateless");
     assert_int_equal(n_entries(), 0);
-    req = arrive(&a, KEY);
+    req = rig_arrive(&a, KEY);
     running(req);
     const char *text = answered(&b, KEY);
     assert_int_equal(rig_status(text), 409);
@@ -93,7 +77,7 @@ static void whole_answers(void **state)
         assert_non_null(strstr(text, "Location: /there\r\n"));
         assert_non_null(strstr(text, "Idempotent-Replayed: true\r\n"));
     }
-    req = arrive(&a, KEY); /* the same key, but about something else */
+    req = rig_arrive(&a, KEY); /* the same key, but about something else */
     assert_true(tt_http_once(req, "other"));
     rig_reply(req, 201, "also");
     rig_pump_until(&a, "also");
@@ -114,7 +98,7 @@ static void keys(void **state)
     memset(text, 'x', sizeof text);
     memcpy(text, "Idempotency-Key: ", 17);
     strcpy(text + 17 + TT_IDEM_MAX_KEY, "\r\n");
-    running(arrive(&c, text));
+    running(rig_arrive(&c, text));
     rig_reply(rig_held, 200, "long");
     rig_pump_until(&c, "long");
     strcpy(text + 17 + TT_IDEM_MAX_KEY, "y\r\n");
@@ -128,12 +112,12 @@ static void failures(void **state)
     static const int statuses[] = {400, 404, 409, 429, 500, 503};
     rig_client c = rig_dial();
     for (size_t i = 0; i < sizeof statuses / sizeof *statuses; i++) {
-        running(arrive(&c, KEY));
+        running(rig_arrive(&c, KEY));
         rig_reply(rig_held, statuses[i], "no");
         rig_pump_until(&c, "no");
         assert_int_equal(n_entries(), 0);
     }
-    running(arrive(&c, KEY));
+    running(rig_arrive(&c, KEY));
     rig_hang_up(&c); /* while it runs, and its handler gives up */
     rig_turn_until(&rig_gone, 1);
     rig_until_active(0);
@@ -144,7 +128,7 @@ static void failures(void **state)
 static void a_client_that_leaves(void **state)
 {
     rig_client c = rig_dial();
-    tt_http_request *req = arrive(&c, KEY);
+    tt_http_request *req = rig_arrive(&c, KEY);
     running(req);
     tt_http_ref(req);
     rig_hang_up(&c);
@@ -183,7 +167,7 @@ static void streams(void **state)
     enum { BURSTS = 30, LINES = 4000, LINE = 64 };
     rig_client c = rig_dial(), d = rig_dial();
     rig_settings.backlog = 100000;
-    tt_http_request *req = arrive(&c, KEY);
+    tt_http_request *req = rig_arrive(&c, KEY);
     running(req);
     tt_http_stream_begin(req);
     rig_pump_until(&c, "\r\n\r\n");
@@ -214,7 +198,7 @@ static void streams(void **state)
     }
     size_t n = dechunk(c.p + head), want = (size_t)BURSTS * LINES * LINE + 14;
     assert_int_equal(n, want);
-    assert_false(tt_http_once(arrive(&d, KEY), ""));
+    assert_false(tt_http_once(rig_arrive(&d, KEY), ""));
     do {
         rig_pump(&d, 1 << 20);
         assert_false(d.closed);
@@ -230,7 +214,7 @@ static void streams(void **state)
 static void streams_that_fail(void **state)
 {
     rig_client c = rig_dial();
-    tt_http_request *req = arrive(&c, KEY);
+    tt_http_request *req = rig_arrive(&c, KEY);
     running(req);
     tt_http_stream_begin(req);
     tt_buf_puts(tt_http_stream_out(req), "data: 1\n\ndata: {\"error\":{}}\n\n");
@@ -241,7 +225,7 @@ static void streams_that_fail(void **state)
     rig_hang_up(&c);
     rig_until_active(0);
     c = rig_dial();
-    req = arrive(&c, KEY);
+    req = rig_arrive(&c, KEY);
     running(req);
     tt_http_stream_begin(req);
     tt_buf_puts(tt_http_stream_out(req), "data: 1\n\n");
