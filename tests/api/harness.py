@@ -248,6 +248,10 @@ class Server:
     def log_text(self):
         return self.log_path.read_text(errors="replace")
 
+    def log_lines(self):
+        """All of the log but a line that is just being written."""
+        return self.log_path.read_text(errors="replace").rpartition("\n")[0].splitlines()
+
     def stop(self, signal_number=signal.SIGTERM, seconds=30 * TIME_FACTOR):
         """Ends it and returns its exit status; kills it and fails when it does not end."""
         try:

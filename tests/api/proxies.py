@@ -134,6 +134,7 @@ class _Handler(socketserver.StreamRequestHandler):
         body = self.rfile.read(int(headers.get("content-length", "0")))
         node = self.server.node
         if line[1] == "/readyz":
+            node.refusals += not node.ready
             return self.answer(200 if node.ready else 503, "{}")
         node.seen.append((line[0], line[1], headers, body))
         reply = node.script(line[0], line[1])
@@ -152,7 +153,8 @@ class _Listener(socketserver.ThreadingTCPServer):
 
 
 class StubNode:
-    """A server that only says what it is told to. seen: (method, target, headers, body) of every request but probes.
+    """A server that only says what it is told to. seen: (method, target, headers, body) of every request but probes;
+    refusals: probes that were told that it is not ready.
     script(method, target): (status, text) to answer, or None to hang up without a word."""
 
     def __init__(self, name):
@@ -166,7 +168,7 @@ class StubNode:
 
     def reset(self):
         self.seen.clear()
-        self.ready = True
+        self.ready, self.refusals = True, 0
         self.script = lambda method, target: (200, '{"node":"%s"}' % self.name)
         if self.listener is None:
             self.listen()

@@ -196,6 +196,7 @@ def client(s, secret, **kw):
 def test_what_the_openai_client_makes_of_it():
     with keyed(alice=["--requests-per-minute", "2"], root=[]) as (s, keys):
         with client(s, keys.secret["alice"]) as c:
+            start = time.monotonic()
             r = c.models.with_raw_response.list()
             assert r.headers["x-ratelimit-limit-requests"] == "2" and r.headers["x-ratelimit-remaining-requests"] == "1"
             assert re.fullmatch(r"(29|30)(\.\d+)?s", r.headers["x-ratelimit-reset-requests"])
@@ -204,7 +205,8 @@ def test_what_the_openai_client_makes_of_it():
             with pytest.raises(openai.RateLimitError) as e:
                 c.models.list()
             assert e.value.code == "rate_limit_exceeded" and e.value.response.headers["x-ratelimit-remaining-requests"] == "0"
-            assert 28 <= int(e.value.response.headers["retry-after"]) <= 30  # of the limit's own rate
+            passed = time.monotonic() - start
+            assert 29 - passed <= int(e.value.response.headers["retry-after"]) <= 30  # of the limit's own rate
             with pytest.raises(openai.RateLimitError) as e:
                 c.chat.completions.create(model="any", messages=[{"role": "user", "content": "x" * 100000}])
             assert e.value.response.headers["x-ratelimit-remaining-requests"] == "0"
@@ -218,19 +220,22 @@ def test_the_client_waits_by_itself():
     """The retry of the SDK after Retry-After goes through."""
     with keyed(alice=["--requests-per-minute", "60"]) as (s, keys):
         with client(s, keys.secret["alice"]) as c:
-            for _ in range(60):
-                assert s.get("/v1/models", headers=keys["alice"]).status in (200, 429)
+            while (r := s.get("/v1/models", headers=keys["alice"])).status == 200:
+                pass
+            error(r, 429, "rate_limit_error", "rate_limit_exceeded")
             with c.with_options(max_retries=3) as patient:
                 patient.models.list()
 
 
 def test_tokens_a_minute():
     with keyed(alice=["--tokens-per-minute", "300"]) as (s, keys):
+        start = time.monotonic()
         r = s.post(CHAT, chat(harness.words(60), max_tokens=50, ignore_eos=True), headers=keys["alice"])
         used = r.json()["usage"]
         assert used["completion_tokens"] == 50
         left = int(s.get("/v1/models", headers=keys["alice"]).headers["x-ratelimit-remaining-tokens"])
-        assert 0 <= left - (300 - used["total_tokens"]) <= 30  # and what has come back meanwhile
+        back = (time.monotonic() - start) * 300 / 60  # has come back meanwhile
+        assert 0 <= left - (300 - used["total_tokens"]) <= back + 1
         r = s.post(CHAT, chat(harness.words(200), max_tokens=5), headers=keys["alice"])
         e = error(r, 429, "rate_limit_error", "rate_limit_exceeded")
         assert r.headers["x-ratelimit-limit-tokens"] == "300"
@@ -246,7 +251,7 @@ def test_tokens_a_minute():
 def test_concurrent_requests():
     with keyed(alice=["--concurrent", "1"], bob=[]) as (s, keys):
         with s.connect() as c:
-            c.send(harness.encode("POST", CHAT, chat("Hi", max_tokens=2000, ignore_eos=True, stream=True), keys["alice"]))
+            c.send(harness.encode("POST", CHAT, chat("Hi", max_tokens=7000, ignore_eos=True, stream=True), keys["alice"]))
             assert c.head()[0] == 200
             r = s.get("/v1/models", headers=keys["alice"])
             e = error(r, 429, "rate_limit_error", "rate_limit_exceeded")
@@ -321,7 +326,7 @@ def test_state_without_keys():
         error(s.post(STATE, {}), 405, "invalid_request_error", "method_not_allowed")
         with s.connect() as runs, s.connect() as waits:
             for i, c in enumerate((runs, waits)):
-                c.send(harness.encode("POST", CHAT, chat("Hi", max_tokens=2000, ignore_eos=True, stream=True),
+                c.send(harness.encode("POST", CHAT, chat("Hi", max_tokens=7000, ignore_eos=True, stream=True),
                                       {"x-request-id": f"r{i}", "x-session-id": f"s{i}"}))
                 assert c.head()[0] == 200
             s.wait_load(lambda running, waiting: (running, waiting) == (1, 1), harness.LONG)
@@ -349,8 +354,9 @@ def test_state_without_keys():
             time.sleep(0.02)
         disk = s.get(STATE).json()["disk"]
         assert disk is None or disk["degraded"] is None and disk["failures"] == 0
-        (owner,) = s.get(STATE).json()["owners"]
-        assert owner["kv_bytes"] > 0 and owner["session_bytes"] == s.get(STATE).json()["sessions"]["bytes"]
+        state = s.get(STATE).json()
+        (owner,) = state["owners"]
+        assert owner["kv_bytes"] > 0 and owner["session_bytes"] == state["sessions"]["bytes"]
         s.post(f"{JOBS}/{job['id']}/cancel", {})
 
 

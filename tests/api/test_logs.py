@@ -20,7 +20,7 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 def records(s):
     """The whole log; every line but what stands on stdout, and what clang's OpenMP says under a sanitizer, is an object."""
     others = ("listening on ", "Warning: please export TSAN_OPTIONS")
-    return [json.loads(line) for line in s.log_path.read_text().splitlines() if not line.startswith(others)]
+    return [json.loads(line) for line in s.log_lines() if not line.startswith(others)]
 
 
 def record(s, **wanted):
@@ -152,9 +152,11 @@ def test_text():
         s.get("/v1/models", headers={"x-request-id": "a=b"})
         s.get("/livez", headers={"x-request-id": "silent"})
         s.get("/v1/models/a%20b", headers={"x-request-id": "last"})
-        while "last" not in s.log_path.read_text():
+        deadline = time.monotonic() + harness.LONG
+        while not any("request_id=last" in line for line in s.log_lines()):
+            assert time.monotonic() < deadline, s.log_text()
             time.sleep(0.01)
-        lines = [line for line in s.log_path.read_text().splitlines() if " request request_id=" in line]
+        lines = [line for line in s.log_lines() if " request request_id=" in line]
     assert len(lines) == 2
     assert re.fullmatch(r'\S+Z info  request request_id="a=b" method=GET path=/v1/models status=200 outcome=ok total_ms=[\d.]+ '
                         r'bytes_in=0 bytes_out=\d+', lines[0])
@@ -188,7 +190,7 @@ def test_a_reader_who_stalls():
         s.process.send_signal(signal.SIGTERM)
         while part := os.read(reader, 65536):
             text += part
-        assert s.process.wait(30) == 0
+        assert s.process.wait(30 * harness.TIME_FACTOR) == 0
         lines = [json.loads(line) for line in text.decode().splitlines()]
         told = sum(line.get("dropped", 0) for line in lines)
         assert told == dropped

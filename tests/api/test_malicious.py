@@ -100,13 +100,13 @@ def test_a_body_that_dribbles_gets_408(strict, path):
 
 
 def test_a_body_in_progress_is_not_late(strict):
-    """More time comes with more bytes: 400 KiB at 100 KiB/s take four seconds, and body_seconds is one."""
+    """More time comes with more bytes: 400 KiB at 200 KiB/s take two seconds, and body_seconds is one."""
     body = json.dumps({"prompt": " " * (400 << 10), "add_special_tokens": False}).encode()
     with Connection(strict.port) as c:
         c.send(encode("POST", "/tokenize", None, {"Content-Type": "application/json", "Content-Length": str(len(body))}))
         for i in range(0, len(body), 10 << 10):
             c.send(body[i:i + (10 << 10)])
-            time.sleep(0.1)
+            time.sleep(0.05)
         assert c.response("POST", "/tokenize").status == 200
 
 
@@ -288,7 +288,10 @@ def test_requests_cut_at_every_byte(server, i):
                 said = closed_within(s, harness.LONG)
                 assert said == b"" or said.startswith(b"HTTP/1.1 "), said[:80]
     server.wait_idle()
-    assert int(server.metrics()["qttt_open_requests", ()]) <= 1
+    deadline = time.monotonic() + harness.LONG
+    while (n := int(server.metrics()["qttt_open_requests", ()])) > 1:  # the last one's text may still be with a worker
+        assert time.monotonic() < deadline, f"{n} requests are open"
+        time.sleep(0.01)
 
 
 def test_rubbish_in_text(server):

@@ -104,7 +104,7 @@ def test_full_queue_says_429(narrow):
         for i in range(9):  # one runs, eight wait
             c = narrow.connect()
             opened.append(c)
-            c.send(encode("POST", PATH, chat("Count.", max_tokens=2000, ignore_eos=True, stream=True, seed=i)))
+            c.send(encode("POST", PATH, chat("Count.", max_tokens=7000, ignore_eos=True, stream=True, seed=i)))
             assert c.head()[0] == 200
             narrow.wait_load(lambda r, w: r + w == i + 1 and r == 1, harness.LONG)
         r = narrow.post(PATH, chat("Hi", max_tokens=1))
@@ -174,7 +174,7 @@ def assert_refusing(connection):
 
 
 def test_drain_delay_accepts_work_while_not_ready():
-    with Server(settings={"drain": {"delay_seconds": 3}}) as s:
+    with Server(settings={"drain": {"delay_seconds": 2 + harness.TIME_FACTOR}}) as s:
         with s.connect() as idle:
             assert idle.request("GET", "/readyz").status == 200
             s.process.send_signal(signal.SIGTERM)
@@ -196,7 +196,7 @@ def test_streams_cut_by_the_bound_end_with_an_error(second_signal):
             next(e for e in events if e and e["choices"])
             s.process.send_signal(signal.SIGTERM)
             if second_signal:
-                time.sleep(0.3)
+                s.wait_for("/readyz", 503)  # the first one has been heard
                 s.process.send_signal(signal.SIGTERM)
             rest = list(events)
             assert "error" in rest[-1], "neither an error event nor the whole answer"

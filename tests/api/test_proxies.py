@@ -96,8 +96,9 @@ def test_heartbeats_carry_a_stream_over_the_idle_bound(proxy, nodes):
             assert stream.head()[0] == 200
             pieces, beats = stream.chunks(), 0
             while time.monotonic() - start < 1.5 * IDLE:
-                assert next(pieces) == b": keep-alive\n\n"
-                beats += 1
+                piece = next(pieces)
+                assert not piece.replace(b": keep-alive\n\n", b""), piece
+                beats += piece.count(b"\n\n")
             assert beats >= 3
             r = whole.response()
             assert r.status == 504 and r.json()["error"]["type"] == "server_error", "the bound is not in force"

@@ -157,6 +157,16 @@ def test_metrics_are_not_for_the_world(proxy, stubs):
 
 # ---- waiting, and sending again ----
 
+def not_ready(proxy, node):
+    """Returns when the proxy has noticed: HAProxy asks twice a second, nginx before each request."""
+    node.ready = False
+    deadline = time.monotonic() + harness.LONG
+    while proxy.kind == "haproxy" and node.refusals == 0:
+        assert time.monotonic() < deadline, proxy.log_text()
+        time.sleep(0.02)
+    time.sleep(0.2)
+
+
 def later(seconds, what):
     t = threading.Timer(seconds, what)
     t.start()
@@ -170,8 +180,7 @@ def test_a_sessions_request_waits_for_its_node(proxy, stubs, how):
         node.close()
         timer = later(1, node.listen)
     elif how == "not ready":
-        node.ready = False
-        time.sleep(1.2)  # HAProxy asks twice a second
+        not_ready(proxy, node)
         timer = later(1, lambda: setattr(node, "ready", True))
     else:  # as a node does that begins to drain between the proxy's question and its request
         answers = [(503, '{"error":"draining"}')]
@@ -194,8 +203,7 @@ def test_a_request_without_a_session_goes_to_the_other_node(proxy, stubs, how):
         away.close()
         time.sleep(1.2)
     elif how == "not ready":
-        away.ready = False
-        time.sleep(1.2)
+        not_ready(proxy, away)
     else:
         away.ready = False  # and nobody has noticed yet
         away.script = lambda *_: (503, "{}")

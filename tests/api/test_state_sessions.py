@@ -215,7 +215,7 @@ def test_a_second_server_is_refused(lives):
     life = lives()
     life.start()
     r = subprocess.run([harness.BINARY, "serve", "--model", str(harness.MODEL), "--port", str(harness.free_port()),
-                        "--state-dir", life.state], capture_output=True, text=True, timeout=60)
+                        "--state-dir", life.state], capture_output=True, text=True, timeout=harness.LONG)
     assert r.returncode == 1
     assert r.stderr.count("\n") == 1 and f"process {life.server.process.pid}" in r.stderr, r.stderr
 
@@ -227,7 +227,7 @@ def test_a_newer_schema_is_refused(lives):
     with contextlib.closing(sqlite3.connect(life.state / "state.db")) as db:
         db.execute("PRAGMA user_version = 7")
     r = subprocess.run([harness.BINARY, "serve", "--model", str(harness.MODEL), "--port", str(harness.free_port()),
-                        "--state-dir", life.state], capture_output=True, text=True, timeout=60)
+                        "--state-dir", life.state], capture_output=True, text=True, timeout=harness.LONG)
     assert r.returncode == 1 and "newer version" in r.stderr
 
 
@@ -299,7 +299,7 @@ def test_a_folder_that_fails_degrades_and_comes_back(lives, tmp_path):
     ask(server, session, [user("In memory?")], append=True, max_tokens=3)
     life.state.unlink()
     life.state.mkdir()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + harness.LONG
     while state_of(server)[0] != "durable":
         assert time.monotonic() < deadline, server.log_text()
         time.sleep(0.1)
