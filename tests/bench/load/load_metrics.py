@@ -7,7 +7,6 @@ every limit given. Not in vLLM: `aborted` (users who left as planned: neither co
 import math
 
 PERCENTILES = (50, 90, 95, 99)
-METRICS = ("ttft", "tpot", "itl", "e2el")
 
 
 def percentile(values, p):

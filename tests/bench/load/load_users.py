@@ -52,9 +52,6 @@ class Shape:
     span: int = 128
     temperature: float = 0.0
 
-    def mean_turns(self):
-        return sum(self.turns) / 2
-
 
 @dataclasses.dataclass
 class Turn:
