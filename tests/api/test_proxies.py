@@ -28,11 +28,15 @@ def nodes(small_model):
         yield [a, b]
 
 
+def addresses(nodes):
+    return [f"127.0.0.1:{n.port}" for n in nodes]
+
+
 @pytest.fixture(scope="module", params=proxies.KINDS)
 def running(request, nodes):
     if why := proxies.missing(request.param):
         pytest.skip(why)
-    with proxies.Proxy(request.param, [f"127.0.0.1:{n.port}" for n in nodes], idle=IDLE) as p:
+    with proxies.Proxy(request.param, addresses(nodes), idle=harness.LONG) as p:
         yield p
 
 
@@ -89,7 +93,8 @@ def test_heartbeats_carry_a_stream_over_the_idle_bound(proxy, nodes):
     node = node_of_key(proxy, nodes, "idle")
     busy = fill(node)
     try:
-        with proxy.connect() as stream, proxy.connect() as whole:
+        with (proxies.Proxy(proxy.kind, addresses(nodes), idle=IDLE) as impatient,
+              impatient.connect() as stream, impatient.connect() as whole):
             start = time.monotonic()
             stream.send(encode("POST", CHAT, chat("Hi", max_tokens=3, ignore_eos=True, stream=True), keyed("idle")))
             whole.send(encode("POST", CHAT, chat("Hi", max_tokens=3), keyed("idle")))

@@ -233,6 +233,7 @@ def test_an_engine_that_stands_still_is_noticed_and_forgiven(start):
                 assert s.get("/readyz").status == 200  # that is another question
                 time.sleep(limit)  # at most one more sign of life was on its way
                 assert not [t for t in m.times("WATCHDOG") if t > stopped + 1.6 * limit]
+                assert gauge(s, "qttt_stalls_total") >= 1  # more where the machine itself stood still
             back = time.monotonic()
             s.wait_for("/livez", 200, 20 * limit)
             while not [t for t in m.times("WATCHDOG") if t > back]:
@@ -240,7 +241,7 @@ def test_an_engine_that_stands_still_is_noticed_and_forgiven(start):
                 time.sleep(0.02)
             wait_log(s, "watchdog: work is pending")
             wait_log(s, "watchdog: the engine moves again")
-            assert gauge(s, "qttt_stalls_total") == 1 and finish()
+            assert finish()
 
 
 def test_an_idle_engine_is_not_stuck_and_gives_signs_of_life():
