@@ -17,7 +17,7 @@ help:
 	@echo 'make demo       set up, build, fetch the model, show one long document being read, adapted to and answered'
 	@echo 'make run        the same set-up, then serve on $(HOST):$(PORT) until Ctrl-C (MODEL=PATH for your own)'
 	@echo 'make test       every test but the slow ones'
-	@echo 'make test-deep  sanitizers, the second model, ten seconds of each fuzz target'
+	@echo 'make test-deep  sanitizers, the second model, kills and faults, GuideLLM, a soak, ten seconds of each fuzz target'
 	@echo 'make bench      speed on this machine, also with many users, as a table and as build/bench.json'
 	@echo 'make load       users with long documents at ever higher rates: build/load.json, build/load.svg (LOAD_FLAGS=...)'
 	@echo 'make soak       half an hour of load while things break around the server (SOAK_SECONDS=N)'

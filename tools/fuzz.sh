@@ -15,8 +15,8 @@ sh tools/sanitizer_build.sh asan fuzz >"$log" 2>&1 || { tail -n 30 "$log"; exit 
 mkdir -p $build/crashes
 
 passed=0 failed=0
-for target in "$build"/tests/fuzz/fuzz_*; do
-    [ -f "$target" ] && [ -x "$target" ] || continue
+for target in $(ninja -C $build -t query fuzz | sed -n 's|^.* \(tests/fuzz/fuzz_[a-z0-9_]*\)$|\1|p'); do
+    target=$build/$target
     name=$(basename "$target")
     name=${name#fuzz_}
     [ -z "$wanted" ] || [ "$wanted" = "$name" ] || continue

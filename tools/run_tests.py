@@ -122,7 +122,7 @@ def meson_test(counts, build, logbase, suites, env=None, out=None):
 
 
 def fast(counts, args):
-    step("unit, checkops, golden, fuzz replay, lint, api")
+    step("unit, checkops, golden, fuzz replay, lint, load, api")
     meson_test(counts, args.build, "test-fast", ["--no-suite", "deep"])
 
 

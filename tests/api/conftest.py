@@ -20,7 +20,7 @@ SETTINGS = {"stream": {"heartbeat_seconds": 1}, "limits": {"max_requests": 8}}
 NARROW = {**SETTINGS, "sched": {"max_running": 1}}
 
 
-# A failure of the server itself is provoked by test_faults.py alone, which looks at the answers itself; /livez says no
+# A failure of the server itself is provoked where a disk or memory fails, at a moment of its own; /livez says no
 # only when the engine hangs, which test_service.py can only do where a child may be traced.
 NOT_PROVOKED = {row for row in spec.documented() if row[2] == 500} | {("/livez", "get", 503)}
 # Files; when fewer ran, it was a part, of which nothing can be said. One (test_proxy_rules.py) is skipped as a whole under a sanitizer.

@@ -350,7 +350,9 @@ def test_state_without_keys():
         assert [j["id"] for j in state["jobs"]] == [job["id"]] and state["jobs"][0]["session_id"] == made["id"]
         (owner,) = state["owners"]
         assert owner["key"] is None and owner["jobs"] == 1 and owner["sessions"] == state["sessions"]["count"]
+        deadline = time.monotonic() + harness.LONG
         while s.get(f"{SESSIONS}/{made['id']}").json()["status"] != "ready":
+            assert time.monotonic() < deadline
             time.sleep(0.02)
         disk = s.get(STATE).json()["disk"]
         assert disk is None or disk["degraded"] is None and disk["failures"] == 0

@@ -158,10 +158,10 @@ def test_metrics_are_not_for_the_world(proxy, stubs):
 # ---- waiting, and sending again ----
 
 def not_ready(proxy, node):
-    """Returns when the proxy has noticed: HAProxy asks twice a second, nginx before each request."""
+    """Returns when the proxy has noticed: HAProxy and Envoy ask twice a second, nginx before each request."""
     node.ready = False
     deadline = time.monotonic() + harness.LONG
-    while proxy.kind == "haproxy" and node.refusals == 0:
+    while proxy.kind != "nginx" and node.refusals == 0:
         assert time.monotonic() < deadline, proxy.log_text()
         time.sleep(0.02)
     time.sleep(0.2)

@@ -209,11 +209,15 @@ def start_job(s, c):
     job = s.post(f"/v1/sessions/{ses}/qttt/jobs", {"steps": 20, "span_tokens": 64, "guard": False}).json()["id"]
 
     def end():
+        deadline = time.monotonic() + harness.LONG
         while (now := s.get(f"/v1/qttt/jobs/{job}").json())["status"] in ("queued", "running"):
+            assert time.monotonic() < deadline, now
             time.sleep(0.02)
         return now["status"] == "succeeded"
 
+    deadline = time.monotonic() + harness.LONG
     while s.get(f"/v1/qttt/jobs/{job}").json()["status"] == "queued":
+        assert time.monotonic() < deadline
         time.sleep(0.005)
     return end
 
