@@ -58,8 +58,8 @@ static inline tt_task *tt_engine_task_of(tt_sched_task *s)
 }
 
 void tt_engine_set_task(tt_engine *e, tt_task *t, tt_sched_state state);
-/* The task after t in order of arrival, the oldest for NULL; NULL = no more. The thread alone removes
- * tasks: who ends t asks for the next one first. */
+/* The task after t in order of arrival, the oldest for NULL; NULL = no more. The thread alone
+ * removes tasks: who ends t asks for the next one first. */
 tt_task *tt_engine_next_task(tt_engine *e, tt_task *t);
 
 /* TT_OK: the result holds (a training's; a request's last event is filled); else err goes to the
