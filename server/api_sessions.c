@@ -406,17 +406,13 @@ static bool may_extend(const tt_session_work *w, int64_t *ret_tokens, tt_http_er
     return tt_tenant_may_read(req->tenant, *ret_tokens, tt_now(), e);
 }
 
-static void finish_extend(tt_session_work *w)
+/* Extends and answers, or answers why not. */
+static void extend(tt_session_work *w)
 {
     int64_t n_tokens;
     tt_http_request *req = w->http;
     tt_session_record *r = w->record;
     tt_err err = {0};
-    tt_session_end_append(r->data);
-    tt_session_append_ended(r);
-    if (req->gone) {
-        return;
-    }
     if (w->error.status != 0) {
         tt_http_reply_error(req, &w->error);
         return;
@@ -449,6 +445,16 @@ static void finish_extend(tt_session_work *w)
     tt_session_touch(r);
     tt_session_change_write(change, req);
     reply_session(req, 200, r);
+}
+
+/* The appends that wait go on from what is there afterwards. */
+static void finish_extend(tt_session_work *w)
+{
+    if (!w->http->gone) {
+        extend(w);
+    }
+    tt_session_end_append(w->record->data);
+    tt_session_append_ended(w->record);
 }
 
 void tt_api_sessions_extend(tt_http_request *req)

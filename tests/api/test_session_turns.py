@@ -280,6 +280,23 @@ def test_extend_takes_the_transcript(server, session):
     assert b["miss"] is None and b["matched_tokens"] == r.json()["context_tokens"]
 
 
+def test_an_append_that_waits_for_an_extension_goes_on_from_it(small_model):
+    """It finds what the extension has made of the session, not what was there when it came."""
+    with Server(model=small_model) as server:
+        s = create(server, messages=[SYSTEM])
+        wait_ready(server, s)
+        append = {"messages": [user("Well?")], "session": s["id"], "append": True, **PLAIN}
+        for i in range(5):
+            extend = {"messages": [user(words(500, seed=i))]}
+            with server.connect() as extending, server.connect() as appending:
+                extending.send(encode("POST", f"{PATH}/{s['id']}/extend", extend))
+                appending.send(encode("POST", CHAT, append))
+                assert extending.head()[0] in (200, 409)  # 409: the append came first
+                r = appending.response("POST", CHAT)
+                assert r.status == 200 and r.json()["session"]["miss"] is None, r.body
+            server.wait_idle()
+
+
 def test_what_finishes_behind_an_extension_is_left_out(server, session):
     """A request on the old context ends after the context has grown: the next append goes on from the new one."""
     chat(server, [user("What is a lamp?")], session=session["id"], append=True)
