@@ -344,8 +344,7 @@ tt_code tt_state_read(tt_state_db *db, const tt_state_key *keys, int32_t n, tt_s
 {
     tt_state_txn *x;
     if (db == NULL) {
-        done(arg, TT_OK, NULL, 0, &(tt_err){0});
-        return TT_OK;
+        return tt_state_fetch(db, keys, n, done, arg, reterr);
     }
     tt_code rc = make_fetch(db, keys, n, done, arg, &x, reterr);
     if (rc == TT_OK) {
