@@ -390,11 +390,11 @@ static bool read_event(const json_t *v, tt_job_event *ev)
 }
 
 /* An event that cannot be read ends the list: the log is what lies before it. */
-static tt_code read_events(const tt_job_row *row, tt_job_log *log, tt_err *reterr)
+static tt_code read_events(const tt_state_row *row, tt_job_log *log, tt_err *reterr)
 {
     bool no_memory;
     json_t *list =
-        row->n_events > 0 ? tt_json_load(row->events, row->n_events, 0, NULL, &no_memory) : NULL;
+        row->n_blob > 0 ? tt_json_load(row->blob, row->n_blob, 0, NULL, &no_memory) : NULL;
     size_t n = json_array_size(list), skip = n > (size_t)log->max ? n - (size_t)log->max : 0;
     int64_t before = 0;
     tt_code rc = TT_OK;
@@ -450,7 +450,7 @@ static tt_code read_record(const json_t *o, tt_job_record *r, tt_err *reterr)
                                                    : tt_fail(reterr, TT_E_NOMEM, "out of memory");
 }
 
-tt_code tt_job_row_read(const tt_job_row *row, int32_t max_events, tt_job_record **ret_record,
+tt_code tt_job_row_read(const tt_state_row *row, int32_t max_events, tt_job_record **ret_record,
                         tt_err *reterr)
 {
     tt_job_record *r = calloc(1, sizeof *r);

@@ -273,14 +273,9 @@ static tt_code restore_row(void *arg, const tt_state_row *row)
 {
     restoring *t = arg;
     const tt_settings *set = t->s->settings;
-    tt_job_row job = {.scope = row->scope,
-                      .id = row->id,
-                      .json = row->json,
-                      .events = row->blob,
-                      .n_events = row->n_blob};
     tt_job_record *r = NULL;
     tt_err err;
-    tt_code rc = tt_job_row_read(&job, (int32_t)set->jobs_max_events, &r, &err);
+    tt_code rc = tt_job_row_read(row, (int32_t)set->jobs_max_events, &r, &err);
     if (rc < 0) {
         tt_log(TT_LOG_WARN, "state: the job %s cannot be read: %s", row->id, err.msg);
         if (rc == TT_E_INVALID) {

@@ -42,13 +42,8 @@ static const char *const table_names[TT_STATE_TABLES] = {[TT_STATE_CONTEXT] = "c
 
 static tt_code check_job(const tt_state_row *row, tt_err *reterr)
 {
-    tt_job_row job = {.scope = row->scope,
-                      .id = row->id,
-                      .json = row->json,
-                      .events = row->blob,
-                      .n_events = row->n_blob};
     tt_job_record *r = NULL;
-    tt_code rc = tt_job_row_read(&job, MAX_EVENTS, &r, reterr);
+    tt_code rc = tt_job_row_read(row, MAX_EVENTS, &r, reterr);
     tt_job_record_unref(&r);
     return rc;
 }

@@ -135,11 +135,11 @@ static tt_job_record *read_back(const tt_buf *json, const tt_buf *events, int32_
 {
     tt_job_record *r = NULL;
     tt_err err = {0};
-    tt_job_row row = {.scope = "tenant",
-                      .id = "qttt_k_5",
-                      .json = json->p,
-                      .events = events->p,
-                      .n_events = events->n};
+    tt_state_row row = {.scope = "tenant",
+                        .id = "qttt_k_5",
+                        .json = json->p,
+                        .blob = events->p,
+                        .n_blob = events->n};
     tt_code rc = tt_job_row_read(&row, max_events, &r, &err);
     assert_string_equal(err.msg, "");
     assert_int_equal(rc, TT_OK);
@@ -314,7 +314,7 @@ static void rows_that_are_none(void **state)
         tt_err err = {0};
         tt_job_row_write(&json, r);
         replace(&json, rows[i].what, rows[i].by);
-        tt_job_row row = {.scope = "tenant", .id = "qttt_k_5", .json = json.p};
+        tt_state_row row = {.scope = "tenant", .id = "qttt_k_5", .json = json.p};
         assert_int_equal(tt_job_row_read(&row, 8, &back, &err), rows[i].code);
         assert_true(err.msg[0] != '\0');
         assert_null(back);
