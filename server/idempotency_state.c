@@ -8,6 +8,7 @@
 
 #include <jansson.h>
 
+#include "server/api_json.h"
 #include "server/log.h"
 
 enum { VERSION = 1 };
@@ -74,11 +75,15 @@ static bool read_headers(const json_t *list, tt_idem_result *r)
 
 tt_code tt_idem_row_read(const tt_state_row *row, json_t **keep, tt_idem_image *ret, tt_err *reterr)
 {
-    json_t *o = *keep = json_loads(row->json, 0, NULL);
+    bool no_memory;
+    json_t *o = *keep = tt_json_load(row->json, strlen(row->json), 0, NULL, &no_memory);
     json_int_t version = json_integer_value(json_object_get(o, "version"));
     json_int_t status = json_integer_value(json_object_get(o, "status"));
     json_int_t n_name = json_integer_value(json_object_get(o, "name_bytes"));
     *ret = (tt_idem_image){.scope = row->blob, .name = row->blob, .n_name = (size_t)n_name};
+    if (no_memory) {
+        return tt_fail(reterr, TT_E_NOMEM, "no memory for an answer");
+    }
     if (version > VERSION) {
         return tt_fail(reterr, TT_E_UNSUPPORTED, "its version is %lld", (long long)version);
     }

@@ -22,7 +22,8 @@ void tt_idem_state_flush(tt_server *s);
 /* The row's json (NUL-terminated) and blob. */
 void tt_idem_row_write(tt_buf *json, tt_buf *blob, const tt_idem_image *im);
 /* What a row says, but for `begun`; borrowed from row and from *keep, which the caller unrefs
- * (json_decref) also on failure. TT_E_INVALID, TT_E_UNSUPPORTED (of a later version). */
+ * (json_decref) also on failure. TT_E_INVALID, TT_E_UNSUPPORTED (of a later version), TT_E_NOMEM.
+ */
 struct json_t;
 tt_code tt_idem_row_read(const tt_state_row *row, struct json_t **keep, tt_idem_image *ret,
                          tt_err *reterr);

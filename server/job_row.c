@@ -2,7 +2,6 @@
  * disagree. Numbers read back to the same bits; a number that is not finite is null, and NaN after.
  */
 #include "server/job_row.h"
-#include "server/api_json.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -11,6 +10,8 @@
 #include <string.h>
 
 #include <jansson.h>
+
+#include "server/api_json.h"
 
 enum { VERSION = 1 };
 
@@ -392,15 +393,14 @@ static bool read_event(const json_t *v, tt_job_event *ev)
 /* An event that cannot be read ends the list: the log is what lies before it. */
 static tt_code read_events(const tt_state_row *row, tt_job_log *log, tt_err *reterr)
 {
-    bool no_memory;
+    bool no_memory = false;
     json_t *list =
         row->n_blob > 0 ? tt_json_load(row->blob, row->n_blob, 0, NULL, &no_memory) : NULL;
     size_t n = json_array_size(list), skip = n > (size_t)log->max ? n - (size_t)log->max : 0;
     int64_t before = 0;
-    tt_code rc = TT_OK;
-    if (n > skip && (log->v = calloc(n - skip, sizeof *log->v)) == NULL) {
-        rc = tt_fail(reterr, TT_E_NOMEM, "no memory for a job's events");
-        n = 0;
+    if (no_memory || (n > skip && (log->v = calloc(n - skip, sizeof *log->v)) == NULL)) {
+        json_decref(list);
+        return tt_fail(reterr, TT_E_NOMEM, "no memory for a job's events");
     }
     for (size_t i = skip; i < n; i++) {
         tt_job_event *ev = &log->v[log->n];
@@ -414,7 +414,7 @@ static tt_code read_events(const tt_state_row *row, tt_job_log *log, tt_err *ret
     log->lost += (int64_t)skip;
     log->last = log->last > before ? log->last : before;
     json_decref(list);
-    return rc;
+    return TT_OK;
 }
 
 static tt_code read_record(const json_t *o, tt_job_record *r, tt_err *reterr)
@@ -454,11 +454,13 @@ tt_code tt_job_row_read(const tt_state_row *row, int32_t max_events, tt_job_reco
                         tt_err *reterr)
 {
     tt_job_record *r = calloc(1, sizeof *r);
-    json_t *o = json_loads(row->json, 0, NULL);
+    bool no_memory;
+    json_t *o = tt_json_load(row->json, strlen(row->json), 0, NULL, &no_memory);
     int64_t version = 0;
     tt_code rc = TT_OK;
-    if (r == NULL) {
+    if (r == NULL || no_memory) {
         json_decref(o);
+        free(r);
         return tt_fail(reterr, TT_E_NOMEM, "no memory for a job");
     }
     r->refs = 1;

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/api_json.h"
+
 enum { VERSION = 1 };
 
 /* ---- write ---- */
@@ -192,15 +194,16 @@ static bool read_object(const json_t *o, tt_session_row *r, bool *ret_memory)
 tt_code tt_session_row_read(const tt_state_row *row, tt_session_row *ret, tt_err *reterr)
 {
     tt_session_row r = {0};
-    bool memory = false;
-    json_t *o = json_loads(row->json, 0, NULL);
+    bool memory = false, no_json;
+    json_t *o = tt_json_load(row->json, strlen(row->json), 0, NULL, &no_json);
     bool ok = strlen(row->id) < sizeof r.id && strlen(row->scope) < sizeof r.scope &&
               strncmp(row->id, "ses_", TT_SESSION_PREFIX) == 0 && read_object(o, &r, &memory);
     json_decref(o);
     if (!ok) {
         tt_session_row_finish(&r);
-        return memory ? tt_fail(reterr, TT_E_NOMEM, "out of memory for a session")
-                      : tt_fail(reterr, TT_E_INVALID, "the row of a session cannot be read");
+        return memory || no_json
+                   ? tt_fail(reterr, TT_E_NOMEM, "out of memory for a session")
+                   : tt_fail(reterr, TT_E_INVALID, "the row of a session cannot be read");
     }
     strcpy(r.id, row->id);
     strcpy(r.scope, row->scope);

@@ -73,10 +73,13 @@ static tt_code check_row(void *arg, const tt_state_row *row)
     tt_code rc = c->table == TT_STATE_JOB           ? check_job(row, &err)
                  : c->table == TT_STATE_IDEMPOTENCY ? check_answer(row, &err)
                                                     : check_json(row, &err);
+    if (rc == TT_E_NOMEM) { /* the row may be well */
+        return rc;
+    }
     if (rc < 0) {
         fault(c, table_names[c->table], row->id, err.msg);
     }
-    return rc == TT_E_NOMEM ? rc : TT_OK;
+    return TT_OK;
 }
 
 static tt_code check_database(check *c, const char *dir, tt_err *reterr)

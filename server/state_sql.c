@@ -377,6 +377,7 @@ tt_code tt_state_sql_each(tt_state_sql *s, tt_state_table t, bool keys_only,
             code = tt_fail(reterr, TT_E_NOMEM, "out of memory for a row");
         } else {
             code = row(arg, &r);
+            code = code < 0 ? tt_fail(reterr, code, "state.db: %s", tt_code_text(code)) : code;
         }
         rc = SQLITE_OK;
     }

@@ -12,7 +12,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "fail_alloc.h"
 #include "http_rig.h"
+#include "server/api_json.h"
 #include "server/idempotency_state.h"
 
 static const tt_idem_result answer = {
@@ -67,6 +69,28 @@ static void round_trip(void **state)
         row.json = bad[i].json != NULL ? bad[i].json : json.p;
         row.n_blob = bad[i].n_blob;
         assert_int_equal(tt_idem_row_read(&row, &keep, &back, &err), bad[i].code);
+        json_decref(keep);
+    }
+    tt_buf_finish(&json);
+    tt_buf_finish(&blob);
+}
+
+/* A row for which memory runs out anywhere is not one that is wrong, and would be deleted. */
+static void no_memory(void **state)
+{
+    tt_buf json = {0}, blob = {0};
+    tt_idem_image im = {.scope = "s", .name = "s\0POST\0/p\0\0k", .n_name = 13, .result = answer};
+    tt_idem_row_write(&json, &blob, &im);
+    tt_state_row row = {.json = json.p, .blob = blob.p, .n_blob = blob.n};
+    for (int n = 0, refused = 1; refused != 0; n++) {
+        tt_idem_image back;
+        json_t *keep;
+        tt_err err;
+        fail_alloc_at(n);
+        tt_code rc = tt_idem_row_read(&row, &keep, &back, &err);
+        refused = fail_alloc_off();
+        assert_int_equal(rc, refused ? TT_E_NOMEM : TT_OK);
+        assert_true(refused || n > 10); /* jansson's are among them */
         json_decref(keep);
     }
     tt_buf_finish(&json);
@@ -209,8 +233,10 @@ static void age(void **state)
 
 int main(void)
 {
+    tt_json_watch_memory();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trip),
+        cmocka_unit_test(no_memory),
         cmocka_unit_test_setup_teardown(restarts, set_up, tear_down),
         cmocka_unit_test_setup_teardown(age, set_up, tear_down),
     };

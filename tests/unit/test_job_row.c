@@ -12,6 +12,8 @@
 #include <string.h>
 
 #include "core/engine.h"
+#include "fail_alloc.h"
+#include "server/api_json.h"
 #include "server/job_json.h"
 #include "server/job_row.h"
 #include "server/job_table.h"
@@ -323,13 +325,36 @@ static void rows_that_are_none(void **state)
     close_record(r);
 }
 
+/* A row for which memory runs out anywhere is not one that is wrong, and would be deleted. */
+static void no_memory(void **state)
+{
+    tt_buf json = {0}, events = {0};
+    tt_job_record *r = open_record(), *back = NULL;
+    run(r, 3, true);
+    write(r, &json, &events);
+    tt_state_row row = {
+        .scope = "tenant", .id = "qttt_k_5", .json = json.p, .blob = events.p, .n_blob = events.n};
+    for (int n = 0, refused = 1; refused != 0; n++) {
+        tt_err err = {0};
+        fail_alloc_at(n);
+        tt_code rc = tt_job_row_read(&row, 8, &back, &err);
+        refused = fail_alloc_off();
+        assert_int_equal(rc, refused ? TT_E_NOMEM : TT_OK);
+        assert_true(refused || n > 100); /* jansson's are among them */
+    }
+    tt_job_record_unref(&back);
+    tt_buf_finish(&json);
+    tt_buf_finish(&events);
+    close_record(r);
+}
+
 int main(void)
 {
+    tt_json_watch_memory();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trip),
-        cmocka_unit_test(numbers_go_on),
-        cmocka_unit_test(wishes),
-        cmocka_unit_test(rows_that_are_none),
+        cmocka_unit_test(round_trip), cmocka_unit_test(numbers_go_on),
+        cmocka_unit_test(wishes),     cmocka_unit_test(rows_that_are_none),
+        cmocka_unit_test(no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

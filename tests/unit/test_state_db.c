@@ -574,6 +574,8 @@ static void each_stops(void **state)
     }
     wait_told(db, 3);
     assert_int_equal(tt_state_each(db, TT_STATE_SESSION, stop_at_two, &n, &err), TT_E_INTERNAL);
+    assert_int_equal(err.code, TT_E_INTERNAL);
+    assert_true(err.msg[0] != '\0');
     assert_int_equal(n, 2);
     line[0] = '\0';
     assert_int_equal(tt_state_each_key(db, TT_STATE_SESSION, add_to_line, NULL, &err), TT_OK);
