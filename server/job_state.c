@@ -291,11 +291,7 @@ static tt_code restore_row(void *arg, const tt_state_row *row)
     r->saved = r->restored = true;
     r->row_status = r->status;
     t->n++;
-    tt_job_record *borrowed = r;
     tt_job_table_restore(t->s->jobs, &r);
-    if (tt_job_record_ended(borrowed)) {
-        tt_job_table_ended(t->s->jobs, borrowed);
-    }
     return TT_OK;
 }
 

@@ -99,22 +99,28 @@ void tt_job_table_changed(tt_job_table *t, tt_job_record *r)
     }
 }
 
-void tt_job_table_ended(tt_job_table *t, const tt_job_record *ended)
+/* One has been added to the finished ones of its tenant: the oldest may be one too many. */
+static void bound_finished(tt_job_table *t, const tt_job_record *ended)
 {
     int32_t n = 0;
     tt_job_record *oldest = NULL;
-    if (t->opt.on_ended != NULL) {
-        t->opt.on_ended(t->opt.arg, ended);
-    }
     for (tt_job_record *r = t->first; r != NULL; r = r->next) {
         if (tt_job_record_ended(r) && strcmp(r->scope, ended->scope) == 0) {
             n++;
             oldest = oldest == NULL || r->finished_at <= oldest->finished_at ? r : oldest;
         }
     }
-    if (n > t->opt.max_finished) { /* one ends at a time, so one too many at most */
+    if (n > t->opt.max_finished) {
         forget(t, oldest);
     }
+}
+
+void tt_job_table_ended(tt_job_table *t, const tt_job_record *ended)
+{
+    if (t->opt.on_ended != NULL) {
+        t->opt.on_ended(t->opt.arg, ended);
+    }
+    bound_finished(t, ended);
 }
 
 /* ---- opening ---- */
@@ -186,6 +192,9 @@ void tt_job_table_restore(tt_job_table *t, tt_job_record **record)
         next = next->next;
     }
     link_before(t, r, next);
+    if (tt_job_record_ended(r)) { /* it was told when it ended */
+        bound_finished(t, r);
+    }
 }
 
 tt_code tt_job_table_attach(tt_job_table *t, tt_job_record *r, tt_job *job, tt_err *reterr)

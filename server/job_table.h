@@ -18,7 +18,7 @@ typedef struct tt_job_table_options {
      * that follow, until tt_job_table_release(). */
     bool (*hold)(void *arg, tt_job_record *r, const tt_event *ev);
     bool (*durable)(void *arg); /* rows survive the process; NULL: they do not */
-    void (*on_ended)(void *arg, const tt_job_record *r); /* may be NULL */
+    void (*on_ended)(void *arg, const tt_job_record *r); /* just now; may be NULL */
     void *arg;
 } tt_job_table_options;
 
@@ -52,7 +52,8 @@ typedef struct tt_job_open {
  * TT_E_NOMEM. */
 tt_code tt_job_table_open(tt_job_table *t, const tt_job_open *o, tt_job_record **ret_record,
                           tt_err *reterr);
-/* A record read from a row, in its place by age; *r: the caller's reference becomes the table's. */
+/* A record read from a row, in its place by age; *r: the caller's reference becomes the table's.
+ * One that has ended may be, or make another, too many: that is gone then. */
 void tt_job_table_restore(tt_job_table *t, tt_job_record **r);
 /* The engine's job goes on with it: the table reads its events. TT_E_NOMEM. */
 tt_code tt_job_table_attach(tt_job_table *t, tt_job_record *r, tt_job *job, tt_err *reterr);

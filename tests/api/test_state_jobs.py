@@ -192,6 +192,7 @@ def test_what_is_too_old_goes_from_disk_too(begin, folder):
             time.sleep(0.01)
         s.again()
         assert [j["id"] for j in s.get(JOBS)["data"]] == [jobs[3]["id"], jobs[2]["id"]]
+        assert not any(f"job={j['id']}" in s.server.log_text() for j in jobs)  # the log told of their ends before
         s.settings = {"jobs": {"retention_seconds": 1}, "idempotency": {"ttl_seconds": 1}}
         time.sleep(1.1)
         s.again()

@@ -325,6 +325,53 @@ static void ends_that_are_held(void **state)
     assert_int_equal(n_gone, 1);
 }
 
+static int n_ended;
+
+static void count_ended(void *arg, const tt_job_record *r)
+{
+    n_ended++;
+}
+
+static void restore(tt_job_table *t, double created_at, int32_t n, tt_job_status status)
+{
+    tt_job_record *r = calloc(1, sizeof *r);
+    assert_non_null(r);
+    r->refs = 1;
+    tt_job_log_init(&r->log, 8);
+    strcpy(r->scope, "a");
+    r->model = strdup("m");
+    r->metadata = strdup("{}");
+    r->created_at = created_at;
+    r->finished_at = status >= TT_JOB_SUCCEEDED ? created_at : 0;
+    r->status = status;
+    r->n = n;
+    tt_job_table_restore(t, &r);
+    assert_null(r);
+}
+
+/* Those that ended before a restart are as many as any; who hears of ends has heard of theirs. */
+static void restored_ends(void **state)
+{
+    tt_job_table *t = create((tt_job_table_options){
+        .max_finished = 2, .retention_seconds = 1e9, .on_ended = count_ended});
+    tt_job_list q = {.scope = "a", .after = "", .limit = 8};
+    tt_job_record *v[8];
+    int32_t n;
+    bool more;
+    n_ended = 0;
+    restore(t, 900, 1, TT_JOB_SUCCEEDED);
+    restore(t, 920, 2, TT_JOB_FAILED);
+    restore(t, 800, 3, TT_JOB_QUEUED);
+    restore(t, 910, 4, TT_JOB_CANCELLED);
+    assert_int_equal(n_ended, 0);
+    assert_true(tt_job_table_list(t, &q, v, &n, &more));
+    assert_int_equal(n, 3);
+    assert_true(v[0]->n == 2 && v[1]->n == 4 && v[2]->n == 3);
+    tt_job_record_cancel(v[2]);
+    assert_int_equal(n_ended, 1);
+    tt_job_table_destroy(&t);
+}
+
 /* Records of before a restart: their places in the list, and the engine's job that goes on. */
 static void restored(void **state)
 {
@@ -336,17 +383,7 @@ static void restored(void **state)
     tt_job_record *newest = open_as(t, (tt_job_open){.key = "k"}, NULL), *v[8];
     tt_err err;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        tt_job_record *r = calloc(1, sizeof *r);
-        assert_non_null(r);
-        r->refs = 1;
-        tt_job_log_init(&r->log, 8);
-        strcpy(r->scope, "a");
-        r->model = strdup("m");
-        r->metadata = strdup("{}");
-        r->created_at = rows[i].created_at;
-        r->n = rows[i].n;
-        tt_job_table_restore(t, &r);
-        assert_null(r);
+        restore(t, rows[i].created_at, rows[i].n, TT_JOB_QUEUED);
     }
     tt_job_list q = {.scope = "a", .after = "", .limit = 8};
     int32_t n;
@@ -724,11 +761,17 @@ static int forget_json(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(success),        cmocka_unit_test(ends_that_are_held),
-        cmocka_unit_test(restored),       cmocka_unit_test(endings),
-        cmocka_unit_test(in_request),     cmocka_unit_test(pauses_and_estimates),
-        cmocka_unit_test(names),          cmocka_unit_test(lists),
-        cmocka_unit_test(retention),      cmocka_unit_test(following),
+        cmocka_unit_test(success),
+        cmocka_unit_test(ends_that_are_held),
+        cmocka_unit_test(restored),
+        cmocka_unit_test(restored_ends),
+        cmocka_unit_test(endings),
+        cmocka_unit_test(in_request),
+        cmocka_unit_test(pauses_and_estimates),
+        cmocka_unit_test(names),
+        cmocka_unit_test(lists),
+        cmocka_unit_test(retention),
+        cmocka_unit_test(following),
         cmocka_unit_test(events_as_json),
     };
     return cmocka_run_group_tests(tests, NULL, forget_json);
