@@ -380,6 +380,17 @@ static void report_rows(tt_state_txn *x)
     free(rows);
 }
 
+/* Memory ran out for the journal's transaction: it is tried again as if the file were away. */
+static void stay_away(tt_state_db *db)
+{
+    db->mode = TT_STATE_AWAY;
+    (void)tt_fail(&db->why, TT_E_NOMEM, "out of memory for the state on disk");
+    pthread_mutex_lock(&db->lock);
+    db->broken = true; /* the writer tells when to try */
+    pthread_cond_signal(&db->more);
+    pthread_mutex_unlock(&db->lock);
+}
+
 static void report_done(tt_state_db *db, tt_state_txn *x)
 {
     if (x->fetched != NULL) {
@@ -393,7 +404,9 @@ static void report_done(tt_state_db *db, tt_state_txn *x)
     db->syncing = NULL; /* the file is back; what came meanwhile goes before anything new */
     db->mode = TT_STATE_HEALTHY;
     tt_state_txn *rest = tt_state_journal_take(db);
-    if (rest != NULL) {
+    if (rest == NULL && !tt_state_journal_empty(db)) {
+        stay_away(db);
+    } else if (rest != NULL) {
         rest->db = db;
         rest->resume = true;
         submit(db, &db->queue, rest);
@@ -420,8 +433,8 @@ static void report_failed(tt_state_db *db, tt_state_txn *x, const tt_err *why)
 static void start_sync(tt_state_db *db)
 {
     tt_state_txn *x = tt_state_journal_take(db);
-    if (x == NULL) {
-        x = tt_state_begin(db); /* nothing waits: an attempt all the same */
+    if (x == NULL && tt_state_journal_empty(db)) {
+        x = tt_state_begin(db); /* an attempt all the same */
     }
     if (x != NULL) {
         x->db = db;

@@ -93,6 +93,7 @@ tt_code tt_state_journal_init(tt_state_db *db, tt_err *reterr);
 void tt_state_journal_merge(tt_state_db *db, tt_state_txn *x);
 /* As merge, for rows older than what the journal has. */
 void tt_state_journal_merge_older(tt_state_db *db, tt_state_txn *x);
+bool tt_state_journal_empty(const tt_state_db *db);
 /* The journal as a transaction, and an empty one in its place; NULL: it is empty, or
  * memory ran out. */
 tt_state_txn *tt_state_journal_take(tt_state_db *db);

@@ -129,6 +129,11 @@ void tt_state_journal_merge_older(tt_state_db *db, tt_state_txn *x)
     merge(db, x, false);
 }
 
+bool tt_state_journal_empty(const tt_state_db *db)
+{
+    return db->journal.txn->first == NULL;
+}
+
 tt_state_txn *tt_state_journal_take(tt_state_db *db)
 {
     tt_state_txn *x = db->journal.txn;

@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "fail_alloc.h"
 #include "server/state_db.h"
 #include "server/state_lock.h"
 
@@ -392,6 +393,36 @@ static void degraded_and_back(void **state)
     tt_state_close(&db);
 }
 
+/* What came while the file was tried again waits for memory, and does not lie there when newer rows
+ * have gone to the file. */
+static void back_without_memory(void **state)
+{
+    tt_state_db *db = open_db();
+    sqlite3_close(other("ALTER TABLE session RENAME TO away"));
+    put(db, "fails", "1", 0);
+    wait_told(db, 1);
+    sqlite3_close(other("ALTER TABLE away RENAME TO session"));
+    sqlite3 *c = other("BEGIN IMMEDIATE"); /* the attempt waits for this */
+    while (sem_trywait(&woken) == 0) {
+    }
+    assert_int_equal(sem_wait(&woken), 0); /* it is time for one */
+    tt_state_poll(db);
+    put(db, "x", "old", 1);
+    sqlite3_exec(c, "COMMIT", NULL, NULL, NULL);
+    sqlite3_close(c);
+    assert_int_equal(sem_wait(&woken), 0); /* it was one that succeeded */
+    fail_alloc_at(0);
+    tt_state_poll(db);
+    assert_true(fail_alloc_off());
+    assert_true(is_degraded(db));
+    put(db, "x", "new", 2);
+    poll_until(db, is_healthy);
+    tt_state_close(&db);
+    db = open_db();
+    assert_string_equal(rows(db, TT_STATE_SESSION), "x=new ");
+    tt_state_close(&db);
+}
+
 /* Rows of the journal are found although the file does not have them. */
 static void fetches_while_degraded(void **state)
 {
@@ -614,6 +645,7 @@ int main(void)
         WITH_DIR(fetches),
         WITH_DIR(failure_takes_later_ones),
         WITH_DIR(degraded_and_back),
+        WITH_DIR(back_without_memory),
         WITH_DIR(fetches_while_degraded),
         WITH_DIR(no_folder),
         WITH_DIR(corrupt),
