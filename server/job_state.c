@@ -47,12 +47,14 @@ tt_code tt_job_state_put(tt_state_txn *x, tt_job_record *r)
         rc = put_row(x, &after); /* its end has been committed, or is about to be */
         tt_job_record_preview_finish(&after);
     }
-    if (rc == TT_OK) {
-        r->saved = true;
-        r->unwritten = false;
-        r->row_status = r->status;
+    if (rc < 0) {
+        tt_state_spoil(x);
+        return rc;
     }
-    return rc;
+    r->saved = true;
+    r->unwritten = false;
+    r->row_status = r->status;
+    return TT_OK;
 }
 
 static void on_timer(uv_timer_t *t);
@@ -238,7 +240,8 @@ bool tt_job_state_hold(void *arg, tt_job_record *r, const tt_event *ev)
         return false;
     }
     r->held_generation = 0;
-    if (becomes_generation(r, ev)) {
+    bool generation = becomes_generation(r, ev);
+    if (generation) {
         w->rc = put_generation(x, r->arg, r, &ev->u.adapted);
     }
     if (w->rc == TT_OK) {
@@ -247,6 +250,9 @@ bool tt_job_state_hold(void *arg, tt_job_record *r, const tt_event *ev)
     if (w->rc < 0) {
         tt_err err = {.code = w->rc, .msg = "no memory"};
         tt_state_abandon(x);
+        if (generation) {
+            tt_session_state_abandoned(r->arg);
+        }
         on_end_written(w, w->rc, &err);
     } else {
         tt_state_commit(x, on_end_written, w);

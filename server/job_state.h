@@ -17,7 +17,8 @@ void tt_job_state_changed(void *arg, tt_job_record *r);
 void tt_job_state_gone(void *arg, tt_job_record *r);
 bool tt_job_state_hold(void *arg, tt_job_record *r, const tt_event *ev);
 
-/* The record's row as it is now, into x; x NULL is one that memory failed for. */
+/* The record's row as it is now, into x; x NULL is one that memory failed for. TT_E_NOMEM, which
+ * the commit tells too. */
 tt_code tt_job_state_put(tt_state_txn *x, tt_job_record *r);
 
 /* Reads the rows into s->jobs. After the sessions were: those that cannot go on have failed. */

@@ -17,6 +17,7 @@ typedef struct node {
 
 struct tt_content_table {
     node *slots[SLOTS];
+    bool uncounted; /* memory ran out for a node: somebody may refer to what seems to have nobody */
 };
 
 tt_code tt_content_create(tt_content_table **ret, tt_err *reterr)
@@ -59,6 +60,7 @@ bool tt_content_ref(tt_content_table *t, const char *key)
         snprintf((*p)->key, sizeof(*p)->key, "%s", key);
         (*p)->refs = 1;
     }
+    t->uncounted = t->uncounted || *p == NULL;
     return true;
 }
 
@@ -70,7 +72,7 @@ bool tt_content_unref(tt_content_table *t, const char *key)
     }
     *p = n->next;
     free(n);
-    return true;
+    return !t->uncounted;
 }
 
 bool tt_content_known(const tt_content_table *t, const char *key)

@@ -17,7 +17,8 @@ void tt_content_destroy(tt_content_table **table);
 /* One record more refers to it. True: it is the first, or memory for counting ran out; the row has
  * to be put. */
 bool tt_content_ref(tt_content_table *t, const char *key);
-/* True: it was the last, the row can go. */
+/* True: it was the last, the row can go. Once memory for counting ran out none goes any more: the
+ * next start deletes what nobody refers to. */
 bool tt_content_unref(tt_content_table *t, const char *key);
 bool tt_content_known(const tt_content_table *t, const char *key);
 

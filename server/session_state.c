@@ -72,11 +72,19 @@ static tt_code put_bytes(tt_state_txn *x, const char *key, const tt_buf *b)
                                         .n_blob = b->n});
 }
 
+/* What a record's row refers to: counted, and put where that is not in the file. */
+typedef struct contents {
+    tt_session_record *r;
+    tt_state_txn *x;
+    key_list keys; /* counted so far */
+} contents;
+
 /* One content: key [TT_SESSION_PART_KEY], "" = it has none yet; part or text, or neither when it
  * is not in memory. */
-static tt_code put_content(tt_session_record *r, tt_state_txn *x, char *key,
-                           const tt_session_part *part, const tt_session_text *text)
+static tt_code put_content(contents *c, char *key, const tt_session_part *part,
+                           const tt_session_text *text)
 {
+    tt_session_record *r = c->r;
     tt_buf b = {0};
     bool fresh = key[0] == '\0', there = part != NULL || text != NULL;
     tt_code rc = TT_OK;
@@ -91,51 +99,61 @@ static tt_code put_content(tt_session_record *r, tt_state_txn *x, char *key,
     if (rc == TT_OK && fresh) {
         tt_content_key(b.p, b.n, key);
     }
-    if (rc == TT_OK && (tt_content_ref(r->store->contents, key) || r->suspect) && b.n > 0) {
-        rc = put_bytes(x, key, &b);
+    if (rc == TT_OK) {
+        bool first = tt_content_ref(r->store->contents, key);
+        add_key(&c->keys, key);
+        rc = (first || r->suspect) && b.n > 0 ? put_bytes(c->x, key, &b) : TT_OK;
     }
     tt_buf_finish(&b);
     return rc;
 }
 
-static tt_code put_text(tt_session_record *r, tt_state_txn *x, tt_session_text *t, char *key)
+static tt_code put_text(contents *c, tt_session_text *t, char *key)
 {
     tt_code rc = TT_OK;
     if (t != NULL) {
-        rc = put_content(r, x, tt_session_text_key(t), NULL, t);
+        rc = put_content(c, tt_session_text_key(t), NULL, t);
         strcpy(key, tt_session_text_key(t));
     } else if (key[0] != '\0') {
-        rc = put_content(r, x, key, NULL, NULL);
+        rc = put_content(c, key, NULL, NULL);
     }
     return rc;
 }
 
 /* Every content is counted once more, those of before once less afterwards: what stays is never
- * at zero in between. */
+ * at zero in between. What memory ran out for is counted as it was. */
 static tt_code put_contents(tt_session_record *r, tt_state_txn *x)
 {
+    contents c = {.r = r, .x = x};
     tt_session_part p;
     tt_code rc = TT_OK;
     for (int32_t i = 0; rc == TT_OK && tt_session_part_at(r->data, i, &p); i++) {
-        rc = put_content(r, x, p.key, p.ids != NULL ? &p : NULL, NULL);
+        rc = put_content(&c, p.key, p.ids != NULL ? &p : NULL, NULL);
     }
     if (rc == TT_OK) {
-        rc = put_text(r, x, r->text, r->text_key);
+        rc = put_text(&c, r->text, r->text_key);
     }
-    return rc < 0 ? rc : put_text(r, x, r->context_text, r->context_text_key);
+    if (rc == TT_OK) {
+        rc = put_text(&c, r->context_text, r->context_text_key);
+    }
+    if (rc == TT_OK) {
+        set_saved(r, &c.keys, x);
+        return TT_OK;
+    }
+    for (int32_t i = 0; i < c.keys.n; i++) {
+        (void)tt_content_unref(r->store->contents, c.keys.v[i]);
+    }
+    return rc;
 }
 
 tt_code tt_session_state_put(tt_state_txn *x, tt_session_record *r)
 {
     tt_buf json = {0};
-    key_list now;
     if (r->deleted || r->deleting || tt_session_state_of(r->store) == NULL) {
         return TT_OK;
     }
     tt_code rc = put_contents(r, x);
     if (rc == TT_OK) {
-        list_keys(r, &now);
-        set_saved(r, &now, x);
         tt_session_row_write(&json, r);
         tt_buf_putc(&json, '\0');
         rc = json.failed ? TT_E_NOMEM
@@ -147,11 +165,18 @@ tt_code tt_session_state_put(tt_state_txn *x, tt_session_record *r)
     }
     tt_buf_finish(&json);
     r->in_db = true;
-    r->dirty = rc < 0;
-    r->suspect = r->suspect && rc < 0;
+    r->dirty = r->suspect = rc < 0;
     r->saved_at = tt_session_clock();
     r->saved_used = r->last_used;
+    if (rc < 0) {
+        tt_state_spoil(x);
+    }
     return rc;
+}
+
+void tt_session_state_abandoned(tt_session_record *r)
+{
+    r->suspect = r->dirty = true;
 }
 
 bool tt_session_durable(const tt_session_record *r)
@@ -371,6 +396,16 @@ void tt_session_change_write(tt_session_change *c, tt_http_request *req)
 
 /* ---- while the server runs ---- */
 
+/* Nothing of what was put since then may be in the file. */
+static void suspect_since(tt_session_store *st, double since)
+{
+    for (tt_session_record *r = st->first; r != NULL; r = r->next) {
+        if (r->in_db && r->saved_at >= since) {
+            r->suspect = r->dirty = true;
+        }
+    }
+}
+
 void tt_session_state_check(tt_session_store *st)
 {
     uint64_t failures = tt_state_failures(tt_session_state_of(st));
@@ -378,12 +413,7 @@ void tt_session_state_check(tt_session_store *st)
         return;
     }
     st->failures_seen = failures;
-    double since = tt_session_clock() - SUSPECT_SECONDS;
-    for (tt_session_record *r = st->first; r != NULL; r = r->next) {
-        if (r->in_db && r->saved_at >= since) {
-            r->suspect = r->dirty = true;
-        }
-    }
+    suspect_since(st, tt_session_clock() - SUSPECT_SECONDS);
 }
 
 static bool wants_write(const tt_session_record *r)
@@ -396,15 +426,20 @@ void tt_session_state_flush(tt_session_store *st, bool all)
     tt_state_db *db = tt_session_state_of(st);
     tt_state_txn *x = NULL;
     int32_t n = 0;
+    bool failed = false;
+    double begun = tt_session_clock();
     for (tt_session_record *r = st->first; db != NULL && r != NULL && (all || n < MAX_FLUSHED);
          r = r->next) {
         if (wants_write(r)) {
             x = x != NULL ? x : tt_state_begin(db);
-            (void)tt_session_state_put(x, r);
+            failed = tt_session_state_put(x, r) < 0 || failed;
             n++;
         }
     }
-    if (n > 0) {
+    if (failed) { /* none of them is written: the next time */
+        tt_state_abandon(x);
+        suspect_since(st, begun);
+    } else if (n > 0) {
         tt_state_commit(x, NULL, NULL);
     }
 }

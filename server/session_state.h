@@ -20,6 +20,9 @@ tt_state_db *tt_session_state_of(const tt_session_store *st);
  * memory is on disk already. TT_E_NOMEM, which the commit tells too. */
 tt_code tt_session_state_put(tt_state_txn *x, tt_session_record *r);
 
+/* A transaction that it was put into will not be committed. */
+void tt_session_state_abandoned(tt_session_record *r);
+
 /* What it is now survives the process. */
 bool tt_session_durable(const tt_session_record *r);
 /* Likewise in a transaction of its own, when it has a row. */

@@ -265,6 +265,13 @@ tt_code tt_state_delete(tt_state_txn *x, tt_state_table t, const char *scope, co
     return add(x, t, true, &(tt_state_row){.scope = scope, .id = id});
 }
 
+void tt_state_spoil(tt_state_txn *x)
+{
+    if (x != NULL) {
+        x->failed = x->db != NULL;
+    }
+}
+
 void tt_state_abandon(tt_state_txn *x)
 {
     tt_state_txn_free(x);

@@ -89,6 +89,8 @@ tt_state_txn *tt_state_begin(tt_state_db *db);
  * order. Copied. */
 tt_code tt_state_put(tt_state_txn *x, tt_state_table t, const tt_state_row *row);
 tt_code tt_state_delete(tt_state_txn *x, tt_state_table t, const char *scope, const char *id);
+/* Memory ran out for a row that belongs to it: as if put had told so. */
+void tt_state_spoil(tt_state_txn *x);
 void tt_state_abandon(tt_state_txn *x);
 
 typedef void (*tt_state_done)(void *arg, tt_code rc, const tt_err *err);

@@ -261,6 +261,13 @@ static void counting(void **state)
     assert_false(tt_content_known(t, a));
     assert_false(tt_content_unref(t, a));
     assert_true(tt_content_ref(t, b));
+    /* Two refer to a, and one is not counted: it stays. */
+    fail_alloc_at(0);
+    assert_true(tt_content_ref(t, a));
+    assert_true(fail_alloc_off());
+    assert_true(tt_content_ref(t, a));
+    assert_false(tt_content_unref(t, a));
+    assert_false(tt_content_known(t, a));
     tt_content_destroy(&t);
 }
 

@@ -617,10 +617,32 @@ static void each_stops(void **state)
     tt_state_close(&db);
 }
 
+/* Memory ran out for one of its rows: nothing of it is written. */
+static void spoiled(void **state)
+{
+    tt_state_db *db = open_db();
+    tt_state_txn *x = tt_state_begin(db);
+    tt_state_row row = {.scope = "a", .id = "1"};
+    assert_int_equal(tt_state_put(x, TT_STATE_JOB, &row), TT_OK);
+    tt_state_spoil(x);
+    assert_int_equal(tt_state_put(x, TT_STATE_JOB, &row), TT_E_NOMEM);
+    tt_state_commit(x, on_done, NULL);
+    assert_int_equal(n_told, 1);
+    assert_int_equal(told_rc[0], TT_E_NOMEM);
+    assert_string_equal(rows(db, TT_STATE_JOB), "");
+    tt_state_spoil(NULL);
+    tt_state_close(&db);
+}
+
 static void off(void **state)
 {
     tt_err err;
     tt_state_db *db = NULL;
+    tt_state_txn *x = tt_state_begin(NULL);
+    tt_state_spoil(x); /* there is nothing to write */
+    tt_state_commit(x, on_done, NULL);
+    assert_int_equal(told_rc[0], TT_OK);
+    n_told = 0;
     put(NULL, "a", "1", 3);
     assert_int_equal(n_told, 1);
     assert_int_equal(told[0], 3);
@@ -656,6 +678,7 @@ int main(void)
         WITH_DIR(second_server),
         WITH_DIR(ten_thousand),
         WITH_DIR(each_stops),
+        WITH_DIR(spoiled),
         WITH_DIR(off),
     };
     return cmocka_run_group_tests_name("state_db", tests, NULL, NULL);

@@ -1,0 +1,207 @@
+/* test_session_state.c - sessions into the state on disk and back where memory runs out on the way:
+ * the transaction tells, and what is put again is whole after a restart. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+#include <semaphore.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fail_alloc.h"
+#include "server/session_load.h"
+#include "server/session_state.h"
+
+enum { N_CONTEXT = 40, N_TURN = 10 };
+
+static char dir[32];
+static sem_t woken;
+static tt_state_db *db;
+static tt_session_store *store;
+
+static tt_engine *no_engine(void *arg)
+{
+    return NULL;
+}
+
+static tt_state_db *state_of(void *arg)
+{
+    return db;
+}
+
+static void wake(void *arg)
+{
+    sem_post(&woken);
+}
+
+/* ---- a server that begins and ends ---- */
+
+static void begin(void)
+{
+    tt_err err = {0};
+    tt_session_restored n = {0};
+    tt_state_options o = {.dir = dir, .wake = wake};
+    tt_session_store_options so = {.max_sessions = 10,
+                                   .max_bytes = 1 << 24,
+                                   .max_generations = 2,
+                                   .engine = no_engine,
+                                   .state = state_of};
+    assert_int_equal(tt_state_open(&o, &db, &err), TT_OK);
+    assert_int_equal(tt_session_store_create(&so, &store, &err), TT_OK);
+    assert_int_equal(tt_session_state_restore(store, &n, &err), TT_OK);
+    assert_int_equal(n.unreadable, 0);
+}
+
+static void end(void)
+{
+    tt_state_close(&db);
+    tt_session_store_destroy(&store);
+}
+
+static int set_up(void **state)
+{
+    strcpy(dir, "/tmp/qttt-sessions-XXXXXX");
+    return sem_init(&woken, 0, 0) != 0 || mkdtemp(dir) == NULL;
+}
+
+static int tear_down(void **state)
+{
+    char command[64];
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    sem_destroy(&woken);
+    return system(command);
+}
+
+/* ---- sessions ---- */
+
+/* One with messages and a turn: what is in it depends on its key. */
+static tt_session_record *add(const char *key)
+{
+    int32_t ids[N_CONTEXT + N_TURN];
+    tt_session *data;
+    tt_session_text *text;
+    tt_session_record *r;
+    tt_session_plan plan;
+    tt_session_generation base = {0};
+    tt_err err;
+    for (int32_t i = 0; i < N_CONTEXT + N_TURN; i++) {
+        ids[i] = key[0] * 1000 + i;
+    }
+    json_t *messages = json_pack("[{s:s, s:s}]", "role", "user", "content", key);
+    tt_session_text_options o = {
+        .messages = messages, .text = key, .n = strlen(key), .ids = ids, .n_ids = N_CONTEXT};
+    assert_int_equal(tt_session_text_create(&o, &text, &err), TT_OK);
+    json_decref(messages);
+    assert_int_equal(tt_session_create(ids, N_CONTEXT, 2, &data, &err), TT_OK);
+    assert_int_equal(tt_session_make_plan(data, ids, N_CONTEXT + 5, &base, &plan, &err), TT_OK);
+    assert_int_equal(
+        tt_session_commit(data, &plan, ids, N_CONTEXT + 5, ids + N_CONTEXT + 5, 5, &err), TT_OK);
+    tt_session_plan_finish(&plan);
+    assert_int_equal(tt_session_store_add(store, "tenant", key, false, data, text, &r, &err),
+                     TT_OK);
+    return r;
+}
+
+/* After a restart it is as it was. */
+static void expect_whole(const char *id)
+{
+    tt_err err = {0};
+    tt_session_record *r = tt_session_store_find(store, "tenant", id);
+    assert_non_null(r);
+    tt_code rc = tt_session_load_now(r, &err);
+    assert_string_equal(err.msg, "");
+    assert_int_equal(rc, TT_OK);
+    assert_int_equal(tt_session_tokens(r->data), N_CONTEXT + N_TURN);
+    assert_non_null(r->text);
+}
+
+static tt_code told;
+static bool is_told;
+
+static void on_done(void *arg, tt_code rc, const tt_err *err)
+{
+    told = rc;
+    is_told = true;
+}
+
+static tt_code commit(tt_state_txn *x)
+{
+    is_told = false;
+    tt_state_commit(x, on_done, NULL);
+    while (!is_told) {
+        sem_wait(&woken);
+        tt_state_poll(db);
+    }
+    tt_session_state_check(store);
+    return told;
+}
+
+/* ---- tests ---- */
+
+/* A put that fails takes its transaction with it; the next one leaves nothing out. */
+static void put_again(void **state)
+{
+    for (int n = 0, refused = 1; refused != 0; n++) {
+        assert_int_equal(set_up(state), 0);
+        begin();
+        tt_session_record *r = add("a");
+        fail_alloc_at(n);
+        tt_state_txn *x = tt_state_begin(db);
+        tt_code rc = tt_session_state_put(x, r);
+        refused = fail_alloc_off();
+        assert_int_equal(commit(x), rc);
+        assert_true(rc == TT_OK || (refused && rc == TT_E_NOMEM));
+        assert_true(refused || n > 10);
+        if (rc < 0) {
+            assert_false(tt_session_durable(r));
+            x = tt_state_begin(db);
+            assert_int_equal(tt_session_state_put(x, r), TT_OK);
+            assert_int_equal(commit(x), TT_OK);
+        }
+        assert_true(tt_session_durable(r));
+        end();
+        begin();
+        expect_whole("ses_a");
+        end();
+        assert_int_equal(tear_down(state), 0);
+    }
+}
+
+/* Sessions that are written in one transaction, of which one finds no memory: all are, later. */
+static void flush_again(void **state)
+{
+    static const char *const ids[] = {"ses_a", "ses_b", "ses_c"};
+    for (int n = 0, refused = 1; refused != 0; n++) {
+        assert_int_equal(set_up(state), 0);
+        begin();
+        tt_session_record *r[] = {add("a"), add("b"), add("c")};
+        for (int i = 0; i < 3; i++) {
+            r[i]->in_db = r[i]->dirty = true;
+        }
+        fail_alloc_at(n);
+        tt_session_state_flush(store, true);
+        refused = fail_alloc_off();
+        tt_session_state_flush(store, true);
+        end();
+        begin();
+        for (int i = 0; i < 3; i++) {
+            expect_whole(ids[i]);
+        }
+        end();
+        assert_int_equal(tear_down(state), 0);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(put_again),
+        cmocka_unit_test(flush_again),
+    };
+    return cmocka_run_group_tests_name("session_state", tests, NULL, NULL);
+}
