@@ -16,7 +16,8 @@ tt_code tt_session_usable(const tt_session_record *r, tt_err *reterr);
 
 /* Tokens and texts are in memory, or nothing is missing. */
 bool tt_session_in_memory(const tt_session_record *r);
-/* Reads them; l->go is called later. Only when they are not in memory. */
+/* Reads them; l->go is called later, or from within this when memory runs out. Only when they are
+ * not in memory. */
 void tt_session_load(tt_session_record *r, tt_session_loader *l);
 /* Legal for one that does not wait. */
 void tt_session_stop_loading(tt_session_record *r, tt_session_loader *l);

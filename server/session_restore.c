@@ -91,7 +91,8 @@ tt_code tt_session_state_restore(tt_session_store *st, tt_session_restored *ret,
     tt_state_db *db = tt_session_state_of(st);
     restoring t = {.st = st, .now = tt_session_clock(), .now_unix = (double)time(NULL)};
     tt_code rc = tt_state_each(db, TT_STATE_SESSION, restore_row, &t, reterr);
-    if (rc == TT_OK && t.n.unreadable == 0 && db != NULL) {
+    st->unreadable = t.n.unreadable > 0;
+    if (rc == TT_OK && !st->unreadable && db != NULL) {
         t.x = tt_state_begin(db);
         rc = tt_state_each_key(db, TT_STATE_CONTEXT, sweep_content, &t, reterr);
         tt_state_commit(t.x, NULL, NULL);

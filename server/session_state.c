@@ -49,7 +49,7 @@ static void list_keys(const tt_session_record *r, key_list *l)
 static void set_saved(tt_session_record *r, const key_list *now, tt_state_txn *x)
 {
     tt_content_table *t = r->store->contents;
-    bool complete = tt_state_complete(tt_session_state_of(r->store));
+    bool complete = tt_state_complete(tt_session_state_of(r->store)) && !r->store->unreadable;
     for (int32_t i = 0; i < r->n_saved; i++) {
         if (tt_content_unref(t, r->saved[i]) && x != NULL && complete) {
             (void)tt_state_delete(x, TT_STATE_CONTEXT, "", r->saved[i]);

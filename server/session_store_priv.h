@@ -18,7 +18,8 @@ struct tt_session_store {
     int32_t n_orphans, orphans_cap;
     size_t bytes;
     uint64_t last_tag;
-    tt_content_table *contents;   /* owned */
+    tt_content_table *contents; /* owned */
+    bool unreadable;            /* rows stay on disk that nobody could read: with their contents */
     char model[TT_SESSION_MODEL]; /* that is served; "" while it is loading */
     uint64_t failures_seen;
 };

@@ -41,7 +41,7 @@ static void wake(void *arg)
 
 /* ---- a server that begins and ends ---- */
 
-static void begin(void)
+static void begin_with(int32_t n_unreadable)
 {
     tt_err err = {0};
     tt_session_restored n = {0};
@@ -54,7 +54,12 @@ static void begin(void)
     assert_int_equal(tt_state_open(&o, &db, &err), TT_OK);
     assert_int_equal(tt_session_store_create(&so, &store, &err), TT_OK);
     assert_int_equal(tt_session_state_restore(store, &n, &err), TT_OK);
-    assert_int_equal(n.unreadable, 0);
+    assert_int_equal(n.unreadable, n_unreadable);
+}
+
+static void begin(void)
+{
+    begin_with(0);
 }
 
 static void end(void)
@@ -197,11 +202,51 @@ static void flush_again(void **state)
     }
 }
 
+static tt_code copy_json(void *arg, const tt_state_row *row)
+{
+    snprintf(arg, 4096, "%s", row->json);
+    return TT_OK;
+}
+
+/* The row of a session becomes one of another version of the program, or one of this again. */
+static void set_version(const char *id, char version)
+{
+    char json[4096];
+    tt_err err;
+    assert_int_equal(tt_state_each(db, TT_STATE_SESSION, copy_json, json, &err), TT_OK);
+    json[strlen("{\"version\":")] = version;
+    tt_state_txn *x = tt_state_begin(db);
+    tt_state_row row = {.scope = "tenant", .id = id, .json = json};
+    assert_int_equal(tt_state_put(x, TT_STATE_SESSION, &row), TT_OK);
+    assert_int_equal(commit(x), TT_OK);
+}
+
+/* What a session refers to that only another version can read is not deleted with one that shares
+ * it. */
+static void of_another_version(void **state)
+{
+    begin();
+    tt_session_record *r = add("a");
+    tt_state_txn *x = tt_state_begin(db);
+    assert_int_equal(tt_session_state_put(x, r), TT_OK);
+    assert_int_equal(commit(x), TT_OK);
+    set_version("ses_b", '9');
+    end();
+    begin_with(1);
+    tt_session_store_delete(tt_session_store_find(store, "tenant", "ses_a"));
+    set_version("ses_b", '1');
+    end();
+    begin();
+    expect_whole("ses_b");
+    end();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(put_again),
         cmocka_unit_test(flush_again),
+        cmocka_unit_test_setup_teardown(of_another_version, set_up, tear_down),
     };
     return cmocka_run_group_tests_name("session_state", tests, NULL, NULL);
 }
