@@ -2,27 +2,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 
 #include "server/generation_priv.h"
+#include "server/hex.h"
 #include "server/job_table.h"
 #include "server/quota.h"
 #include "server/session_turn.h"
 #include "server/sse.h"
-
-static void random_hex(char *out, size_t n_bytes)
-{
-    unsigned char r[16] = {0};
-    n_bytes = n_bytes < sizeof r ? n_bytes : sizeof r;
-    if (getrandom(r, n_bytes, GRND_NONBLOCK) != (ssize_t)n_bytes) {
-        uint64_t t = uv_hrtime();
-        memcpy(r, &t, sizeof t);
-    }
-    for (size_t i = 0; i < n_bytes; i++) {
-        snprintf(out + 2 * i, 3, "%02x", r[i]);
-    }
-}
 
 static void unlink_generation(tt_generation *g)
 {
@@ -147,7 +134,7 @@ static void init_answer(tt_generation *g)
     const char *prefix = r->api == TT_API_CHAT ? "chatcmpl-" : "cmpl-";
     size_t n = strlen(prefix);
     memcpy(g->id, prefix, n);
-    random_hex(g->id + n, 12);
+    tt_hex_random(12, g->id + n);
     g->answer = (tt_answer){.api = r->api,
                             .id = g->id,
                             .model = r->model,

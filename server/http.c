@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/random.h>
 
+#include "server/hex.h"
 #include "server/http_commit.h"
 #include "server/http_once.h"
 #include "server/http_priv.h"
@@ -76,16 +76,8 @@ static void choose_id(tt_http_request *req)
         memcpy(req->id, given, n + 1);
         return;
     }
-    unsigned char r[12] = {0};
-    if (getrandom(r, sizeof r, GRND_NONBLOCK) != (ssize_t)sizeof r) {
-        uint64_t t = uv_hrtime();
-        memcpy(r, &t, sizeof t);
-        memcpy(r + 8, &req, 4);
-    }
-    size_t k = (size_t)snprintf(req->id, sizeof req->id, "req_");
-    for (size_t i = 0; i < sizeof r; i++) {
-        k += (size_t)snprintf(req->id + k, sizeof req->id - k, "%02x", r[i]);
-    }
+    strcpy(req->id, "req_");
+    tt_hex_random(12, req->id + 4);
 }
 
 /* Whether the client sits on this machine: its address is loopback, or the socket has a path. */

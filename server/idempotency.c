@@ -3,11 +3,12 @@
 #include "server/idempotency.h"
 
 #include <assert.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <xxhash.h>
+
+#include "server/hex.h"
 
 struct tt_idem_entry {
     tt_idem_entry *chain;       /* of its bucket */
@@ -270,9 +271,7 @@ void tt_idem_get_image(const tt_idem *s, const tt_idem_entry *e, const tt_idem_r
 {
     XXH128_canonical_t hash;
     XXH128_canonicalFromHash(&hash, XXH3_128bits(e->name, e->n_name));
-    for (size_t i = 0; i < sizeof hash.digest; i++) {
-        snprintf(ret->id + 2 * i, 3, "%02x", hash.digest[i]);
-    }
+    tt_hex_write(hash.digest, sizeof hash.digest, ret->id);
     XXH128_canonicalFromHash(&hash, e->body);
     memcpy(ret->body, hash.digest, sizeof ret->body);
     ret->scope = ret->name = e->name;

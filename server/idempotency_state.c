@@ -9,6 +9,7 @@
 #include <jansson.h>
 
 #include "server/api_json.h"
+#include "server/hex.h"
 #include "server/log.h"
 
 enum { VERSION = 1 };
@@ -18,12 +19,10 @@ enum { VERSION = 1 };
 void tt_idem_row_write(tt_buf *json, tt_buf *blob, const tt_idem_image *im)
 {
     const tt_idem_result *r = &im->result;
-    tt_buf_printf(json, "{\"version\":%d,\"status\":%d,\"name_bytes\":%zu,\"body\":\"", VERSION,
-                  r->status, im->n_name);
-    for (size_t i = 0; i < sizeof im->body; i++) {
-        tt_buf_printf(json, "%02x", im->body[i]);
-    }
-    tt_buf_puts(json, "\"");
+    char body[2 * sizeof im->body + 1];
+    tt_hex_write(im->body, sizeof im->body, body);
+    tt_buf_printf(json, "{\"version\":%d,\"status\":%d,\"name_bytes\":%zu,\"body\":\"%s\"", VERSION,
+                  r->status, im->n_name, body);
     tt_buf_member_text(json, "content_type", r->content_type);
     tt_buf_puts(json, ",\"headers\":[");
     for (int i = 0; i < r->n_headers; i++) {
@@ -38,21 +37,6 @@ void tt_idem_row_write(tt_buf *json, tt_buf *blob, const tt_idem_image *im)
     if (r->n_body > 0) {
         tt_buf_put(blob, r->body, r->n_body);
     }
-}
-
-static bool read_hash(const char *text, unsigned char *out, size_t n)
-{
-    if (text == NULL || strlen(text) != 2 * n || strspn(text, "0123456789abcdef") != 2 * n) {
-        return false;
-    }
-    for (size_t i = 0; i < n; i++) {
-        unsigned v;
-        if (sscanf(text + 2 * i, "%2x", &v) != 1) {
-            return false;
-        }
-        out[i] = (unsigned char)v;
-    }
-    return true;
 }
 
 static bool read_headers(const json_t *list, tt_idem_result *r)
@@ -88,7 +72,7 @@ tt_code tt_idem_row_read(const tt_state_row *row, json_t **keep, tt_idem_image *
         return tt_fail(reterr, TT_E_UNSUPPORTED, "its version is %lld", (long long)version);
     }
     if (version < 1 || n_name < 1 || (size_t)n_name > row->n_blob || status < 0 || status >= 300 ||
-        !read_hash(json_string_value(json_object_get(o, "body")), ret->body, sizeof ret->body) ||
+        !tt_hex_read(json_string_value(json_object_get(o, "body")), ret->body, sizeof ret->body) ||
         !read_headers(json_object_get(o, "headers"), &ret->result)) {
         return tt_fail(reterr, TT_E_INVALID, "it is no answer");
     }

@@ -3,6 +3,7 @@
  */
 #include "server/job_row.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -12,6 +13,7 @@
 #include <jansson.h>
 
 #include "server/api_json.h"
+#include "server/hex.h"
 
 enum { VERSION = 1 };
 
@@ -127,11 +129,10 @@ _Static_assert(sizeof(tt_objective) == sizeof(int32_t), "an enumeration is writt
 
 static void put_bits(tt_buf *b, const uint8_t *p, size_t n)
 {
-    tt_buf_putc(b, '"');
-    for (size_t i = 0; i < n; i++) {
-        tt_buf_printf(b, "%02x", p[i]);
-    }
-    tt_buf_putc(b, '"');
+    char text[65];
+    assert(2 * n < sizeof text);
+    tt_hex_write(p, n, text);
+    tt_buf_printf(b, "\"%s\"", text);
 }
 
 static void put_value(tt_buf *b, const member *m, const char *at)
@@ -243,18 +244,6 @@ void tt_job_row_write_events(tt_buf *b, const tt_job_log *log)
 
 /* ---- reading ---- */
 
-static bool read_bits(const char *text, uint8_t *p, size_t n)
-{
-    if (strlen(text) != 2 * n || strspn(text, "0123456789abcdef") != 2 * n) {
-        return false;
-    }
-    for (size_t i = 0; i < n; i++) {
-        char pair[3] = {text[2 * i], text[2 * i + 1], '\0'};
-        p[i] = (uint8_t)strtoul(pair, NULL, 16);
-    }
-    return true;
-}
-
 static bool read_id(const char *text, uint64_t *ret)
 {
     size_t n = strspn(text, "0123456789abcdef");
@@ -312,7 +301,7 @@ static bool read_value(const json_t *v, const member *m, char *at,
         snprintf(*(*words)++, TT_JOB_WORD_BYTES, "%s", text != NULL ? text : "");
         return text != NULL ? strlen(text) < TT_JOB_WORD_BYTES : json_is_null(v);
     case BITS:
-        return text != NULL && read_bits(text, (uint8_t *)at, m->size);
+        return tt_hex_read(text, (uint8_t *)at, m->size);
     }
     return false;
 }

@@ -6,9 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "core/engine.h"
+#include "server/hex.h"
 
 struct tt_job_table {
     tt_job_table_options opt;
@@ -125,25 +125,12 @@ void tt_job_table_ended(tt_job_table *t, const tt_job_record *ended)
 
 /* ---- opening ---- */
 
-static void random_key(char *out, size_t n_bytes)
-{
-    unsigned char r[16] = {0};
-    assert(n_bytes <= sizeof r);
-    for (size_t got = 0; got < n_bytes;) {
-        ssize_t n = getrandom(r + got, n_bytes - got, 0);
-        got += n > 0 ? (size_t)n : 0;
-    }
-    for (size_t i = 0; i < n_bytes; i++) {
-        snprintf(out + 2 * i, 3, "%02x", r[i]);
-    }
-}
-
 static void name(const tt_job_table *t, const tt_job_open *o, tt_job_record *r)
 {
     if (o->key != NULL) {
         snprintf(r->key, sizeof r->key, "%s", o->key);
     } else {
-        random_key(r->key, 12);
+        tt_hex_random(12, r->key);
     }
     r->n = o->after_n;
     for (const tt_job_record *other = t->first; other != NULL; other = other->next) {

@@ -10,6 +10,7 @@
 
 #include <xxhash.h>
 
+#include "server/hex.h"
 #include "server/settings.h"
 
 enum { MAX_FILE_BYTES = 8 << 20, MAX_LINE = 1000 };

@@ -7,30 +7,9 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "server/hex.h"
+
 enum { RANDOM_BYTES = 32, ID_CHARS = TT_KEY_ID_BYTES - 1 };
-
-void tt_hex_write(const unsigned char *p, size_t n, char *ret_text)
-{
-    static const char digits[] = "0123456789abcdef";
-    for (size_t i = 0; i < n; i++) {
-        ret_text[2 * i] = digits[p[i] >> 4];
-        ret_text[2 * i + 1] = digits[p[i] & 15];
-    }
-    ret_text[2 * n] = '\0';
-}
-
-bool tt_hex_read(const char *text, unsigned char *ret, size_t n)
-{
-    static const char digits[] = "0123456789abcdef";
-    if (strlen(text) != 2 * n || strspn(text, digits) != 2 * n) {
-        return false;
-    }
-    for (size_t i = 0; i < n; i++) {
-        ret[i] = (unsigned char)((strchr(digits, text[2 * i]) - digits) << 4 |
-                                 (strchr(digits, text[2 * i + 1]) - digits));
-    }
-    return true;
-}
 
 static tt_code fill_random(unsigned char *p, size_t n, tt_err *reterr)
 {

@@ -36,9 +36,4 @@ tt_code tt_key_hash_make(const char *secret, tt_key_hash *ret, tt_err *reterr);
 /* Takes a time that depends on the length of `secret` alone. */
 bool tt_key_hash_matches(const tt_key_hash *h, const char *secret);
 
-/* Lower-case hexadecimal digits: 2 * n of them and a NUL. */
-void tt_hex_write(const unsigned char *p, size_t n, char *ret_text);
-/* Exactly 2 * n digits and nothing behind. */
-bool tt_hex_read(const char *text, unsigned char *ret, size_t n);
-
 #endif

@@ -5,12 +5,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 
 #include <uv.h>
 #include <xxhash.h>
 
+#include "server/hex.h"
 #include "server/session_load.h"
 #include "server/session_state.h"
 #include "server/session_store_priv.h"
@@ -64,16 +64,6 @@ bool tt_session_is_key(const char *s)
     return n > 0 && n < TT_SESSION_KEY_BYTES && s[n] == '\0';
 }
 
-static void put_hex(char *out, const unsigned char *p, size_t n)
-{
-    static const char digits[] = "0123456789abcdef";
-    for (size_t i = 0; i < n; i++) {
-        out[2 * i] = digits[p[i] >> 4];
-        out[2 * i + 1] = digits[p[i] & 15];
-    }
-    out[2 * n] = '\0';
-}
-
 void tt_session_key(const char *given, char ret[TT_SESSION_KEY_BYTES])
 {
     const char *key = given;
@@ -85,14 +75,9 @@ void tt_session_key(const char *given, char ret[TT_SESSION_KEY_BYTES])
     } else if (given != NULL && given[0] != '\0') {
         XXH128_canonical_t c;
         XXH128_canonicalFromHash(&c, XXH3_128bits(given, strlen(given)));
-        put_hex(ret, c.digest, sizeof c.digest);
+        tt_hex_write(c.digest, sizeof c.digest, ret);
     } else {
-        unsigned char r[12];
-        if (getrandom(r, sizeof r, GRND_NONBLOCK) != (ssize_t)sizeof r) {
-            uint64_t t[2] = {uv_hrtime(), (uint64_t)(uintptr_t)ret};
-            memcpy(r, t, sizeof r);
-        }
-        put_hex(ret, r, sizeof r);
+        tt_hex_random(12, ret);
     }
 }
 
