@@ -121,9 +121,7 @@ static void act(tt_http_request *req, tt_job_record *r, bool cancel, bool pause)
     }
     action *a = malloc(sizeof *a);
     if (a == NULL) {
-        tt_http_error e;
-        tt_error_from_code(&e, &(tt_err){.code = TT_E_NOMEM});
-        tt_http_reply_error(req, &e);
+        tt_http_reply_no_memory(req);
         return;
     }
     *a = (action){req->server, r, cancel, pause, r->cancel_asked, r->pause_asked};

@@ -18,18 +18,6 @@
 /* What a body that is read on the loop thread may be: metadata at its bounds, in escapes. */
 enum { MAX_SMALL_BODY = 128 * 1024, SMALL_JSON_MEMORY = 1 << 16 };
 
-static void reply_code(tt_http_request *req, const tt_err *err)
-{
-    tt_http_error e;
-    tt_error_from_code(&e, err);
-    tt_http_reply_error(req, &e);
-}
-
-static void out_of_memory(tt_http_request *req)
-{
-    reply_code(req, &(tt_err){.code = TT_E_NOMEM});
-}
-
 static void reply_session(tt_http_request *req, int status, const tt_session_record *r)
 {
     tt_buf b = {0};
@@ -66,7 +54,7 @@ static bool read_body(tt_http_request *req, const char *const *known, json_t **r
     if (!ok) {
         json_decref(body);
         if (e.status == 0) {
-            out_of_memory(req);
+            tt_http_reply_no_memory(req);
         } else {
             tt_http_reply_error(req, &e);
         }
@@ -133,7 +121,7 @@ static void finish_create(tt_session_work *w)
         if (rc == TT_E_BUSY) {
             conflict(req, "session_exists", err.msg);
         } else {
-            reply_code(req, &err);
+            tt_http_reply_code(req, &err);
         }
         return;
     }
@@ -145,13 +133,13 @@ static void finish_create(tt_session_work *w)
     rc = tt_session_start_prefill(r, &err);
     if (rc < 0) {
         tt_session_store_delete(r);
-        reply_code(req, &err);
+        tt_http_reply_code(req, &err);
         return;
     }
     change = tt_session_change_begin(r, TT_CHANGE_CREATE);
     if (change == NULL) {
         tt_session_store_delete(r);
-        out_of_memory(req);
+        tt_http_reply_no_memory(req);
         return;
     }
     tt_tenant_take_prompt(req->tenant, (int64_t)w->n_context, tt_now());
@@ -168,7 +156,7 @@ void tt_api_sessions_create(tt_http_request *req)
     }
     w = tt_session_work_create(req, finish_create);
     if (w == NULL) {
-        out_of_memory(req);
+        tt_http_reply_no_memory(req);
         return;
     }
     tt_session_key(tt_sessions_header(req), w->key);
@@ -231,7 +219,7 @@ void tt_api_sessions_update(tt_http_request *req)
     if (!tt_session_read_common(body, &metadata, &ttl, &e)) {
         tt_http_reply_error(req, &e);
     } else if ((change = tt_session_change_begin(r, TT_CHANGE_UPDATE)) == NULL) {
-        out_of_memory(req);
+        tt_http_reply_no_memory(req);
     } else {
         set_common(req, r, &metadata, ttl);
         tt_session_change_write(change, req);
@@ -264,7 +252,7 @@ void tt_api_sessions_reset(tt_http_request *req)
     }
     change = tt_session_change_begin(r, TT_CHANGE_RESET);
     if (change == NULL) {
-        out_of_memory(req);
+        tt_http_reply_no_memory(req);
         return;
     }
     tt_session_reset(r->data);
@@ -372,10 +360,10 @@ void tt_api_sessions_fork(tt_http_request *req)
         if (rc == TT_E_BUSY && r == NULL) {
             conflict(req, "session_exists", err.msg);
         } else if (rc < 0) {
-            reply_code(req, &err);
+            tt_http_reply_code(req, &err);
         } else if ((change = tt_session_change_begin(r, TT_CHANGE_CREATE)) == NULL) {
             tt_session_store_delete(r);
-            out_of_memory(req);
+            tt_http_reply_no_memory(req);
         } else {
             set_common(req, r, &metadata, ttl);
             tt_session_change_write(change, req);
@@ -432,7 +420,7 @@ static void extend(tt_session_work *w)
                                 : tt_fail(&err, TT_E_NOMEM, "out of memory");
     if (rc < 0) {
         tt_session_change_undo(change);
-        reply_code(req, &err);
+        tt_http_reply_code(req, &err);
         return;
     }
     tt_tenant_take_prompt(req->tenant, n_tokens, tt_now());
@@ -477,7 +465,7 @@ void tt_api_sessions_extend(tt_http_request *req)
     tt_session_work *w = tt_session_work_create(req, finish_extend);
     if (w == NULL) {
         tt_session_end_append(r->data);
-        out_of_memory(req);
+        tt_http_reply_no_memory(req);
         return;
     }
     tt_session_ref(r);

@@ -165,9 +165,7 @@ static void start(tt_http_request *req, bool encode_text)
 {
     tokens_work *t = calloc(1, sizeof *t);
     if (t == NULL) {
-        tt_http_error e;
-        tt_error_from_code(&e, &(tt_err){.code = TT_E_NOMEM});
-        tt_http_reply_error(req, &e);
+        tt_http_reply_no_memory(req);
         return;
     }
     t->work.wanted = wanted;

@@ -240,8 +240,7 @@ void tt_generation_start(tt_prepared *p)
     }
     tt_generation *g = create(p);
     if (g == NULL) {
-        tt_error_from_code(&e, &err);
-        tt_http_reply_error(http, &e);
+        tt_http_reply_no_memory(http);
         tt_prepared_destroy(&p);
         return;
     }

@@ -105,6 +105,9 @@ void tt_http_header(tt_http_request *req, const char *name, const char *value);
 /* Answers. `body` is taken over (and emptied). A request that is gone is left alone. */
 void tt_http_reply(tt_http_request *req, int status, const char *content_type, tt_buf *body);
 void tt_http_reply_error(tt_http_request *req, const tt_http_error *e);
+/* Likewise with what a failure is to HTTP (error_map.h). */
+void tt_http_reply_code(tt_http_request *req, const tt_err *err);
+void tt_http_reply_no_memory(tt_http_request *req);
 /* 200 with JSON text. */
 void tt_http_reply_json(tt_http_request *req, tt_buf *body);
 

@@ -283,6 +283,18 @@ void tt_http_reply_error(tt_http_request *req, const tt_http_error *e)
     tt_http_reply(req, e->status, "application/json", &b);
 }
 
+void tt_http_reply_code(tt_http_request *req, const tt_err *err)
+{
+    tt_http_error e;
+    tt_error_from_code(&e, err);
+    tt_http_reply_error(req, &e);
+}
+
+void tt_http_reply_no_memory(tt_http_request *req)
+{
+    tt_http_reply_code(req, &(tt_err){.code = TT_E_NOMEM});
+}
+
 void tt_http_reply_json(tt_http_request *req, tt_buf *body)
 {
     tt_http_reply(req, 200, "application/json", body);

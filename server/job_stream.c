@@ -73,9 +73,7 @@ void tt_job_stream_start(tt_http_request *req, tt_job_record *r, int64_t after)
     tt_server *s = req->server;
     tt_job_stream *st = calloc(1, sizeof *st);
     if (st == NULL) {
-        tt_http_error e;
-        tt_error_from_code(&e, &(tt_err){.code = TT_E_NOMEM});
-        tt_http_reply_error(req, &e);
+        tt_http_reply_no_memory(req);
         return;
     }
     st->server = s;

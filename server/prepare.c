@@ -293,10 +293,7 @@ void tt_prepare_start(tt_http_request *req, tt_api api)
     tt_server *s = req->server;
     tt_prepared *p = calloc(1, sizeof *p);
     if (p == NULL) {
-        tt_err err = {.code = TT_E_NOMEM};
-        tt_http_error e;
-        tt_error_from_code(&e, &err);
-        tt_http_reply_error(req, &e);
+        tt_http_reply_no_memory(req);
         return;
     }
     p->work.wanted = wanted;

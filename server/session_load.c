@@ -248,13 +248,6 @@ typedef struct waiting_request {
     tt_session_record *r; /* a reference */
 } waiting_request;
 
-static void reply(tt_http_request *req, const tt_err *err)
-{
-    tt_http_error e;
-    tt_error_from_code(&e, err);
-    tt_http_reply_error(req, &e);
-}
-
 static void on_loaded(tt_session_loader *l, const tt_err *err)
 {
     waiting_request *w = (waiting_request *)(void *)l;
@@ -262,7 +255,7 @@ static void on_loaded(tt_session_loader *l, const tt_err *err)
     tt_session_record *r = w->r;
     free(w);
     if (!req->gone && err != NULL) {
-        reply(req, err);
+        tt_http_reply_code(req, err);
     } else if (!req->gone) {
         req->route->handler(req);
     }
@@ -287,7 +280,7 @@ bool tt_session_load_first(tt_http_request *req, tt_session_record *r)
     }
     waiting_request *w = malloc(sizeof *w);
     if (w == NULL) {
-        reply(req, &err);
+        tt_http_reply_no_memory(req);
         return false;
     }
     *w = (waiting_request){.loader = {.go = on_loaded}, .req = req, .r = r};
