@@ -313,8 +313,11 @@ static tt_code key_new(key_edit *k, const key_args *a, tt_err *err)
         tt_buf_putc(&k->next, '\n');
         rc = replace_file(k, err);
     }
-    if (rc == TT_OK) {
-        printf("%s\n", secret);
+    if (rc == TT_OK && (printf("%s\n", secret) < 0 || fflush(stdout) != 0)) {
+        rc = tt_fail(err, TT_E_IO,
+                     "the secret of '%s' could not be printed (%s), and nothing else has it: make "
+                     "another with --replace",
+                     a->name, strerror(errno));
     }
     return rc;
 }

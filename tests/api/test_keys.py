@@ -60,6 +60,13 @@ def error(response, status, kind, code):
 
 # ---- qttt key ----
 
+def test_a_secret_that_cannot_be_printed_is_no_success(tmp_path):
+    with open("/dev/full", "w") as full:
+        r = subprocess.run([harness.BINARY, "key", "new", "alice", "--file", tmp_path / "keys"], stdout=full,
+                           stderr=subprocess.PIPE, text=True, timeout=harness.LONG)
+    assert r.returncode == 1 and "alice" in r.stderr and "--replace" in r.stderr
+
+
 def test_the_command(tmp_path):
     path = tmp_path / "keys"
     (first,) = key(path, "new", "alice")
