@@ -127,12 +127,11 @@ void tt_session_adopt(tt_session_record *r, const tt_qttt_result *result, const 
     snprintf(g.job_id, sizeof g.job_id, "%s", job_id);
     if (tt_session_publish(r->data, &g, ret_number, &dropped) != TT_OK) {
         unpin(e, g.adapter_id); /* it has one already */
-    } else if (dropped != 0) {
-        unpin(e, dropped);
     }
     tt_session_touch(r);
     r->dirty = true;
-    tt_session_state_put_now(r); /* another change may have gone between the job's end and this */
+    /* another change may have gone between the job's end and this */
+    tt_session_state_put_now(r, dropped);
 }
 
 tt_code tt_session_store_pin(tt_session_store *st, bool all, tt_err *reterr)

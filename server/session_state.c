@@ -184,14 +184,43 @@ bool tt_session_durable(const tt_session_record *r)
     return r->in_db && !r->suspect && tt_state_durable(tt_session_state_of(r->store));
 }
 
-void tt_session_state_put_now(tt_session_record *r)
+static void unpin(const tt_session_store *st, uint64_t adapter_id)
+{
+    tt_engine *e = st->opt.engine(st->opt.arg);
+    if (e != NULL && adapter_id != 0) {
+        tt_engine_unpin(e, adapter_id);
+    }
+}
+
+typedef struct dropped_pin {
+    const tt_session_store *st;
+    uint64_t adapter_id;
+} dropped_pin;
+
+static void on_put(void *arg, tt_code rc, const tt_err *err)
+{
+    dropped_pin *d = arg;
+    if (rc >= 0) {
+        unpin(d->st, d->adapter_id);
+    }
+    free(d);
+}
+
+/* A pin that is not given back keeps a file until the next start. */
+void tt_session_state_put_now(tt_session_record *r, uint64_t dropped)
 {
     tt_state_db *db = tt_session_state_of(r->store);
-    if (r->in_db && !r->deleted && !r->deleting && db != NULL) {
-        tt_state_txn *x = tt_state_begin(db);
-        (void)tt_session_state_put(x, r);
-        tt_state_commit(x, NULL, NULL);
+    if (!r->in_db || r->deleted || r->deleting || db == NULL) {
+        unpin(r->store, dropped);
+        return;
     }
+    dropped_pin *d = dropped != 0 ? malloc(sizeof *d) : NULL;
+    if (d != NULL) {
+        *d = (dropped_pin){.st = r->store, .adapter_id = dropped};
+    }
+    tt_state_txn *x = tt_state_begin(db);
+    (void)tt_session_state_put(x, r);
+    tt_state_commit(x, d != NULL ? on_put : NULL, d);
 }
 
 /* ---- delete ---- */
@@ -368,10 +397,9 @@ void tt_session_change_undo(tt_session_change *c)
 /* Of the generations that are gone. */
 static void give_pins_back(const tt_session_change *c)
 {
-    tt_engine *e = c->r->store->opt.engine(c->r->store->opt.arg);
     tt_session_generation g;
-    for (int32_t i = 0; e != NULL && tt_session_generation_at(c->data, i, &g); i++) {
-        tt_engine_unpin(e, g.adapter_id);
+    for (int32_t i = 0; tt_session_generation_at(c->data, i, &g); i++) {
+        unpin(c->r->store, g.adapter_id);
     }
 }
 

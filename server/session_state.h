@@ -25,8 +25,9 @@ void tt_session_state_abandoned(tt_session_record *r);
 
 /* What it is now survives the process. */
 bool tt_session_durable(const tt_session_record *r);
-/* Likewise in a transaction of its own, when it has a row. */
-void tt_session_state_put_now(tt_session_record *r);
+/* Likewise in a transaction of its own, when it has a row. dropped: an adapter that is no
+ * generation of it any more, 0 = none; its pin is given back when no row tells of it. */
+void tt_session_state_put_now(tt_session_record *r, uint64_t dropped);
 
 /* ---- a request changes a session ---- */
 

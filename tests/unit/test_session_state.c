@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fail_alloc.h"
@@ -24,9 +25,21 @@ static sem_t woken;
 static tt_state_db *db;
 static tt_session_store *store;
 
-static tt_engine *no_engine(void *arg)
+static char engine; /* only its address is used */
+static uint64_t unpinned[8];
+static int n_unpinned;
+void __wrap_tt_engine_unpin(tt_engine *e, uint64_t adapter_id);
+
+void __wrap_tt_engine_unpin(tt_engine *e, uint64_t adapter_id)
 {
-    return NULL;
+    assert_ptr_equal(e, &engine);
+    assert_true(n_unpinned < 8);
+    unpinned[n_unpinned++] = adapter_id;
+}
+
+static tt_engine *the_engine(void *arg)
+{
+    return db != NULL ? (tt_engine *)(void *)&engine : NULL; /* gone when the server has ended */
 }
 
 static tt_state_db *state_of(void *arg)
@@ -49,7 +62,7 @@ static void begin_with(int32_t n_unreadable)
     tt_session_store_options so = {.max_sessions = 10,
                                    .max_bytes = 1 << 24,
                                    .max_generations = 2,
-                                   .engine = no_engine,
+                                   .engine = the_engine,
                                    .state = state_of};
     assert_int_equal(tt_state_open(&o, &db, &err), TT_OK);
     assert_int_equal(tt_session_store_create(&so, &store, &err), TT_OK);
@@ -241,12 +254,50 @@ static void of_another_version(void **state)
     end();
 }
 
+static bool has_unpinned(int n)
+{
+    struct timespec soon;
+    clock_gettime(CLOCK_REALTIME, &soon);
+    soon.tv_sec += 10;
+    while (n_unpinned < n && sem_timedwait(&woken, &soon) == 0) {
+        tt_state_poll(db);
+    }
+    return n_unpinned == n;
+}
+
+/* An adapter's file goes behind the row that still names it. */
+static void dropped_generations(void **state)
+{
+    int32_t number;
+    begin();
+    tt_session_record *r = add("a");
+    tt_state_txn *x = tt_state_begin(db);
+    assert_int_equal(tt_session_state_put(x, r), TT_OK);
+    assert_int_equal(commit(x), TT_OK);
+    n_unpinned = 0;
+    for (int i = 1; i <= 3; i++) { /* of which it keeps two */
+        tt_qttt_result result = {.adapter_id = (uint64_t)i};
+        tt_session_adopt(r, &result, "qttt_a_1", &number);
+        assert_int_equal(number, i);
+    }
+    assert_int_equal(n_unpinned, 0);
+    assert_true(has_unpinned(1));
+    assert_int_equal(unpinned[0], 1);
+    r->in_db = false; /* no row names it: at once */
+    tt_qttt_result result = {.adapter_id = 4};
+    tt_session_adopt(r, &result, "qttt_a_1", &number);
+    assert_int_equal(n_unpinned, 2);
+    assert_int_equal(unpinned[1], 2);
+    end();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(put_again),
         cmocka_unit_test(flush_again),
         cmocka_unit_test_setup_teardown(of_another_version, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(dropped_generations, set_up, tear_down),
     };
     return cmocka_run_group_tests_name("session_state", tests, NULL, NULL);
 }
