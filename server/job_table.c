@@ -99,19 +99,29 @@ void tt_job_table_changed(tt_job_table *t, tt_job_record *r)
     }
 }
 
-/* One has been added to the finished ones of its tenant: the oldest may be one too many. */
-static void bound_finished(tt_job_table *t, const tt_job_record *ended)
+static tt_job_record *oldest_finished(const tt_job_table *t, const char *scope, int32_t *ret_n)
 {
-    int32_t n = 0;
     tt_job_record *oldest = NULL;
+    *ret_n = 0;
     for (tt_job_record *r = t->first; r != NULL; r = r->next) {
-        if (tt_job_record_ended(r) && strcmp(r->scope, ended->scope) == 0) {
-            n++;
+        if (tt_job_record_ended(r) && strcmp(r->scope, scope) == 0) {
+            ++*ret_n;
             oldest = oldest == NULL || r->finished_at <= oldest->finished_at ? r : oldest;
         }
     }
-    if (n > t->opt.max_finished) {
-        forget(t, oldest);
+    return oldest;
+}
+
+/* One has been added to the finished ones of its tenant, and may go at once: the oldest are too
+ * many. */
+static void bound_finished(tt_job_table *t, const tt_job_record *ended)
+{
+    char scope[TT_SCOPE_BYTES];
+    int32_t n;
+    strcpy(scope, ended->scope);
+    for (tt_job_record *r;
+         (r = oldest_finished(t, scope, &n)) != NULL && n > t->opt.max_finished;) {
+        forget(t, r);
     }
 }
 
@@ -220,6 +230,7 @@ tt_code tt_job_table_open(tt_job_table *t, const tt_job_open *o, tt_job_record *
     r->arg = o->arg;
     r->params = tt_job_get_params(o->jobs[0])->qttt;
     r->n_context = r->params.context_tokens;
+    assert(r->n_context <= tt_job_get_params(o->jobs[0])->n_prompt);
     r->context_hash = tt_job_context_hash(tt_job_get_params(o->jobs[0])->prompt, r->n_context);
     tt_qttt_resolve(&r->params);
     r->created_at = t->opt.now();

@@ -35,7 +35,8 @@ static tt_job_table *create(tt_job_table_options o)
 
 static tt_job *new_job(void)
 {
-    tt_job_params p = {.kind = TT_JOB_TRAIN};
+    static const int32_t ids[2000];
+    tt_job_params p = {.kind = TT_JOB_TRAIN, .prompt = ids, .n_prompt = 2000};
     tt_job *job;
     tt_err err;
     tt_qttt_defaults(&p.qttt);
@@ -668,8 +669,16 @@ static void retention(void **state)
     assert_string_equal(page(t, (tt_job_list){.limit = 10, .scope = "b"}), "");
     clock_now = 1010 + 99.5;
     assert_string_equal(page(t, (tt_job_list){.limit = 10}), "11 1");
+    /* Fewer from now on: the next that ends takes all that are too many with it. */
+    for (int i = 0; i < 3; i++) {
+        end_one(t, "a");
+    }
+    assert_string_equal(page(t, (tt_job_list){.limit = 10}), "14 13 12 1");
+    tt_job_table_set_retention(t, 100, 1);
+    end_one(t, "a");
+    assert_string_equal(page(t, (tt_job_list){.limit = 10}), "15 1");
     clock_now = 5000;
-    assert_null(tt_job_table_find(t, "a", "qttt_k_11"));
+    assert_null(tt_job_table_find(t, "a", "qttt_k_15"));
     assert_string_equal(page(t, (tt_job_list){.limit = 10}), "1");
     tt_job_record_close(runs, clock_now); /* the last reference may be ours */
     clock_now = 6000;
