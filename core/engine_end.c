@@ -89,7 +89,7 @@ void tt_engine_finish_request(tt_engine *e, tt_task *t)
 }
 
 /* A parked request goes on with what its training gave; without a result it asks again. */
-void tt_engine_resume_request(tt_engine *e, tt_task *r, const tt_qttt_result *result,
+bool tt_engine_resume_request(tt_engine *e, tt_task *r, const tt_qttt_result *result,
                               tt_adapter *adapter)
 {
     tt_err err = {0};
@@ -100,33 +100,40 @@ void tt_engine_resume_request(tt_engine *e, tt_task *r, const tt_qttt_result *re
     tt_code rc = result == NULL ? TT_OK : tt_generate_adapted(&e->worker, r, result, adapter, &err);
     if (rc < 0) {
         end_request(e, r, rc, &err);
-    } else {
-        tt_engine_set_task(e, r, TT_SCHED_PREFILL);
+        return false;
     }
+    tt_engine_set_task(e, r, TT_SCHED_PREFILL);
+    return true;
 }
 
-/* What a request that waited gets. A session's adapter has to stay: pinned, or it is nothing. */
-static void hand_over(tt_engine *e, tt_task *r, const tt_task *t, const tt_qttt_result *result)
+/* What a request that waited gets. A session's adapter has to stay: pinned, or it is nothing. Who
+ * cannot be told of the pin does not keep it. */
+static void hand_over(tt_engine *e, tt_task *r, tt_task *t, const tt_qttt_result *result)
 {
     tt_qttt_result theirs = *result;
-    tt_adapter *adapter = t->t->adapter;
-    bool own = r->job == t->job;
+    tt_adapter *adapter = theirs.adapter_id != 0 ? t->t->adapter : NULL;
+    bool own = r->job == t->job, pin = adapter != NULL && r->p->pin_adapter;
     theirs.cached = theirs.cached || !own;
-    if (!own && adapter != NULL && r->p->pin_adapter &&
-        !tt_adapter_cache_pin(e->worker.adapters, adapter->id, 1)) {
+    if (pin && !own && !tt_adapter_cache_pin(e->worker.adapters, adapter->id, 1)) {
         theirs = tt_qttt_without(&t->t->params, "failed", "capacity");
         adapter = NULL;
+        pin = false;
     }
     theirs.durable = false;
-    if (adapter != NULL && r->p->pin_adapter) {
+    if (pin) {
         tt_engine_note_durable(e, &theirs);
     }
-    tt_engine_resume_request(e, r, &theirs, adapter);
+    bool told = tt_engine_resume_request(e, r, &theirs, adapter);
+    if (own && told) {
+        t->t->pinned = false; /* the request's from now on */
+    } else if (pin && !own && !told) {
+        tt_adapter_cache_pin(e->worker.adapters, t->t->adapter->id, -1);
+    }
 }
 
 /* Those who wait for this training. Without success only the one on whose behalf it ran hears of
  * it, the others ask again. */
-static void resume_waiters(tt_engine *e, const tt_task *t, const tt_qttt_result *result, bool ok)
+static void resume_waiters(tt_engine *e, tt_task *t, const tt_qttt_result *result, bool ok)
 {
     for (tt_task *r = tt_engine_next_task(e, NULL), *next; r != NULL; r = next) {
         next = tt_engine_next_task(e, r);
@@ -200,6 +207,7 @@ static void end_training(tt_engine *e, tt_task *t, const tt_err *err)
         end_job(e, t, &result, err);
         return;
     }
+    drop_pin(e, t, true); /* its request has ended meanwhile */
     remove_task(e, t);
     tt_task_destroy(&e->worker, &t);
 }

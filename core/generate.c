@@ -182,7 +182,11 @@ tt_code tt_generate_arrived(tt_worker *w, tt_task *t, tt_err *reterr)
         if (tt_training_known(w, &params, t->p, true, &result, &adapter) != TT_OK) {
             return (tt_code)TT_TASK_PARKED;
         }
+        bool pinned = adapter != NULL && t->p->pin_adapter;
         tt_code rc = tt_generate_adapted(w, t, &result, adapter, reterr);
+        if (rc != TT_OK && pinned) {
+            tt_adapter_cache_pin(w->adapters, result.adapter_id, -1); /* nobody has heard of it */
+        }
         return rc == TT_OK ? (tt_code)TT_TASK_MORE : rc;
     }
     r->phase = TT_GENERATE_DECODE;
