@@ -275,13 +275,13 @@ int32_t tt_engine_retry_after(const tt_engine *engine)
     return seconds;
 }
 
-/* An order that memory is missing for leaves the adapter where it is: never too early gone. */
-static void order(tt_engine *e, const tt_pin_order *what)
+/* False: no memory. */
+static bool order(tt_engine *e, const tt_pin_order *what)
 {
     tt_pin_order *o = malloc(sizeof *o);
     if (o == NULL) {
         free(what->ids);
-        return;
+        return false;
     }
     *o = *what;
     pthread_mutex_lock(&e->mutex);
@@ -289,19 +289,21 @@ static void order(tt_engine *e, const tt_pin_order *what)
     e->pins_tail = &o->next;
     rouse(e);
     pthread_mutex_unlock(&e->mutex);
+    return true;
 }
 
-void tt_engine_pin(tt_engine *e, uint64_t adapter_id)
+tt_code tt_engine_pin(tt_engine *e, uint64_t adapter_id, tt_err *reterr)
 {
-    if (adapter_id != 0) {
-        order(e, &(tt_pin_order){.id = adapter_id, .add = 1});
-    }
+    return adapter_id == 0 || order(e, &(tt_pin_order){.id = adapter_id, .add = 1})
+               ? TT_OK
+               : tt_fail(reterr, TT_E_NOMEM, "no memory to keep an adapter");
 }
 
+/* An order that memory is missing for leaves the adapter where it is: never too early gone. */
 void tt_engine_unpin(tt_engine *e, uint64_t adapter_id)
 {
     if (adapter_id != 0) {
-        order(e, &(tt_pin_order){.id = adapter_id, .add = -1});
+        (void)order(e, &(tt_pin_order){.id = adapter_id, .add = -1});
     }
 }
 
@@ -312,7 +314,7 @@ void tt_engine_keep_adapters(tt_engine *e, const uint64_t *ids, size_t n)
         if (n > 0) {
             memcpy(copy, ids, n * sizeof *copy);
         }
-        order(e, &(tt_pin_order){.ids = copy, .n = n});
+        (void)order(e, &(tt_pin_order){.ids = copy, .n = n});
     }
 }
 

@@ -92,8 +92,8 @@ int32_t tt_engine_retry_after(const tt_engine *e);
 
 /* A session's adapter is pinned: it stays until as many unpins (fork pins it once more). Unknown
  * ids are ignored: the adapter was dropped. A job that was submitted before the unpin keeps the
- * adapters that it names to its end. */
-void tt_engine_pin(tt_engine *e, uint64_t adapter_id);
+ * adapters that it names to its end. TT_E_NOMEM: it is not pinned, and not to be unpinned. */
+tt_code tt_engine_pin(tt_engine *e, uint64_t adapter_id, tt_err *reterr);
 void tt_engine_unpin(tt_engine *e, uint64_t adapter_id);
 /* With a state folder a pinned adapter is kept in a file too, may leave memory, and comes back when
  * a job names it. After a restart the server pins what its sessions have (once for each that has

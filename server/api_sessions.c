@@ -263,15 +263,6 @@ void tt_api_sessions_reset(tt_http_request *req)
 
 /* ---- fork ---- */
 
-/* Each copy of a generation is a pin more. */
-static void pin_all(tt_engine *engine, const tt_session *s)
-{
-    tt_session_generation g;
-    for (int32_t i = 0; tt_session_generation_at(s, i, &g); i++) {
-        tt_engine_pin(engine, g.adapter_id);
-    }
-}
-
 static void copy_record(tt_session_record *to, const tt_session_record *from)
 {
     to->qttt = json_incref(from->qttt);
@@ -324,9 +315,9 @@ static tt_code make_fork(tt_http_request *req, tt_session_record *parent,
         tt_session_text_unref(&(*ret)->text);
         (*ret)->text = tt_session_text_ref(parent->text);
     }
-    pin_all(s->engine, data);
     copy_record(*ret, parent);
-    return parent->prefill != NULL ? tt_session_start_prefill(*ret, err) : TT_OK;
+    rc = tt_session_pin_adapters(s->engine, data, err); /* each copy is a pin more */
+    return rc == TT_OK && parent->prefill != NULL ? tt_session_start_prefill(*ret, err) : rc;
 }
 
 void tt_api_sessions_fork(tt_http_request *req)

@@ -141,9 +141,9 @@ static tt_code submit(tt_diagnostics *d, tt_err *reterr)
     }
     bool adapted = d->chosen.number > 0;
     if (rc == TT_OK && adapted) { /* it answers to the end, whatever becomes of the session */
-        tt_engine_pin(d->server->engine, d->chosen.adapter_id);
-        d->pinned = true;
-        rc = make_job(d, &d->chosen, &d->jobs[TT_DIAGNOSE_ADAPTED], reterr);
+        rc = tt_engine_pin(d->server->engine, d->chosen.adapter_id, reterr);
+        d->pinned = rc == TT_OK;
+        rc = rc == TT_OK ? make_job(d, &d->chosen, &d->jobs[TT_DIAGNOSE_ADAPTED], reterr) : rc;
     }
     return rc == TT_OK ? tt_engine_submit_all(d->server->engine, d->jobs, adapted ? 2 : 1, reterr)
                        : rc;

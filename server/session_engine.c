@@ -134,24 +134,42 @@ void tt_session_adopt(tt_session_record *r, const tt_qttt_result *result, const 
     tt_session_state_put_now(r, dropped);
 }
 
+tt_code tt_session_pin_adapters(tt_engine *e, tt_session *s, tt_err *reterr)
+{
+    tt_session_generation g;
+    int32_t n = 0;
+    tt_code rc = TT_OK;
+    while (rc == TT_OK && tt_session_generation_at(s, n, &g)) {
+        rc = tt_engine_pin(e, g.adapter_id, reterr);
+        n += rc == TT_OK;
+    }
+    if (rc == TT_OK) {
+        return TT_OK;
+    }
+    for (int32_t i = 0; i < n && tt_session_generation_at(s, i, &g); i++) {
+        tt_engine_unpin(e, g.adapter_id);
+    }
+    tt_session_reset(s);
+    return rc;
+}
+
+/* A session whose pins memory was missing for has its generations no more, but in its rows. */
 tt_code tt_session_store_pin(tt_session_store *st, bool all, tt_err *reterr)
 {
     tt_engine *e = st->opt.engine(st->opt.arg);
     tt_session_generation g;
     size_t n = 0;
     uint64_t *ids = malloc(((size_t)st->n * (size_t)st->opt.max_generations + 1) * sizeof *ids);
+    bool failed = ids == NULL;
     for (tt_session_record *r = st->first; r != NULL; r = r->next) {
-        for (int32_t i = 0; tt_session_generation_at(r->data, i, &g); i++) {
-            tt_engine_pin(e, g.adapter_id);
-            if (ids != NULL) {
-                ids[n++] = g.adapter_id;
-            }
+        failed = tt_session_pin_adapters(e, r->data, reterr) < 0 || failed;
+        for (int32_t i = 0; ids != NULL && tt_session_generation_at(r->data, i, &g); i++) {
+            ids[n++] = g.adapter_id;
         }
     }
-    if (ids != NULL && all) {
+    if (!failed && all) {
         tt_engine_keep_adapters(e, ids, n);
     }
-    bool failed = ids == NULL;
     free(ids);
     return failed ? tt_fail(reterr, TT_E_NOMEM, "out of memory for the list of adapters") : TT_OK;
 }

@@ -182,6 +182,8 @@ void tt_session_drop_adapters(tt_session_record *r);
 tt_code tt_session_store_restore(tt_session_store *st, const char *scope, const char *id,
                                  bool implicit, tt_session *data, tt_session_record **ret,
                                  tt_err *reterr);
+/* Pins every generation's adapter once. TT_E_NOMEM: none is pinned, and s has no generations. */
+tt_code tt_session_pin_adapters(tt_engine *e, tt_session *s, tt_err *reterr);
 /* The engine is there: the adapters of all sessions are pinned in it. `all`: there are no others,
  * files of adapters that none of them has are removed. TT_E_NOMEM: files stay. */
 tt_code tt_session_store_pin(tt_session_store *st, bool all, tt_err *reterr);

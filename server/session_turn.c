@@ -341,7 +341,10 @@ tt_turn_next tt_session_turn_plan(tt_prepared *p)
     t->warm = !t->created && t->record->status == TT_SESSION_READY;
     t->generation = t->plans[0].generation;
     if (t->chosen.adapter_id != 0) { /* it answers to the end, whatever becomes of the session */
-        tt_engine_pin(p->http->server->engine, t->chosen.adapter_id);
+        if (tt_engine_pin(p->http->server->engine, t->chosen.adapter_id, &err) < 0) {
+            refuse_code(p, &err);
+            return TT_TURN_REFUSED;
+        }
         t->pinned = true;
     }
     return TT_TURN_GO;

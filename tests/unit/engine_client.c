@@ -72,6 +72,12 @@ void client_turn_on(tt_job_params *p, int32_t context, int32_t steps, bool guard
     p->qttt.guard = guard;
 }
 
+void client_pin(tt_engine *e, uint64_t adapter_id)
+{
+    tt_err err;
+    assert_int_equal(tt_engine_pin(e, adapter_id, &err), TT_OK);
+}
+
 static void note(client_outcome *o, const tt_event *ev)
 {
     switch (ev->type) {

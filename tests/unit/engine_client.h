@@ -27,6 +27,7 @@ tt_engine *client_start_plain(void);
 /* A greedy request over client_prompt, which is filled with a fixed pattern. */
 tt_job_params client_params(int32_t n, int32_t max_tokens);
 void client_turn_on(tt_job_params *p, int32_t context, int32_t steps, bool guard);
+void client_pin(tt_engine *e, uint64_t adapter_id);
 tt_job *client_submit(tt_engine *e, const tt_job_params *p);
 /* All events until the last; drops the job. */
 client_outcome client_collect(tt_job *job);

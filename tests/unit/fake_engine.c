@@ -541,10 +541,12 @@ int32_t tt_engine_retry_after(const tt_engine *e)
     return FAKE_RETRY_AFTER;
 }
 
-void tt_engine_pin(tt_engine *e, uint64_t adapter_id)
+tt_code tt_engine_pin(tt_engine *e, uint64_t adapter_id, tt_err *reterr)
 {
     (void)e;
     (void)adapter_id;
+    (void)reterr;
+    return TT_OK;
 }
 
 void tt_engine_unpin(tt_engine *e, uint64_t adapter_id)

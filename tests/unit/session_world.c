@@ -72,7 +72,7 @@ void world_pin(world *w, uint64_t id)
 {
     if (id != 0) {
         pin_of(w, id)->n++;
-        tt_engine_pin(w->engine, id);
+        client_pin(w->engine, id);
     }
 }
 

@@ -208,10 +208,10 @@ static void test_another_life(void **state)
     assert_int_equal(files(), 3); /* the end of a life unpins nothing */
     e = start(64 << 20);
     uint64_t keep[] = {lora, 77};
-    tt_engine_pin(e, full);
+    client_pin(e, full);
     tt_engine_keep_adapters(e, keep, 2); /* what is pinned stays too */
     await_files(2);
-    tt_engine_pin(e, lora);
+    client_pin(e, lora);
     client_outcome again = ask(e, full);
     client_same_answer(&a, &again);
     again = ask(e, lora);
@@ -222,7 +222,7 @@ static void test_another_life(void **state)
     assert_true(fresh != full && fresh != lora && fresh != nobodys);
     again = ask(e, fresh); /* the same training, under an id of its own */
     client_same_answer(&a, &again);
-    tt_engine_pin(e, full); /* a fork */
+    client_pin(e, full); /* a fork */
     tt_engine_unpin(e, full);
     again = ask(e, full);
     client_same_answer(&a, &again);
@@ -250,7 +250,7 @@ static void test_a_file_that_is_no_good(void **state)
     tt_engine_destroy(&e);
     assert_int_equal(each_file(spoil), 1);
     e = start(64 << 20);
-    tt_engine_pin(e, id);
+    client_pin(e, id);
     client_outcome o = ask(e, id);
     assert_int_equal(o.last, TT_EV_ERROR);
     assert_int_equal(o.error.code, TT_E_ADAPTER_LOST);
@@ -272,7 +272,7 @@ static void test_a_file_that_is_no_good(void **state)
     tt_engine_destroy(&e);
     assert_int_equal(each_file(spoil), 1);
     e = start(64 << 20);
-    tt_engine_pin(e, id);
+    client_pin(e, id);
     o = client_collect(client_submit(e, &p));
     assert_int_equal(o.error.code, TT_E_INVALID);
     assert_non_null(strstr(o.error.msg, "gone"));
@@ -286,14 +286,14 @@ static void test_a_file_of_another_model(void **state)
     client_outcome before = ask(e, id);
     tt_engine_destroy(&e);
     e = start_model(64 << 20, "qwen3.gguf");
-    tt_engine_pin(e, id);
+    client_pin(e, id);
     client_outcome o = ask(e, id);
     assert_int_equal(o.error.code, TT_E_ADAPTER_LOST);
     tt_engine_keep_adapters(e, &id, 1);
     tt_engine_destroy(&e);
     assert_int_equal(files(), 1); /* its own model may come back */
     e = start(64 << 20);
-    tt_engine_pin(e, id);
+    client_pin(e, id);
     o = ask(e, id);
 
     client_same_answer(&before, &o);
@@ -323,7 +323,7 @@ static void test_a_disk_that_fails(void **state)
     await_files(1); /* while it is being written, it is not counted as unsaved */
     tt_engine_destroy(&e);
     e = start(64 << 20);
-    tt_engine_pin(e, id);
+    client_pin(e, id);
     o = ask(e, id);
 
     client_same_answer(&before, &o);
@@ -384,7 +384,7 @@ static void test_unpinned_while_it_is_read(void **state)
     tt_engine_destroy(&e);
     for (int i = 0; i < 5; i++) {
         e = start(64 << 20);
-        tt_engine_pin(e, id);
+        client_pin(e, id);
         tt_job_params p = question(id);
         tt_job *job = client_submit(e, &p);
         tt_engine_unpin(e, id);

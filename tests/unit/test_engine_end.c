@@ -112,7 +112,7 @@ static int set_up(void **state)
                           .max_queued_jobs = 4,
                           .target_gap = 0.1,
                           .train_share = 0.3};
-    e = (tt_engine){0};
+    e = (tt_engine){.pins_tail = &e.pins};
     snprintf(path, sizeof path, "%s/llama.gguf", client_folder);
     e.opt = (tt_engine_options){.model_path = path,
                                 .isa_mask = TT_ISA_ALL,
@@ -123,6 +123,7 @@ static int set_up(void **state)
     assert_int_equal(tt_worker_open(&e.worker, &e.opt, &err), TT_OK);
     assert_int_equal(tt_sched_create(&o, &e.sched, &err), TT_OK);
     pthread_mutex_init(&e.mutex, NULL);
+    pthread_cond_init(&e.wake, NULL);
     job = make_job();
     tt_adapter_shape shape = {.kind = TT_ADAPTER_FULL, .type = TT_BF16, .scale = 1};
     assert_int_equal(tt_adapter_create(&e.worker.device, &shape, &adp, &err), TT_OK);
@@ -139,6 +140,7 @@ static int tear_down(void **state)
     tt_sched_destroy(&e.sched);
     tt_worker_close(&e.worker);
     pthread_mutex_destroy(&e.mutex);
+    pthread_cond_destroy(&e.wake);
     return 0;
 }
 
@@ -216,6 +218,25 @@ static void test_cancelled_with_its_adapter(void **state)
     assert_false(is_pinned());
 }
 
+/* A pin that memory is missing for is told: the unpin that belongs to it would be another's. */
+static void test_no_memory_to_pin(void **state)
+{
+    tt_err err = {0};
+    end(make_done(false), TT_OK);
+    fail_alloc_at(0);
+    tt_code rc = tt_engine_pin(&e, adp->id, &err);
+    assert_true(fail_alloc_off());
+    assert_int_equal(rc, TT_E_NOMEM);
+    assert_int_equal(err.code, TT_E_NOMEM);
+    assert_null(e.pins);
+    assert_int_equal(tt_engine_pin(&e, adp->id, &err), TT_OK);
+    tt_engine_do_pins(&e);
+    assert_true(is_pinned());
+    tt_engine_unpin(&e, adp->id);
+    tt_engine_do_pins(&e);
+    assert_false(is_pinned());
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -223,6 +244,7 @@ int main(int argc, char **argv)
         CASE(test_a_request_goes_on),         CASE(test_no_memory_to_tell),
         CASE(test_no_memory_to_tell_another), CASE(test_no_memory_to_tell_what_is_known),
         CASE(test_its_request_has_ended),     CASE(test_cancelled_with_its_adapter),
+        CASE(test_no_memory_to_pin),
 #undef CASE
     };
     client_folder = argc > 1 ? argv[1] : client_folder;

@@ -25,6 +25,28 @@ static void count_deleted(void *arg, tt_session_record *r)
     n_deleted++;
 }
 
+/* In the engine's place: pins_left pins, then memory is missing. */
+static int n_pins, pins_left;
+tt_code __wrap_tt_engine_pin(tt_engine *e, uint64_t id, tt_err *reterr);
+void __wrap_tt_engine_unpin(tt_engine *e, uint64_t id);
+void __wrap_tt_engine_keep_adapters(tt_engine *e, const uint64_t *ids, size_t n);
+
+tt_code __wrap_tt_engine_pin(tt_engine *e, uint64_t id, tt_err *reterr)
+{
+    n_pins += pins_left > 0;
+    return pins_left-- > 0 ? TT_OK : tt_fail(reterr, TT_E_NOMEM, "no memory");
+}
+
+void __wrap_tt_engine_unpin(tt_engine *e, uint64_t id)
+{
+    n_pins--;
+}
+
+void __wrap_tt_engine_keep_adapters(tt_engine *e, const uint64_t *ids, size_t n)
+{
+    assert_true(pins_left >= 0); /* nothing goes while somebody's is not known */
+}
+
 static tt_session_store *fresh(int32_t max, size_t bytes)
 {
     tt_session_store *st = NULL;
@@ -346,6 +368,26 @@ static void adapters(void **state)
     tt_session_store_destroy(&st);
 }
 
+/* All of a session's adapters are pinned, or none. */
+static void pins(void **state)
+{
+    for (int left = 0; left <= 2; left++) {
+        tt_session_store *st = fresh(10, 1 << 20);
+        tt_session_record *r = add(st, "", "a", false, 5, TT_OK);
+        int32_t number;
+        tt_err err;
+        for (uint64_t id = 1; id <= 2; id++) {
+            tt_session_adopt(r, &(tt_qttt_result){.adapter_id = id}, "qttt_a_1", &number);
+        }
+        n_pins = 0;
+        pins_left = left;
+        assert_int_equal(tt_session_store_pin(st, true, &err), left == 2 ? TT_OK : TT_E_NOMEM);
+        assert_int_equal(n_pins, left == 2 ? 2 : 0);
+        assert_int_equal(tt_session_latest(r->data), left == 2 ? 2 : 0);
+        tt_session_store_destroy(&st);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -357,6 +399,7 @@ int main(void)
         cmocka_unit_test(idle_time),
         cmocka_unit_test(lists),
         cmocka_unit_test(adapters),
+        cmocka_unit_test(pins),
         cmocka_unit_test(appends_in_order),
         cmocka_unit_test(users_hear_of_the_end),
     };
