@@ -234,17 +234,18 @@ static void tell_pause(tt_task *t)
     if (t->t == NULL || paused == t->paused_told || t->sched.mid_step) {
         return;
     }
-    t->paused_told = paused;
     if (paused && t->t->run != NULL) {
         tt_qttt_pause(t->t->run);
     }
     tt_event *ev = tt_task_event(TT_EV_STATUS, 0, NULL);
-    if (ev != NULL) {
-        ev->u.status.status = paused                              ? "paused"
-                              : t->sched.state == TT_SCHED_QUEUED ? "queued"
-                                                                  : "running";
-        tt_job_push(t->job, ev);
+    if (ev == NULL) {
+        return; /* it is told at the next look */
     }
+    t->paused_told = paused;
+    ev->u.status.status = paused                              ? "paused"
+                          : t->sched.state == TT_SCHED_QUEUED ? "queued"
+                                                              : "running";
+    tt_job_push(t->job, ev);
 }
 
 /* Why a task still waits. */
@@ -302,7 +303,7 @@ static void sweep(tt_engine *e, double now, double *refreshed)
         bool queued = t->sched.state == TT_SCHED_QUEUED;
         bool behind_tag = queued && tt_sched_behind_tag(&t->sched);
         /* of requests now and then: each looks through the whole queue */
-        bool tell = queued && (t->last != NULL || refresh);
+        bool tell = queued && (refresh || (t->t != NULL && t->last != NULL));
         int32_t position = tell ? tt_sched_position(e->sched, &t->sched) : -1;
         pthread_mutex_unlock(&e->mutex);
         if (position >= 0) {

@@ -21,7 +21,7 @@ typedef struct scan {
     tt_page_store *s;
     found *list; /* owned */
     size_t n, cap;
-    int64_t n_foreign, n_temporary;
+    int64_t n_foreign;
 } scan;
 
 static tt_code no_memory(tt_err *reterr)
@@ -111,7 +111,7 @@ static tt_code scan_folder(scan *c, uint64_t fingerprint, tt_err *reterr)
     }
     for (struct dirent *e; rc == TT_OK && (e = readdir(d)) != NULL;) {
         if (tt_state_is_temporary(e->d_name)) {
-            c->n_temporary += tt_state_remove(folder, e->d_name, &why) == TT_OK;
+            (void)tt_state_remove(folder, e->d_name, &why); /* a crash's */
         } else {
             rc = scan_run(c, fingerprint, folder, e->d_name, reterr);
         }
