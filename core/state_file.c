@@ -386,7 +386,9 @@ static tt_code open_file(tt_state_reader *r, const char *path, tt_err *reterr)
     /* O_NONBLOCK: a FIFO of that name must not hang the thread */
     r->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (r->fd < 0 || fstat(r->fd, &st) != 0) {
-        return tt_fail(reterr, TT_E_IO, "cannot open %s: %s", r->name, strerror(errno));
+        bool passes = errno == EMFILE || errno == ENFILE || errno == ENOMEM; /* not the file's */
+        return tt_fail(reterr, passes ? TT_E_NOMEM : TT_E_IO, "cannot open %s: %s", r->name,
+                       strerror(errno));
     }
     if (!S_ISREG(st.st_mode) || st.st_size < HEAD_BYTES) {
         return tt_fail(reterr, TT_E_INVALID, "%s is no file of state", r->name);

@@ -56,7 +56,8 @@ void tt_state_writer_abandon(tt_state_writer **writer);
 typedef struct tt_state_reader tt_state_reader;
 
 /* kind NULL: any. TT_E_INVALID: cut, changed, or of another kind, version or fingerprint. TT_E_IO:
- * it is not there or cannot be read. TT_E_NOMEM. */
+ * it is not there or cannot be read. TT_E_NOMEM: no memory, or too many files are open; the file
+ * may be as good as ever. */
 tt_code tt_state_reader_open(const char *folder, const char *name, const tt_state_kind *kind,
                              tt_state_reader **ret_reader, tt_err *reterr);
 int32_t tt_state_reader_blocks(const tt_state_reader *r);

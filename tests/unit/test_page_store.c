@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -396,6 +397,25 @@ static void test_a_run_that_vanished(void **state)
 }
 
 /* A file stands where the folder should be: nothing is saved, nothing fails. */
+/* Too many files are open: nothing is wrong with the run, it stays. */
+static void test_no_file_can_be_opened(void **state)
+{
+    chain c = make_chain(12, 4);
+    struct rlimit was, none;
+    tt_page_store *s = open_plain();
+    put_chain(s, &c, 0, 4);
+    settle(s, 1);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+    none = was;
+    none.rlim_cur = 0;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    assert_int_equal(fetch(s, &c, 0, 4), 0);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
+    assert_int_equal(tt_page_store_get_stats(s).corrupt_runs, 0);
+    assert_int_equal(fetch(s, &c, 0, 4), 4);
+    tt_page_store_close(&s);
+}
+
 static void test_a_folder_that_cannot_be_made(void **state)
 {
     chain c = make_chain(11, 4);
@@ -436,6 +456,7 @@ int main(void)
         CASE(test_another_fingerprint_is_not_used),
         CASE(test_damage_is_found_told_and_removed),
         CASE(test_a_run_that_vanished),
+        CASE(test_no_file_can_be_opened),
         CASE(test_a_folder_that_cannot_be_made),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
