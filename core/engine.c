@@ -174,17 +174,18 @@ static tt_code check_adapter_room(const tt_engine *e, const tt_job_params *p, tt
                          need >> 10, room >> 10);
 }
 
-/* What a training takes must be there, but for what the last one left to the next. The mutex is
- * held. */
-static tt_code check_training_room(const tt_engine *e, const tt_job_params *p, tt_err *reterr)
+static bool trains(const tt_job_params *p)
 {
-    bool trains = p->kind == TT_JOB_TRAIN || p->qttt.mode == TT_QTTT_ON;
-    size_t need = trains ? tt_worker_training_bytes(&e->worker, &p->qttt) : 0;
-    if (need <= e->arena_bytes) {
-        return TT_OK;
-    }
-    size_t room = tt_sys_free_bytes();
-    if (room == 0 || need <= room + e->arena_bytes) { /* 0: not known */
+    return p->kind == TT_JOB_TRAIN || p->qttt.mode == TT_QTTT_ON;
+}
+
+/* What a training takes must be there (room: free memory, bytes; 0 = not known), but for what the
+ * last one left to the next. The mutex is held. */
+static tt_code check_training_room(const tt_engine *e, const tt_job_params *p, size_t room,
+                                   tt_err *reterr)
+{
+    size_t need = trains(p) ? tt_worker_training_bytes(&e->worker, &p->qttt) : 0;
+    if (need <= e->arena_bytes || room == 0 || need <= room + e->arena_bytes) {
         return TT_OK;
     }
     return tt_fail(reterr, TT_E_CAPACITY, "the training needs %zu MiB, %zu MiB of memory are free",
@@ -206,13 +207,17 @@ static tt_code queue(tt_engine *e, tt_sched_task *const *tasks, tt_job *const *j
                      tt_err *reterr)
 {
     tt_code rc = TT_OK;
+    size_t room = 0;
+    for (int32_t i = 0; i < n && room == 0; i++) { /* reads files: not while the thread waits */
+        room = trains(tt_job_get_params(jobs[i])) ? tt_sys_free_bytes() : 0;
+    }
     pthread_mutex_lock(&e->mutex);
     if (e->stopping) {
         rc = tt_fail(reterr, TT_E_UNAVAILABLE, "the server is stopping");
     }
     for (int32_t i = 0; rc == TT_OK && i < n; i++) {
         rc = check_adapter_room(e, tt_job_get_params(jobs[i]), reterr);
-        rc = rc == TT_OK ? check_training_room(e, tt_job_get_params(jobs[i]), reterr) : rc;
+        rc = rc == TT_OK ? check_training_room(e, tt_job_get_params(jobs[i]), room, reterr) : rc;
     }
     tt_sched_counts before = tt_sched_get_counts(e->sched);
     for (int32_t i = 0; rc == TT_OK && i < n; i++) {

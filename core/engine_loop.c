@@ -12,6 +12,7 @@
 
 #define PIECE_SECONDS 0.1    /* of long work, although nobody waits: new arrivals and cancels */
 #define REFRESH_SECONDS 0.05 /* between two looks at what the cache holds for queued tasks */
+#define REFRESH_BUDGET 0.005 /* seconds of one look: in a long queue the last are passed over */
 
 static void set_state(tt_engine *e, tt_engine_state state, const tt_err *err)
 {
@@ -291,6 +292,7 @@ static void sweep(tt_engine *e, double now, double *refreshed)
     }
     bool first = true; /* the oldest that waits for its adapters gets them */
     for (tt_task *t = NULL; (t = tt_engine_next_task(e, t)) != NULL;) {
+        refresh = refresh && tt_sys_now() - now < REFRESH_BUDGET;
         first = tt_engine_name_adapters(e, t, first) && first;
         tell_pause(t);
         restored = restored || tt_engine_poll_disk(e, t, now);

@@ -220,13 +220,17 @@ static void fail_run(tt_page_store *s, writing *w, const tt_err *why)
 static tt_code make_room(tt_page_store *s, tt_err *reterr)
 {
     struct statvfs fs;
-    uint64_t run = (uint64_t)TT_RUN_PAGES * s->page_bytes;
+    uint64_t run = (uint64_t)TT_RUN_PAGES * s->page_bytes, before = 0;
     tt_page_store_evict(s, run < s->opt.max_bytes ? run : 0);
     do {
         if (statvfs(s->folder, &fs) != 0 ||
             (uint64_t)fs.f_bavail * fs.f_frsize >= run + s->opt.reserve_bytes) {
             return TT_OK;
         }
+        if (before > 0 && fs.f_bavail <= before) {
+            break; /* somebody else fills it: all runs together would not help */
+        }
+        before = fs.f_bavail;
     } while (evict_one(s));
     return tt_fail(reterr, TT_E_IO, "less than %llu MiB are free on the disk of %s",
                    (unsigned long long)((run + s->opt.reserve_bytes) >> 20), s->folder);

@@ -61,6 +61,19 @@ static tt_code make_path(char path[PATH_MAX], const char *folder, const char *na
 
 /* ---- folders ---- */
 
+/* So that the name of a folder that was just made outlives a power cut. path is as it was after. */
+static tt_code sync_parent(char *path, tt_err *reterr)
+{
+    char *slash = strrchr(path, '/');
+    if (slash == NULL || slash == path) {
+        return tt_state_sync_folder(slash == NULL ? "." : "/", reterr);
+    }
+    *slash = '\0';
+    tt_code rc = tt_state_sync_folder(path, reterr);
+    *slash = '/';
+    return rc;
+}
+
 tt_code tt_state_make_folder(const char *path, tt_err *reterr)
 {
     char part[PATH_MAX];
@@ -74,8 +87,12 @@ tt_code tt_state_make_folder(const char *path, tt_err *reterr)
         }
         char end = *c;
         *c = '\0';
-        if (mkdir(part, 0700) != 0 && errno != EEXIST && end == '\0') {
+        bool made = mkdir(part, 0700) == 0;
+        if (!made && errno != EEXIST && end == '\0') {
             return tt_fail(reterr, TT_E_IO, "cannot make the folder %s: %s", path, strerror(errno));
+        }
+        if (made && sync_parent(part, reterr) != TT_OK) {
+            return TT_E_IO;
         }
         *c = end;
         if (end == '\0') {
