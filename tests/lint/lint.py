@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CODE = (".c", ".h", ".cu", ".cuh")
+CODE = (".c", ".h", ".cc", ".cu", ".cuh")
 TEXT = CODE + (".py", ".sh", ".js", ".lua", ".cfg", ".md", ".yaml", ".yml", ".build", ".txt", ".service", ".conf", ".json", ".supp")
 MAX_LINES, WARN_LINES, WARN_FUNCTION = 1000, 500, 60
 
@@ -29,7 +29,7 @@ INCLUDE_RULES = [
     (r"<sqlite3\.h>", ["server/state_*.c", "tests/unit/"], "SQLite belongs to server/state_*.c"),
     (r"<jansson\.h>", ["server/", "core/*_json.[ch]", "tests/"], "jansson belongs to server/ and core/*_json.c"),
     (r"<(oneapi/dnnl/)?dnnl", ["kernels/cpu/gemm_onednn.c"], "oneDNN belongs to kernels/cpu/gemm_onednn.c"),
-    (r"<(cuda|cublas|cudnn|nccl)", ["kernels/cuda/"], "CUDA belongs to kernels/cuda/"),
+    (r"<(cuda|cublas|cudnn|nccl)", ["kernels/cuda/", "tests/cuemu/"], "CUDA belongs to kernels/cuda/"),
     (r"<pcre2\.h>", ["core/"], "PCRE2 belongs to core/"),
     (r"<utf8proc\.h>", ["core/"], "utf8proc belongs to core/"),
 ]
@@ -187,14 +187,14 @@ def check_registered():
     """A source or test that no meson.build names is never compiled, and nobody notices."""
     bad = []
     for name in FILES:
-        if not name.endswith(".c") or not name.startswith(("core/", "kernels/", "server/", "tests/")):
+        if not name.endswith((".c", ".cc", ".cu")) or not name.startswith(("core/", "kernels/", "server/", "tests/")):
             continue
-        folder, base = os.path.split(name)
+        folder, base = os.path.split("tests/cuemu/" + os.path.basename(name) if name.startswith("kernels/cuda/") else name)
         builds = ""
         while folder:
             builds += text(f"{folder}/meson.build") if f"{folder}/meson.build" in FILES else ""
             folder = os.path.dirname(folder)
-        stem = base[:-2]
+        stem = base.rpartition(".")[0]
         # Lists may hold a name without what all of them share: 'sched' for test_sched.c, 'avx2' for init_avx2.c.
         short = re.sub(r"^(test|fuzz|init|checkops)_", "", stem)
         if not re.search(rf"'(?:[\w/]*/)?(?:{re.escape(base)}|{re.escape(stem)}|{re.escape(short)})'", builds):
@@ -294,7 +294,7 @@ def check_format():
     version = subprocess.run([tool, "--version"], capture_output=True, text=True).stdout
     if " version 14." not in version:
         return f"clang-format 14 is asked for, here is{version.partition('version')[2].rstrip()}"
-    names = [n for n in FILES if n.endswith((".c", ".h")) and n not in UNFORMATTED]
+    names = [n for n in FILES if n.endswith(CODE) and n not in UNFORMATTED]
     out = subprocess.run([tool, "--dry-run", *names], cwd=ROOT, capture_output=True, text=True)
     places = re.findall(r"^(\S+?):(\d+):\d+: warning:", out.stderr, re.M)
     return [f"{name}:{line}: not as clang-format would have it" for name, line in places]

@@ -1,0 +1,39 @@
+/* launch_cuda.h - the CUDA kernels as the host side sees them: one function an op, which checks the
+ * shapes and queues its launches on a stream. Semantics, shapes and overlaps are those of the op's
+ * argument struct in kernels/ops.h; tt_dev are device addresses, host pointers in the structs (the
+ * tt_weight of a table, the tt_kv_layer) are read during the call.
+ *
+ * Thread: the owner of the stream. Outcome: cudaSuccess, or the first failure, in which case the
+ * outputs are undefined once the stream has run. Nothing is allocated and nothing is waited for. A
+ * step without rows is done at once. C++ only: included by .cu files and their tests. */
+#ifndef TT_LAUNCH_CUDA_H
+#define TT_LAUNCH_CUDA_H
+
+#include <cuda_runtime.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+extern "C" {
+#include "kernels/ops.h"
+}
+
+/* norm_cuda.cu */
+cudaError_t tt_cuda_rmsnorm(cudaStream_t stream, const tt_rmsnorm_args *a);
+cudaError_t tt_cuda_rmsnorm_bwd(cudaStream_t stream, const tt_rmsnorm_bwd_args *a);
+
+/* rope_cuda.cu: head_dim <= 256, positions < 2^24. */
+cudaError_t tt_cuda_qk_rope(cudaStream_t stream, const tt_qk_rope_args *a);
+cudaError_t tt_cuda_q_rope_bwd(cudaStream_t stream, const tt_q_rope_bwd_args *a);
+
+/* gated_cuda.cu */
+cudaError_t tt_cuda_gated(cudaStream_t stream, const tt_gated_args *a);
+cudaError_t tt_cuda_gated_bwd(cudaStream_t stream, const tt_gated_bwd_args *a);
+
+/* embed_cuda.cu: tables of every type of kernels/dtype.h. An id outside the table is an assertion
+ * on the CPU; here its row becomes NaN. */
+cudaError_t tt_cuda_embed(cudaStream_t stream, const tt_embed_args *a);
+cudaError_t tt_cuda_gather(cudaStream_t stream, const tt_gather_args *a);
+cudaError_t tt_cuda_to_bf16(cudaStream_t stream, tt_dev src_f32, tt_dev dst_bf16, int64_t n);
+
+#endif
