@@ -8,7 +8,7 @@ MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
 DEFAULT_MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 PY     = build/venv/bin/python
 
-.PHONY: all help setup setup-test setup-deep venv test-venv venv-load model model-gemma build demo run test test-deep bench load \
+.PHONY: all help setup setup-test setup-deep venv test-venv venv-load model model-gemma build demo run test test-deep test-cuda bench load \
         soak fuzz lint image-test clean
 
 all: build
@@ -18,6 +18,7 @@ help:
 	@echo 'make run        the same set-up, then serve on $(HOST):$(PORT) until Ctrl-C (MODEL=PATH for your own)'
 	@echo 'make test       every test but the slow ones'
 	@echo 'make test-deep  sanitizers, the second model, kills and faults, GuideLLM, a soak, ten seconds of each fuzz target'
+	@echo 'make test-cuda  the CUDA kernels on the CPU under sanitizers, with planted mistakes that have to be caught'
 	@echo 'make bench      speed on this machine, also with many users, as a table and as build/bench.json'
 	@echo 'make load       users with long documents at ever higher rates: build/load.json, build/load.svg (LOAD_FLAGS=...)'
 	@echo 'make soak       half an hour of load while things break around the server (SOAK_SECONDS=N)'
@@ -65,11 +66,14 @@ demo: build $(if $(filter $(DEFAULT_MODEL),$(MODEL)),model)
 run: build $(if $(filter $(DEFAULT_MODEL),$(MODEL)),model)
 	@sh tools/run.sh $(BUILD)/server/qttt '$(MODEL)' '$(HOST)' '$(PORT)'
 
-test: build test-venv model
+test: setup-test build test-venv model
 	@python3 tools/run_tests.py fast --build $(BUILD)
 
 test-deep: setup-deep build test-venv venv-load model model-gemma
 	@python3 tools/run_tests.py deep --build $(BUILD)
+
+test-cuda: setup-deep
+	@python3 tools/run_tests.py cuda
 
 bench: build model
 	@$(BUILD)/server/qttt bench --model '$(MODEL)' --json $(BUILD)/bench.json

@@ -6,8 +6,8 @@ set -eu
 packages='gcc libc6-dev meson ninja-build pkg-config git ca-certificates python3 python3-venv
 libuv1-dev libmicrohttpd-dev libjansson-dev libcyaml-dev libyaml-dev libdnnl-dev libpcre2-dev libutf8proc-dev libxxhash-dev nettle-dev libsqlite3-dev libcmocka-dev'
 case ${1:-} in
-test) packages="$packages clang-format strace nginx-light libnginx-mod-http-js haproxy" ;;
-deep) packages="$packages clang-format strace nginx-light libnginx-mod-http-js haproxy clang lld libclang-rt-14-dev libomp-dev llvm" ;;
+test) packages="$packages g++ clang-format strace nginx-light libnginx-mod-http-js haproxy" ;;
+deep) packages="$packages g++ clang-format strace nginx-light libnginx-mod-http-js haproxy clang lld libclang-rt-14-dev libomp-dev llvm" ;;
 esac
 
 if ! command -v dpkg-query >/dev/null 2>&1 || ! command -v apt-get >/dev/null 2>&1; then

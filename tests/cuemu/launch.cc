@@ -74,40 +74,47 @@ static char *map_pages(size_t n_bytes)
     return static_cast<char *>(p);
 }
 
-static worker *worker_create()
+/* The worker of the calling thread; helper threads take over what earlier ones left, since stacks
+ * are dear to map. */
+static std::mutex idle_lock;
+
+static std::vector<worker *> &idle_workers()
 {
-    worker *w = new worker();
-    w->random = 88172645463325252ull + (uint64_t)conf().order * 7919;
+    static auto &list = *new std::vector<worker *>;
+    return list;
+}
+
+static worker *worker_take()
+{
+    worker *w = nullptr;
+    {
+        std::lock_guard<std::mutex> guard(idle_lock);
+        if (!idle_workers().empty()) {
+            w = idle_workers().back();
+            idle_workers().pop_back();
+        }
+    }
+    if (w == nullptr) {
+        w = new worker();
+        w->random = 88172645463325252ull + (uint64_t)conf().order * 7919;
+        w->arena = map_pages(ARENA_BYTES);
+    }
     pthread_attr_t attr;
     void *bottom;
     pthread_getattr_np(pthread_self(), &attr);
     pthread_attr_getstack(&attr, &bottom, &w->stack_bytes);
     pthread_attr_destroy(&attr);
     w->stack_bottom = bottom;
-    w->arena = map_pages(ARENA_BYTES);
     return w;
 }
 
-/* Of helper threads; the one of the main thread lives as long as the process. nullptr is legal: a
- * helper may have found nothing to do. */
-static void worker_destroy(worker *w)
+/* nullptr is legal: a helper may have found nothing to do. */
+static void worker_leave(worker *w)
 {
-    if (w == nullptr) {
-        return;
+    if (w != nullptr) {
+        std::lock_guard<std::mutex> guard(idle_lock);
+        idle_workers().push_back(w);
     }
-    for (fiber *f : w->fibers) {
-        munmap(f->stack - 4096, STACK_BYTES + 4096);
-        delete f;
-    }
-    for (warp_state &warp : w->blk.warps) {
-        while (warp.pool != nullptr) {
-            meeting *m = warp.pool;
-            warp.pool = m->next;
-            delete m;
-        }
-    }
-    munmap(w->arena, ARENA_BYTES);
-    delete w;
 }
 
 static void worker_reserve(worker *w, int n_threads)
@@ -182,7 +189,7 @@ static void run_block(grid_run *run, uint3 index)
 {
     int n = (int)(run->block.x * run->block.y * run->block.z);
     if (me_worker == nullptr) {
-        me_worker = worker_create();
+        me_worker = worker_take();
     }
     worker *w = me_worker;
     worker_reserve(w, n);
@@ -238,7 +245,7 @@ static void run_grid(grid_run *run)
                 for (size_t i; (i = next++) < n;) {
                     run_block(run, block_at(run, i));
                 }
-                worker_destroy(me_worker);
+                worker_leave(me_worker);
                 me_worker = nullptr;
             });
         }
