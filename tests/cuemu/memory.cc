@@ -14,9 +14,6 @@ namespace cuemu
 {
 
 static const size_t SPACE_BYTES = (size_t)1 << 36; /* of addresses; they are not used again */
-/* Below everything that the system maps by itself and above what sanitizers reserve; so half a host
- * pointer beside an integer is no device pointer. */
-static void *const SPACE_BASE = reinterpret_cast<void *>(0x7e9000000000ull);
 static const size_t DEVICE_BYTES = (size_t)16 << 30;
 static const size_t PAGE = 4096;
 
@@ -159,6 +156,23 @@ static void run_now(const std::function<void()> &op)
     close_device();
 }
 
+/* Where systems seldom map by themselves and sanitizers allow it: then half a host pointer beside
+ * an integer is no device pointer. A few places, since addresses are random. */
+static char *reserve_space()
+{
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+    for (uintptr_t base = 0x7e9000000000u; base < 0x7ef000000000u; base += SPACE_BYTES) {
+        void *got = mmap(reinterpret_cast<void *>(base), SPACE_BYTES, PROT_NONE, flags, -1, 0);
+        if (got == reinterpret_cast<void *>(base)) {
+            return static_cast<char *>(got);
+        }
+        if (got != MAP_FAILED) { /* an old system that takes the address for a wish */
+            munmap(got, SPACE_BYTES);
+        }
+    }
+    fail({"cudaMalloc", 0}, "the addresses of device memory are taken");
+}
+
 static cudaError_t device_alloc(void **p, size_t n_bytes)
 {
     if (n_bytes == 0) {
@@ -169,12 +183,7 @@ static cudaError_t device_alloc(void **p, size_t n_bytes)
         return remember(cudaErrorMemoryAllocation);
     }
     if (space == nullptr) {
-        int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
-        void *got = mmap(SPACE_BASE, SPACE_BYTES, PROT_NONE, flags, -1, 0);
-        if (got == MAP_FAILED) {
-            fail({"cudaMalloc", 0}, "the addresses of device memory are taken");
-        }
-        space = static_cast<char *>(got);
+        space = reserve_space();
     }
     size_t rounded = (n_bytes + 255) / 256 * 256, n = pages_of(rounded);
     if (n + PAGE > SPACE_BYTES - space_used) {

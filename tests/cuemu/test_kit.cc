@@ -20,7 +20,11 @@ void kit_check(bool ok, const char *what, cuemu::place at)
 
 int kit_main(int argc, char **argv, const kit_test *tests, size_t n_tests)
 {
-    int n_passed = 0, n_failed = 0;
+    int n_passed = 0, n_failed = 0, n_devices = 0;
+    if (cudaGetDeviceCount(&n_devices) != cudaSuccess || n_devices == 0) {
+        printf("skip: no CUDA device\n");
+        return 77;
+    }
     for (size_t i = 0; i < n_tests; i++) {
         if (argc > 1 && strcmp(argv[1], tests[i].name) != 0) {
             continue;
