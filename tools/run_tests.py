@@ -250,9 +250,10 @@ def deep(counts, args):
 def cuda(counts, args):
     """The CUDA kernels on the CPU (tests/cuemu) in builds of their own, with mistakes that have to be caught."""
     # Of vectors read through a crooked pointer only GCC tells; of races both, clang three times as fast.
-    compilers = {"plain": ("gcc", "g++"), "asan": ("gcc", "g++"), "tsan": ("clang", "clang++")}
+    compilers = {"plain": ("gcc", "g++"), "asan": ("gcc", "g++"), "tsan": ("clang", "clang++"), "msan": ("clang", "clang++")}
+    sanitizers = {"plain": "none", "msan": "memory"}
     for name, (cc, cxx) in compilers.items():
-        sanitize = SANITIZERS[name]["sanitize"] if name in SANITIZERS else "none"
+        sanitize = sanitizers[name] if name in sanitizers else SANITIZERS[name]["sanitize"]
         build = f"build-cuda-{name}"
         step(f"cuda on the CPU, {name}: tests, planted mistakes, mutants")
         start = time.monotonic()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Mistakes made in the real kernels, one at a time: the tests of kernels/cuda have to fail for each.
 
-    mutants.py list BUILD               names that BUILD (plain, asan, tsan) has to catch
+    mutants.py list BUILD               names that BUILD (plain, asan, tsan, msan) has to catch
     mutants.py make NAME OUTPUT         a C++ file: the kernels' file with the mistake, its headers as far as mistaken
     mutants.py run NAME BINARY          runs the tests built with it in every mode; they have to fail in one at least
 
@@ -14,7 +14,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PLAIN, ASAN, TSAN = "plain", "asan", "tsan"
+PLAIN, ASAN, TSAN, MSAN = "plain", "asan", "tsan", "msan"
 WARP, DEQUANT = "kernels/cuda/warp_cuda.cuh", "kernels/cuda/dequant_cuda.cuh"
 NORM, ROPE = "kernels/cuda/norm_cuda.cu", "kernels/cuda/rope_cuda.cu"
 GATED, EMBED = "kernels/cuda/gated_cuda.cu", "kernels/cuda/embed_cuda.cu"
@@ -23,7 +23,7 @@ GATED, EMBED = "kernels/cuda/gated_cuda.cu", "kernels/cuda/embed_cuda.cu"
 # What stands there is found exactly once, so a change of a kernel that moves it is noticed.
 MUTANTS = {
     # synchronisation
-    "sum_no_barrier": (NORM, WARP, "    __syncthreads();\n    v = 0;", "    v = 0;", {PLAIN, ASAN, TSAN}),
+    "sum_no_barrier": (NORM, WARP, "    __syncthreads();\n    v = 0;", "    v = 0;", {PLAIN, ASAN, TSAN, MSAN}),
     "sum_shared_twice": (NORM, NORM, "block_sum<NORM_THREADS>(dot, part_dot)", "block_sum<NORM_THREADS>(dot, part_square)", {TSAN}),
     "rope_no_sync_after_load": (ROPE, ROPE, "    }\n    __syncwarp();\n}", "    }\n}", {PLAIN, TSAN}),
     "rope_no_sync_after_turn": (ROPE, ROPE, "rotate(rope, position, 1.0f, head);\n        __syncwarp();\n        for",

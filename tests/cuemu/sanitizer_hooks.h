@@ -47,6 +47,13 @@ static const bool FRESH_STACKS = true; /* shadow of reused stacks and arenas is 
 static const bool FRESH_STACKS = false;
 #endif
 
+/* Tests that look at what nobody has written are for the other builds. */
+#ifdef CUEMU_MSAN
+static const bool UNDEFINED_IS_REPORTED = true;
+#else
+static const bool UNDEFINED_IS_REPORTED = false;
+#endif
+
 /* Red zones. */
 static inline void poison(const void *p, size_t n)
 {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs every planted mistake and compares how it ends with what the table promises for this build.
 
-    selfcheck.py --build plain|asan|tsan cuemu_planted bugs.table
+    selfcheck.py --build plain|asan|tsan|msan cuemu_planted bugs.table
 
 Standard library only. The last line is `N passed, N failed`.
 """
@@ -21,9 +21,10 @@ MODES = {
     "random": {"CUEMU_ORDER": "7", "CUEMU_STREAMS": "3"},
     "asan": {"ASAN_OPTIONS": "abort_on_error=0", "UBSAN_OPTIONS": "halt_on_error=1"},
     "tsan": {"TSAN_OPTIONS": "halt_on_error=1"},
+    "msan": {},
 }
-COLUMNS = {"plain": ["fifo", "reversed", "random"], "asan": ["asan"], "tsan": ["tsan"]}
-WORDS = {"clean", "wrong", "fault", "abort", "api", "asan", "tsan", "-"}
+COLUMNS = {"plain": ["fifo", "reversed", "random"], "asan": ["asan"], "tsan": ["tsan"], "msan": ["msan"]}
+WORDS = {"clean", "wrong", "fault", "abort", "api", "asan", "tsan", "msan", "-"}
 
 
 def read_table(path):
@@ -43,6 +44,8 @@ def read_table(path):
 def how_it_ended(code, said):
     if "ThreadSanitizer" in said:
         return "tsan"
+    if "MemorySanitizer" in said:
+        return "msan"
     if "AddressSanitizer" in said or "runtime error:" in said:
         return "asan"
     if code == -signal.SIGABRT and "cuemu: " in said:
