@@ -121,18 +121,6 @@ def meson_test(counts, build, logbase, suites, env=None, out=None):
         counts.add_record(record)
 
 
-def configure(build, options, env, *targets):
-    """meson setup once, ninja always, both aside (nice; what they say goes to build/BUILD.log). False: either failed."""
-    (ROOT / "build").mkdir(exist_ok=True)
-    log = ROOT / "build" / f"{build}.log"
-    jobs = [f"-j{os.environ['JOBS']}"] if os.environ.get("JOBS") else []
-    commands = [["nice", "ninja", "-C", build, *jobs, *targets]]
-    if not (ROOT / build / "build.ninja").exists():
-        commands.insert(0, ["meson", "setup", build, *options])
-    with log.open("w") as out:
-        return all(run(c, env, out) == 0 for c in commands)
-
-
 def fast(counts, args):
     step("unit, checkops, golden, fuzz replay, cuda on the CPU, lint, load, api")
     meson_test(counts, args.build, "test-fast", ["--no-suite", "deep"])
@@ -247,23 +235,37 @@ def deep(counts, args):
             counts.add(one)
 
 
+# Of vectors read through a crooked pointer only GCC tells; of races both, clang three times as fast.
+CUDA_BUILDS = {
+    "plain": ("gcc", "g++", "none"),
+    "asan": ("gcc", "g++", "address,undefined"),
+    "tsan": ("clang", "clang++", "thread"),
+    "msan": ("clang", "clang++", "memory"),
+}
+
+
+def build_cuda(name):
+    """build-cuda-NAME, the suite's programs alone (what is said goes to build/build-cuda-NAME.log). False when it fails."""
+    cc, cxx, sanitize = CUDA_BUILDS[name]
+    build, jobs = f"build-cuda-{name}", [f"-j{os.environ['JOBS']}"] if os.environ.get("JOBS") else []
+    commands = [["ninja", "-C", build, *jobs, "cuda-tests"]]
+    if not (ROOT / build / "build.ninja").exists():
+        commands.insert(0, ["meson", "setup", build, "-Dcuemu=enabled", "-Dcuemu_mutants=true", f"-Db_sanitize={sanitize}",
+                            "-Db_lundef=false", "-Doptimization=1", "-Ddebug=true"])
+    (ROOT / "build").mkdir(exist_ok=True)
+    with (ROOT / "build" / f"{build}.log").open("w") as out:
+        return all(run(c, {"CC": cc, "CXX": cxx}, out) == 0 for c in commands)
+
+
 def cuda(counts, args):
     """The CUDA kernels on the CPU (tests/cuemu) in builds of their own, with mistakes that have to be caught."""
-    # Of vectors read through a crooked pointer only GCC tells; of races both, clang three times as fast.
-    compilers = {"plain": ("gcc", "g++"), "asan": ("gcc", "g++"), "tsan": ("clang", "clang++"), "msan": ("clang", "clang++")}
-    sanitizers = {"plain": "none", "msan": "memory"}
-    for name, (cc, cxx) in compilers.items():
-        sanitize = sanitizers[name] if name in sanitizers else SANITIZERS[name]["sanitize"]
-        build = f"build-cuda-{name}"
+    for name in CUDA_BUILDS:
         step(f"cuda on the CPU, {name}: tests, planted mistakes, mutants")
         start = time.monotonic()
-        options = ["-Dcuemu=enabled", "-Dcuemu_mutants=true", f"-Db_sanitize={sanitize}", "-Db_lundef=false", "-Doptimization=1",
-                   "-Ddebug=true"]
-        if not configure(build, options, {"CC": cc, "CXX": cxx}, "cuda-tests"):
-            did_not_build(counts, build)
-            continue
-        env = SANITIZERS[name]["env"] if name in SANITIZERS else {}
-        meson_test(counts, build, "test-cuda", ["--suite", "cuda"], env)
+        if build_cuda(name):
+            meson_test(counts, f"build-cuda-{name}", "test-cuda", ["--suite", "cuda"], SANITIZERS.get(name, {}).get("env"))
+        else:
+            did_not_build(counts, f"build-cuda-{name}")
         print(f"({time.monotonic() - start:.0f} s)", flush=True)
 
 
