@@ -50,7 +50,7 @@ WARMUP = 0.4  # share of the time after which memory may not grow
 GROWTH_BYTES_A_REQUEST = 1024  # of the slope of its memory; a lost request or session costs more
 WARM_REQUESTS = 200  # that it takes at least until workspaces, arenas and stores have their size
 GROWTH_UNTIL_WARM = 96 << 20  # all that may grow when the time was too short, or the machine too busy, for so many
-GROWTH_FLOOR = 8 << 20  # bytes: what is bounded may still fill up, and allocators have moods
+GROWTH_FLOOR = 16 << 20  # bytes: what is bounded may still fill up, and allocators have moods
 SAMPLE = 12  # conversations that are computed again
 
 
@@ -399,6 +399,8 @@ def main():
     args = p.parse_args()
     if bool(args.model) == bool(args.small_from):
         p.error("either --model or --small-from")
+    # A heap a thread grows in steps of megabytes, whatever is kept: one shows a leak.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "1")
     print(f"soak: {args.seconds:.0f} s, seed {args.seed}", flush=True)
     checks = Checks()
     with tempfile.TemporaryDirectory(prefix="qttt-soak-") as name:
