@@ -80,13 +80,23 @@ static void choose_id(tt_http_request *req)
     tt_hex_random(12, req->id + 4);
 }
 
-/* Whether the client sits on this machine: its address is loopback, or the socket has a path. */
-static bool is_local(const tt_http_request *req)
+/* Whether a proxy says that it asks for somebody else. */
+static bool is_forwarded(tt_http_request *req)
+{
+    return tt_http_get_header(req, "X-Forwarded-For") != NULL ||
+           tt_http_get_header(req, "Forwarded") != NULL;
+}
+
+/* Whether the client sits on this machine: its address is loopback, or the socket has a path, and
+ * it is no proxy, whose own clients may be anywhere. */
+static bool is_local(tt_http_request *req)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(req->mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
     const struct sockaddr *a = info != NULL ? info->client_addr : NULL;
-    return req->server->settings->unix_socket[0] != '\0' || (a != NULL && tt_listen_is_local(a));
+    bool near =
+        req->server->settings->unix_socket[0] != '\0' || (a != NULL && tt_listen_is_local(a));
+    return near && !is_forwarded(req);
 }
 
 /* What a route asks of its caller beyond a key. */

@@ -3,6 +3,7 @@ makes of them, GET /v1/admin/state."""
 import contextlib
 import pathlib
 import re
+import socket
 import stat
 import subprocess
 import tempfile
@@ -381,7 +382,6 @@ def test_secrets_are_not_shown():
 
 def test_state_of_a_public_server_without_keys():
     """From another address than loopback it is refused."""
-    import socket
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing; chooses the address that would be used
@@ -392,3 +392,37 @@ def test_state_of_a_public_server_without_keys():
         with harness.Connection(s.port, host=address) as c:
             error(c.request("GET", STATE), 403, "permission_error", "admin_only")
         assert s.get(STATE).status == 200
+
+
+class UnixConnection(harness.Connection):
+    def __init__(self, path):
+        self.sock, self.buffer = socket.socket(socket.AF_UNIX), b""
+        self.sock.settimeout(harness.LONG)
+        self.sock.connect(str(path))
+
+
+def refuses_clients_of_proxies(ask):
+    for name, value in (("X-Forwarded-For", "192.0.2.7"), ("x-forwarded-for", ""), ("Forwarded", "for=192.0.2.7")):
+        error(ask("GET", STATE, headers={name: value}), 403, "permission_error", "admin_only")
+    assert ask("GET", STATE).status == 200
+    assert ask("GET", "/v1/models", headers={"X-Forwarded-For": "192.0.2.7"}).status == 200
+
+
+def test_state_is_not_for_the_clients_of_a_proxy():
+    """Without keys a proxy on the same machine is near, its clients need not be."""
+    with harness.Server() as s:
+        refuses_clients_of_proxies(s.request)
+
+
+def test_state_is_not_for_the_clients_of_a_proxy_at_a_socket_with_a_path(tmp_path):
+    path = tmp_path / "socket"
+    with harness.Server("--unix-socket", str(path), wait=None) as s:
+        deadline = time.monotonic() + harness.LONG
+        while not path.exists():
+            assert s.process.poll() is None and time.monotonic() < deadline, s.log_text()
+            time.sleep(0.02)
+        with UnixConnection(path) as c:
+            while c.request("GET", "/readyz").status != 200:
+                assert time.monotonic() < deadline, s.log_text()
+                time.sleep(0.02)
+            refuses_clients_of_proxies(c.request)

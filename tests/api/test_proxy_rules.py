@@ -155,6 +155,20 @@ def test_metrics_are_not_for_the_world(proxy, stubs):
     assert arrived(stubs) == []
 
 
+def test_the_node_is_told_that_a_proxy_asks(proxy, stubs):
+    """Without keys it tells clients of its own machine more than others: a proxy there must not pass for one."""
+    for given in ({}, {"X-Forwarded-For": "203.0.113.9"}, {"X-Forwarded-For": ""}):
+        for key in ({}, {"x-session-id": "user_7"}):
+            assert proxy.request("GET", "/v1/admin/state", headers={**given, **key}).status == 200
+            assert proxy.request("POST", CHAT, BODY, {**given, **key}).status == 200
+    assert len(arrived(stubs)) == 12
+    # As a header of this hop alone it would not be passed on: Envoy refuses that, the others pass it on.
+    r = proxy.request("GET", "/v1/admin/state", headers={"Connection": "close, x-forwarded-for"})
+    assert r.status == (400 if proxy.kind == "envoy" else 200)
+    last = {a[3].get("x-forwarded-for", "").split(",")[-1].strip() for a in arrived(stubs)}
+    assert len(last) == 1 and last.isdisjoint({"", "203.0.113.9"}), last  # of this machine: Envoy calls it by another address
+
+
 # ---- waiting, and sending again ----
 
 def not_ready(proxy, node):
