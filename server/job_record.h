@@ -57,6 +57,7 @@ struct tt_job_record {
     bool saved;     /* it has a row (job_state.h) */
     bool unwritten; /* changed since its row was written */
     bool restored;  /* read from its row, and nothing was decided yet */
+    bool unchecked; /* restored, and its session could not be read yet to see whether it goes on */
     bool unsaved;   /* its row could not be written the last time */
     tt_job_status row_status;
     tt_event *held; /* owned: the event that ends it, until its row is written; NULL = none */

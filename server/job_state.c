@@ -12,7 +12,10 @@
 #include "server/session_setup.h"
 #include "server/session_state.h"
 
-enum { BATCH_MS = 1000 };
+enum {
+    BATCH_MS = 1000,
+    PATIENCE_SECONDS = 300 /* so long the oldest job may be in the way of the others */
+};
 
 /* ---- writing ---- */
 
@@ -59,12 +62,17 @@ tt_code tt_job_state_put(tt_state_txn *x, tt_job_record *r)
 
 static void on_timer(uv_timer_t *t);
 
-static void write_later(tt_server *s, tt_job_record *r)
+static void arm_timer(tt_server *s)
 {
-    r->unwritten = true;
     if (!uv_is_active((uv_handle_t *)&s->job_timer)) {
         uv_timer_start(&s->job_timer, on_timer, BATCH_MS, 0);
     }
+}
+
+static void write_later(tt_server *s, tt_job_record *r)
+{
+    r->unwritten = true;
+    arm_timer(s);
 }
 
 typedef struct writing {
@@ -136,6 +144,7 @@ static void write_all(tt_server *s)
 static void on_timer(uv_timer_t *t)
 {
     write_all(t->data);
+    tt_job_state_resume(t->data);
 }
 
 void tt_job_state_changed(void *arg, tt_job_record *r)
@@ -301,28 +310,44 @@ static tt_code restore_row(void *arg, const tt_state_row *row)
     return TT_OK;
 }
 
-/* Why a job cannot go on; NULL: it can. */
-static const char *obstacle(tt_server *s, const tt_job_record *r)
+/* What failed may succeed a moment later: nothing is wrong with the job or its session. */
+static bool may_pass(const tt_session_record *ses, tt_code rc)
+{
+    tt_err why;
+    return rc == TT_E_BUSY || rc == TT_E_NOMEM || rc == TT_E_CAPACITY || rc == TT_E_UNAVAILABLE ||
+           rc == TT_E_IO || (rc == TT_E_STATE && tt_session_usable(ses, &why) == TT_OK);
+}
+
+/* Whether a job can go on; TT_E_INVALID: why not. TT_E_BUSY: its session could not be read now. */
+static tt_code check_restored(tt_server *s, const tt_job_record *r, tt_err *reterr)
 {
     int32_t n = 0;
     tt_session_generation g;
     if (r->in_request) {
-        return "the server was restarted while the request was running";
+        return tt_fail(reterr, TT_E_INVALID,
+                       "the server was restarted while the request was running");
     }
     tt_session_record *ses = tt_session_store_find(s->sessions, r->scope, r->session_id);
-    tt_err err;
-    if (ses == NULL || tt_session_load_now(ses, &err) < 0) {
-        return "the server was restarted and the session is gone";
+    tt_err why;
+    tt_code rc = ses != NULL ? tt_session_load_now(ses, &why) : TT_E_INVALID;
+    if (rc < 0) {
+        return ses != NULL && may_pass(ses, rc)
+                   ? tt_fail(reterr, TT_E_BUSY, "the server was restarted; %s", why.msg)
+                   : tt_fail(reterr, TT_E_INVALID,
+                             "the server was restarted and the session is gone");
     }
     const int32_t *ids = tt_session_context(ses->data, &n);
     if (n != r->n_context || tt_job_context_hash(ids, n) != r->context_hash) {
-        return "the server was restarted and the session's context is another";
+        return tt_fail(reterr, TT_E_INVALID,
+                       "the server was restarted and the session's context is another");
     }
     bool found = r->params.start_adapter == 0;
     for (int32_t i = 0; !found && tt_session_generation_at(ses->data, i, &g); i++) {
         found = g.adapter_id == r->params.start_adapter;
     }
-    return found ? NULL : "the server was restarted and the adapter that it goes on from is gone";
+    return found ? TT_OK
+                 : tt_fail(reterr, TT_E_INVALID,
+                           "the server was restarted and the adapter that it goes on from is gone");
 }
 
 /* Numbers are given once. */
@@ -347,10 +372,12 @@ static tt_job_record *first_restored(const tt_server *s)
 
 static void settle(tt_server *s, tt_job_record *r, double now)
 {
+    tt_err err;
     r->restored = false;
-    const char *why = r->cancel_asked && !r->in_request ? NULL : obstacle(s, r);
-    if (why != NULL) {
-        tt_job_record_lost(r, why, now);
+    tt_code rc = r->cancel_asked && !r->in_request ? TT_OK : check_restored(s, r, &err);
+    r->unchecked = rc == TT_E_BUSY;
+    if (rc < 0 && !r->unchecked) {
+        tt_job_record_lost(r, err.msg, now);
         return;
     }
     tt_job_record_ref(r);
@@ -390,21 +417,53 @@ static tt_job_record *oldest_waiting(const tt_server *s)
     return found;
 }
 
+/* Asked before the context is copied. What it says may be a moment old. */
+static bool queue_is_full(const tt_server *s)
+{
+    tt_engine_stats n;
+    tt_engine_get_stats(s->engine, &n);
+    return (int64_t)n.queued_jobs + n.running_jobs >=
+           s->settings->qttt_max_queued_jobs + s->settings->qttt_max_jobs;
+}
+
+/* False: not now. Else it is queued, or has failed. */
+static bool resume(tt_server *s, tt_job_record *r)
+{
+    tt_err err = {0};
+    const tt_session_record *ses = tt_session_store_find(s->sessions, r->scope, r->session_id);
+    tt_code rc = TT_OK;
+    if (strcmp(r->model, s->served->name) != 0) {
+        rc = tt_fail(&err, TT_E_INVALID, "the server was restarted with the model %s",
+                     s->served->name);
+    } else if (r->unchecked) {
+        rc = check_restored(s, r, &err);
+        r->unchecked = rc == TT_E_BUSY;
+    }
+    rc = rc == TT_OK ? tt_jobs_go_on(s, r, &err) : rc;
+    if (ses != NULL && may_pass(ses, rc)) {
+        double now = tt_now();
+        bool full = rc == TT_E_BUSY && !r->unchecked; /* the queue: it takes more sooner or later */
+        s->jobs_stuck_since = full || s->jobs_stuck_since == 0 ? now : s->jobs_stuck_since;
+        if (now - s->jobs_stuck_since < PATIENCE_SECONDS) {
+            s->jobs_retry_at = full ? 0 : now + BATCH_MS * 1e-3;
+            return false;
+        }
+    }
+    s->jobs_stuck_since = s->jobs_retry_at = 0;
+    if (rc < 0) {
+        tt_job_record_lost(r, err.msg, tt_unix_now());
+    }
+    return true;
+}
+
 void tt_job_state_resume(tt_server *s)
 {
     tt_job_record *r;
-    tt_err err;
     while (s->served != NULL && s->jobs_waiting > 0 && !s->jobs_frozen &&
            (r = oldest_waiting(s)) != NULL) {
-        tt_code rc = strcmp(r->model, s->served->name) == 0
-                         ? tt_jobs_go_on(s, r, &err)
-                         : tt_fail(&err, TT_E_INVALID, "the server was restarted with the model %s",
-                                   s->served->name);
-        if (rc == TT_E_BUSY) {
-            return; /* the queue takes more when something in it has ended */
-        }
-        if (rc < 0) {
-            tt_job_record_lost(r, err.msg, tt_unix_now());
+        if (tt_now() < s->jobs_retry_at || queue_is_full(s) || !resume(s, r)) {
+            arm_timer(s);
+            return;
         }
         s->jobs_waiting--;
     }

@@ -24,7 +24,8 @@ tt_code tt_job_state_put(tt_state_txn *x, tt_job_record *r);
 /* Reads the rows into s->jobs. After the sessions were: those that cannot go on have failed. */
 tt_code tt_job_state_restore(tt_server *s, tt_err *reterr);
 /* The model is there: jobs that had not ended are queued again, the oldest first, as far as the
- * queue takes them; those that are left when the table is read the next time. */
+ * queue takes them; those that are left when the table is read the next time, or a second later. So
+ * does one for which memory was missing, or a read failed, for some minutes: then it has failed. */
 void tt_job_state_resume(tt_server *s);
 /* What was not written is. Later changes are not: the process ends, and what it cuts short goes on
  * in the next one. */

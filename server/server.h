@@ -37,6 +37,8 @@ typedef struct tt_server {
     struct tt_job_stream *job_streams; /* list of clients that follow one */
     uv_timer_t job_timer;              /* rows of running jobs are written (job_state.h) */
     int32_t jobs_waiting;              /* of before a restart, not queued again yet */
+    double jobs_stuck_since;           /* monotonic: the oldest of them failed; 0 = it did not */
+    double jobs_retry_at;              /* monotonic: when it may be tried again */
     bool jobs_frozen;                  /* the process ends: their rows stay as they are */
     struct tt_generation *generations; /* list of running ones */
     int32_t n_generations;
