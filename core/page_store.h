@@ -76,7 +76,7 @@ void tt_page_fetch_free(tt_page_fetch **fetch);
 typedef struct tt_page_store_stats {
     int64_t runs, bytes;                /* on disk now */
     uint64_t written_bytes, read_bytes; /* of pages */
-    uint64_t corrupt_runs;              /* found damaged, and removed */
+    uint64_t corrupt_runs;              /* damaged, and removed; or could not be read, and stay */
     uint64_t evicted_runs;              /* for the budget or the disk's last bytes */
     uint64_t write_failures;            /* runs that could not be written */
 } tt_page_store_stats;

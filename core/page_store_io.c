@@ -115,7 +115,8 @@ static tt_code read_pages(tt_page_store *s, tt_page_fetch *f, const char *name, 
     return rc;
 }
 
-/* What could not be read must not be asked for again. */
+/* What could not be read must not be asked for again. Its file goes only when that is damaged: one
+ * that the system does not give now may be whole, and is looked at when the store is opened. */
 static void drop_run(tt_page_store *s, const tt_page_fetch *f, const char *name, const tt_err *why)
 {
     int32_t i;
@@ -124,14 +125,21 @@ static void drop_run(tt_page_store *s, const tt_page_fetch *f, const char *name,
     pthread_mutex_lock(&s->mutex);
     tt_run *r = tt_page_index_find(&s->index, f->key[0].hash, &i);
     bool is = r != NULL && r->state == TT_RUN_READY && r->name == last;
+    bool damaged = why->code == TT_E_INVALID;
     if (is) {
         tt_page_index_drop(&s->index, r);
         s->stats.corrupt_runs++;
     }
+    if (is && !damaged) {
+        tt_page_index_forget(&s->index, r);
+    }
     pthread_mutex_unlock(&s->mutex);
-    if (is) {
+    if (is && damaged) {
         remove_run(s, r);
         tt_page_store_warn(s, "K/V pages on disk are dropped and will be recomputed: %s", why->msg);
+    } else if (is) {
+        tt_page_store_warn(s, "K/V pages on disk are left alone until the next start: %s",
+                           why->msg);
     }
 }
 

@@ -80,7 +80,11 @@ static tt_code scan_run(scan *c, uint64_t fingerprint, const char *folder, const
     bool ours = fingerprint == s->opt.fingerprint;
     tt_code rc = ours ? read_run(s, name, f.run, &why) : TT_OK;
     c->n_foreign += !ours;
-    if (rc == TT_OK) {
+    if (rc == TT_E_IO) { /* not damaged for all that is known: it counts, and has no keys */
+        s->stats.corrupt_runs++;
+        tt_page_store_warn(s, "K/V pages on disk are left alone until the next start: %s", why.msg);
+    }
+    if (rc == TT_OK || rc == TT_E_IO) {
         rc = keep(c, &f, reterr);
         if (rc == TT_OK) {
             return TT_OK;

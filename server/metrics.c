@@ -257,7 +257,7 @@ static void write_pages(tt_buf *b, const tt_engine_stats *st)
     counter(b, "qttt_restored_tokens_total", "Prompt tokens whose K/V came from disk.",
             st->restored_tokens);
     counter(b, "qttt_page_runs_corrupt_total",
-            "Runs that were damaged or could not be read: removed, and recomputed.",
+            "Runs that were damaged (removed) or could not be read: recomputed.",
             st->page_runs_corrupt);
     counter(b, "qttt_page_runs_evicted_total", "Runs removed for state.max_bytes.",
             st->page_runs_evicted);

@@ -396,7 +396,37 @@ static void test_a_run_that_vanished(void **state)
     tt_page_store_close(&s);
 }
 
-/* A file stands where the folder should be: nothing is saved, nothing fails. */
+/* The system does not give a file whose content is well (here: a link stands in its place): it is
+ * not used, and stays until it can be read. */
+static void test_a_run_that_cannot_be_read_stays(void **state)
+{
+    char name[8500], away[8600];
+    chain c = make_chain(12, 4);
+    tt_page_store *s = open_plain();
+    put_chain(s, &c, 0, 4);
+    settle(s, 1);
+    strcpy(name, file_at(0));
+    snprintf(away, sizeof away, "%s/away", folder);
+    assert_int_equal(rename(name, away), 0);
+    assert_int_equal(symlink(away, name), 0);
+    assert_int_equal(fetch(s, &c, 0, 4), 0);
+    assert_int_equal(fetch(s, &c, 0, 4), -1); /* nor is it asked for again */
+    assert_string_equal(file_at(0), name);
+    assert_int_equal(atomic_load(&n_warnings), 1);
+    tt_page_store_close(&s);
+    s = open_plain();
+    assert_string_equal(file_at(0), name);
+    assert_int_equal(tt_page_store_get_stats(s).runs, 1); /* it counts */
+    assert_int_equal(tt_page_store_get_stats(s).corrupt_runs, 1);
+    assert_int_equal(atomic_load(&n_warnings), 2);
+    assert_int_equal(fetch(s, &c, 0, 4), -1);
+    tt_page_store_close(&s);
+    assert_int_equal(rename(away, name), 0);
+    s = open_plain();
+    assert_int_equal(fetch(s, &c, 0, 4), 4);
+    tt_page_store_close(&s);
+}
+
 /* Too many files are open: nothing is wrong with the run, it stays. */
 static void test_no_file_can_be_opened(void **state)
 {
@@ -416,6 +446,7 @@ static void test_no_file_can_be_opened(void **state)
     tt_page_store_close(&s);
 }
 
+/* A file stands where the folder should be: nothing is saved, nothing fails. */
 static void test_a_folder_that_cannot_be_made(void **state)
 {
     chain c = make_chain(11, 4);
@@ -457,6 +488,7 @@ int main(void)
         CASE(test_damage_is_found_told_and_removed),
         CASE(test_a_run_that_vanished),
         CASE(test_no_file_can_be_opened),
+        CASE(test_a_run_that_cannot_be_read_stays),
         CASE(test_a_folder_that_cannot_be_made),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
