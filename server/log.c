@@ -68,6 +68,21 @@ static void put_quoted(tt_buf *b, const char *text, size_t n)
     tt_buf_putc(b, '"');
 }
 
+/* A message in a line of text. */
+static void put_message(tt_buf *b, const char *text)
+{
+    const unsigned char *s = (const unsigned char *)text;
+    for (size_t i = 0, n = strlen(text), bad = 0; i < n;) {
+        size_t len = tt_utf8_check(s + i, n - i, &bad);
+        if (len == 0 || acts(decode(s + i, len))) {
+            tt_buf_putc(b, '?');
+        } else {
+            tt_buf_put(b, s + i, len);
+        }
+        i += len > 0 ? len : bad;
+    }
+}
+
 /* In a line of text words of harmless ASCII stand without quotes. */
 static bool plain(const char *s, size_t n)
 {
@@ -100,7 +115,8 @@ static void begin(tt_log_record *r, tt_log_level level, const char *message)
                       level_names[level]);
         put_quoted(&r->b, message, strlen(message));
     } else {
-        tt_buf_printf(&r->b, "%s %-5s %s", when, level_names[level], message);
+        tt_buf_printf(&r->b, "%s %-5s ", when, level_names[level]);
+        put_message(&r->b, message);
     }
 }
 

@@ -114,6 +114,24 @@ static void test_a_record_is_one_line(void **state)
     }
 }
 
+/* Nor do C1 controls, marks that turn the direction of text, and bytes that are no UTF-8. */
+static void test_what_acts_does_not_pass(void **state)
+{
+    static const char *const act[] = {"\xc2\x9b",     "\xc2\x85", "\xe2\x80\xae", "\xe2\x81\xa6",
+                                      "\xe2\x80\xa8", "\x9b",     "\xff"};
+    for (int json = 0; json < 2; json++) {
+        for (size_t i = 0; i < sizeof act / sizeof *act; i++) {
+            tt_log_configure(TT_LOG_INFO, json);
+            begin_catching();
+            tt_log(TT_LOG_INFO, "GET /\xc3\xa9%s.", act[i]);
+            const char *s = caught_text();
+            assert_null(strstr(s, act[i]));
+            assert_non_null(strstr(s, "GET /\xc3\xa9"));
+            assert_non_null(strstr(s, json ? ".\"}\n" : "/\xc3\xa9?.\n"));
+        }
+    }
+}
+
 static void test_long_records_are_cut(void **state)
 {
     static char text[100000];
@@ -189,6 +207,7 @@ int main(void)
         cmocka_unit_test(test_text),
         cmocka_unit_test(test_json),
         cmocka_unit_test(test_a_record_is_one_line),
+        cmocka_unit_test(test_what_acts_does_not_pass),
         cmocka_unit_test(test_long_records_are_cut),
         cmocka_unit_test(test_writers_at_once),
         cmocka_unit_test(test_nobody_reads),
