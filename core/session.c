@@ -463,9 +463,38 @@ tt_code tt_session_backup(const tt_session *s, tt_session **ret, tt_err *reterr)
     return TT_OK;
 }
 
-void tt_session_revert(tt_session *s, tt_session **backup, bool adapters)
+/* In its place by number; when there are too many, the oldest is what comes back. False: all have a
+ * place. */
+static bool insert_generation(tt_session *s, tt_session_generation g, tt_session_generation *ret)
 {
-    tt_session *b = *backup;
+    int32_t i = s->n_generations;
+    while (i > 0 && s->generations[i - 1].number > g.number) {
+        i--;
+    }
+    if (i > 0 && s->generations[i - 1].number == g.number) {
+        return false;
+    }
+    bool full = s->n_generations == s->max_generations;
+    if (full && i == 0) {
+        *ret = g;
+        return true;
+    }
+    if (full) {
+        *ret = s->generations[0];
+        memmove(s->generations, s->generations + 1, (size_t)(i - 1) * sizeof *s->generations);
+        s->generations[i - 1] = g;
+        return true;
+    }
+    memmove(s->generations + i + 1, s->generations + i,
+            (size_t)(s->n_generations - i) * sizeof *s->generations);
+    s->generations[i] = g;
+    s->n_generations++;
+    return false;
+}
+
+void tt_session_revert(tt_session *s, tt_session *b, bool adapters)
+{
+    int32_t n_over = 0;
     drop_branches(s);
     unref_part(&s->context);
     s->context = ref_part(b->context);
@@ -473,11 +502,10 @@ void tt_session_revert(tt_session *s, tt_session **backup, bool adapters)
         s->branches[s->n_branches++] = ref_part(b->branches[i]);
     }
     s->epoch = b->epoch; /* last_epoch stays: plans for the context that is undone are stale */
-    if (adapters) {
-        memcpy(s->generations, b->generations, (size_t)b->n_generations * sizeof *s->generations);
-        s->n_generations = b->n_generations;
+    for (int32_t i = 0; adapters && i < b->n_generations; i++) {
+        n_over += insert_generation(s, b->generations[i], &b->generations[n_over]);
     }
-    tt_session_destroy(backup);
+    b->n_generations = n_over;
 }
 
 /* ---- disk ---- */

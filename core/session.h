@@ -131,9 +131,10 @@ tt_code tt_session_extend(tt_session *s, const int32_t *ids, int32_t n, tt_err *
 
 /* All of it as it is now; shares its tokens. TT_E_NOMEM. */
 tt_code tt_session_backup(const tt_session *s, tt_session **ret, tt_err *reterr);
-/* Context and branches are what they were, with `adapters` the generations too; a running append
- * stays what it is. *backup becomes NULL. */
-void tt_session_revert(tt_session *s, tt_session **backup, bool adapters);
+/* Context and branches are what they were; a running append stays what it is. With `adapters` the
+ * generations come back, beside those that were published since; the backup's generations are then
+ * those for which there is no room, the oldest: the caller gives their pins back. */
+void tt_session_revert(tt_session *s, tt_session *backup, bool adapters);
 
 /* ---- disk: tokens may leave memory while their number stays known ---- */
 

@@ -343,7 +343,8 @@ static void revert(tt_session_change *c)
 {
     tt_session_record *r = c->r;
     key_list now;
-    tt_session_revert(r->data, &c->data, c->kind == TT_CHANGE_RESET);
+    tt_session_generation over;
+    tt_session_revert(r->data, c->data, c->kind == TT_CHANGE_RESET);
     swap_texts(&r->text, &c->text);
     swap_texts(&r->context_text, &c->context_text);
     strcpy(r->text_key, c->text_key);
@@ -367,6 +368,10 @@ static void revert(tt_session_change *c)
         set_saved(r, &now, NULL);
     }
     tt_session_recount(r);
+    r->dirty = true;
+    for (int32_t i = 0; tt_session_generation_at(c->data, i, &over); i++) {
+        tt_session_state_put_now(r, over.adapter_id);
+    }
 }
 
 /* A session that was made for a request of which nothing came: its row was not written. */

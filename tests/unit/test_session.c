@@ -193,6 +193,45 @@ static void generations(void **state)
     tt_session_destroy(&s);
 }
 
+static void expect_generations(const tt_session *s, int32_t n, const int32_t *numbers)
+{
+    tt_session_generation g;
+    for (int32_t i = 0; i < n; i++) {
+        assert_true(tt_session_generation_at(s, i, &g));
+        assert_int_equal(g.number, numbers[i]);
+        assert_int_equal(g.adapter_id, 10 + numbers[i]);
+    }
+    assert_false(tt_session_generation_at(s, n, &g));
+}
+
+/* Generations come back in their order, and none that was published is lost while there is room. */
+static void resets_that_are_undone(void **state)
+{
+    tt_session *s = fresh(), *first, *second;
+    tt_err err;
+    publish(s, 11, 0, TT_OK);
+    assert_int_equal(tt_session_backup(s, &first, &err), TT_OK);
+    tt_session_reset(s);
+    publish(s, 12, 0, TT_OK);
+    assert_int_equal(tt_session_backup(s, &second, &err), TT_OK);
+    tt_session_reset(s);
+    publish(s, 13, 0, TT_OK);
+    tt_session_revert(s, first, true);
+    expect_generations(s, 2, (const int32_t[]){1, 3});
+    expect_generations(first, 0, NULL);
+    tt_session_revert(s, second, true);
+    expect_generations(s, 2, (const int32_t[]){2, 3});
+    expect_generations(second, 1, (const int32_t[]){1}); /* two at most */
+    tt_session_destroy(&first);
+    tt_session_destroy(&second);
+    assert_int_equal(tt_session_backup(s, &first, &err), TT_OK);
+    tt_session_revert(s, first, false); /* of another change: they are not its business */
+    expect_generations(s, 2, (const int32_t[]){2, 3});
+    expect_generations(first, 0, NULL);
+    tt_session_destroy(&first);
+    tt_session_destroy(&s);
+}
+
 /* Tokens that were run under one adapter are not the K/V of another; whichever branch fits the
  * adapter is preferred. */
 static void a_change_of_adapter_is_a_miss(void **state)
@@ -376,6 +415,7 @@ int main(void)
         cmocka_unit_test(appends_are_transactions),
         cmocka_unit_test(generations),
         cmocka_unit_test(a_change_of_adapter_is_a_miss),
+        cmocka_unit_test(resets_that_are_undone),
         cmocka_unit_test(forks),
         cmocka_unit_test(extends),
         cmocka_unit_test(a_session_without_context),

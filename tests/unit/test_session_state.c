@@ -291,6 +291,52 @@ static void dropped_generations(void **state)
     end();
 }
 
+static int32_t adopt(tt_session_record *r, uint64_t adapter_id)
+{
+    tt_qttt_result result = {.adapter_id = adapter_id};
+    int32_t number;
+    tt_session_adopt(r, &result, "qttt_a_1", &number);
+    return number;
+}
+
+static void expect_generations(const tt_session_record *r, uint64_t first, uint64_t second)
+{
+    tt_session_generation g;
+    assert_true(tt_session_generation_at(r->data, 0, &g));
+    assert_int_equal(g.adapter_id, first);
+    assert_int_equal(g.number, (int32_t)first);
+    assert_true(tt_session_generation_at(r->data, 1, &g));
+    assert_int_equal(g.adapter_id, second);
+    assert_int_equal(g.number, (int32_t)second);
+    assert_false(tt_session_generation_at(r->data, 2, &g));
+}
+
+/* What a job published meanwhile was told of: it stays beside what comes back. */
+static void a_reset_that_is_undone(void **state)
+{
+    begin();
+    tt_session_record *r = add("a");
+    tt_state_txn *x = tt_state_begin(db);
+    assert_int_equal(tt_session_state_put(x, r), TT_OK);
+    assert_int_equal(commit(x), TT_OK);
+    n_unpinned = 0;
+    assert_int_equal(adopt(r, 1), 1);
+    tt_session_change *c = tt_session_change_begin(r, TT_CHANGE_RESET);
+    tt_session_reset(r->data);
+    assert_int_equal(adopt(r, 2), 2);
+    tt_session_change_undo(c);
+    expect_generations(r, 1, 2);
+    assert_int_equal(n_unpinned, 0);
+    c = tt_session_change_begin(r, TT_CHANGE_RESET); /* and again, without room for all */
+    tt_session_reset(r->data);
+    assert_int_equal(adopt(r, 3), 3);
+    tt_session_change_undo(c);
+    expect_generations(r, 2, 3);
+    assert_true(has_unpinned(1));
+    assert_int_equal(unpinned[0], 1);
+    end();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -298,6 +344,7 @@ int main(void)
         cmocka_unit_test(flush_again),
         cmocka_unit_test_setup_teardown(of_another_version, set_up, tear_down),
         cmocka_unit_test_setup_teardown(dropped_generations, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_reset_that_is_undone, set_up, tear_down),
     };
     return cmocka_run_group_tests_name("session_state", tests, NULL, NULL);
 }
