@@ -213,7 +213,17 @@ static bool write_all(int fd, const char *p, size_t n)
     return true;
 }
 
-/* A new file for its owner alone; one that there is keeps its mode and, as far as may be, owner. */
+/* The server reads the file by its owner, group and mode: they stay, or the old file does. */
+static tt_code keep_owner(const key_edit *k, int fd, tt_err *err)
+{
+    if (fchown(fd, k->st.st_uid, k->st.st_gid) != 0) {
+        return tt_fail(err, TT_E_IO, "%.80s: its owner cannot be kept (%s); be root or user %lu",
+                       k->path, strerror(errno), (unsigned long)k->st.st_uid);
+    }
+    return fchmod(fd, k->st.st_mode & 0640) == 0 ? TT_OK : failed(k->path, err);
+}
+
+/* A new file is for its owner alone. */
 static tt_code replace_file(key_edit *k, tt_err *err)
 {
     char temporary[PATH_MAX];
@@ -225,23 +235,17 @@ static tt_code replace_file(key_edit *k, tt_err *err)
     if (fd < 0) {
         return failed(k->folder, err);
     }
-    bool ok = write_all(fd, k->next.p, k->next.n);
-    if (ok && k->exists) {
-        if (fchown(fd, k->st.st_uid, k->st.st_gid) == 0 || geteuid() == k->st.st_uid) {
-            ok = fchmod(fd, k->st.st_mode & 0640) == 0;
-        }
-    }
-    ok = ok && fsync(fd) == 0;
-    int saved = errno;
+    tt_code rc = write_all(fd, k->next.p, k->next.n) ? TT_OK : failed(k->path, err);
+    rc = rc == TT_OK && k->exists ? keep_owner(k, fd, err) : rc;
+    rc = rc == TT_OK && fsync(fd) != 0 ? failed(k->path, err) : rc;
     close(fd);
-    errno = saved;
-    ok = ok && rename(temporary, k->path) == 0 && fsync(k->folder_fd) == 0;
-    if (!ok) {
-        tt_code rc = failed(k->path, err);
-        remove(temporary);
-        return rc;
+    if (rc == TT_OK && (rename(temporary, k->path) != 0 || fsync(k->folder_fd) != 0)) {
+        rc = failed(k->path, err);
     }
-    return TT_OK;
+    if (rc != TT_OK) {
+        remove(temporary);
+    }
+    return rc;
 }
 
 /* The next text is the present one without the line of this key; the rest stays as people wrote it,

@@ -1,8 +1,10 @@
 """API keys from a file: `qttt key`, who may do what, what one key made and no other sees, limits by key and what the openai client
 makes of them, GET /v1/admin/state."""
 import contextlib
+import os
 import pathlib
 import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -108,6 +110,29 @@ def test_the_command_does_not_touch_a_file_it_cannot_read(tmp_path):
     path.write_text("name=x\n")
     assert ":1: there is no role" in key(path, "new", "alice", status=2)
     assert path.read_text() == "name=x\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed, which root alone can become")
+def test_a_file_whose_owner_cannot_be_kept_stays():
+    """Else it would be the editor's alone, and the server could not read it any more."""
+    nobody = 65534
+    with tempfile.TemporaryDirectory(prefix="qttt-keys-") as folder:
+        os.chmod(folder, 0o777)  # whoever may write there
+        path = pathlib.Path(folder) / "keys"
+        key(path, "new", "alice")
+        path.chmod(0o644)
+        before = path.read_text()
+        command = pathlib.Path(folder) / "qttt"  # where another user may run it
+        shutil.copy(harness.BINARY, command)
+        for args in (["new", "bob"], ["remove", "alice"]):
+            r = subprocess.run([command, "key", *args, "--file", path], capture_output=True, text=True, timeout=harness.LONG,
+                               user=nobody, group=nobody, extra_groups=[])
+            assert r.returncode == 1 and "owner cannot be kept" in r.stderr and r.stdout == "", r
+        now = path.stat()
+        assert (now.st_uid, stat.S_IMODE(now.st_mode), path.read_text()) == (0, 0o644, before)
+        assert sorted(p.name for p in pathlib.Path(folder).iterdir()) == ["keys", "qttt"]
+        key(path, "new", "bob")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640  # others never read it
 
 
 def test_both_at_once(tmp_path):
