@@ -36,4 +36,6 @@ cudaError_t tt_cuda_embed(cudaStream_t stream, const tt_embed_args *a);
 cudaError_t tt_cuda_gather(cudaStream_t stream, const tt_gather_args *a);
 cudaError_t tt_cuda_to_bf16(cudaStream_t stream, tt_dev src_f32, tt_dev dst_bf16, int64_t n);
 
+/* matmul_cuda.cu, adapter_cuda.cu: product_cuda.h, since they want cuBLAS and a workspace. */
+
 #endif

@@ -18,6 +18,8 @@ PLAIN, ASAN, TSAN, MSAN = "plain", "asan", "tsan", "msan"
 WARP, DEQUANT = "kernels/cuda/warp_cuda.cuh", "kernels/cuda/dequant_cuda.cuh"
 NORM, ROPE = "kernels/cuda/norm_cuda.cu", "kernels/cuda/rope_cuda.cu"
 GATED, EMBED = "kernels/cuda/gated_cuda.cu", "kernels/cuda/embed_cuda.cu"
+MATVEC, PANEL, ADAPTER = "kernels/cuda/matvec_cuda.cu", "kernels/cuda/panel_cuda.cu", "kernels/cuda/adapter_cuda.cu"
+GROUPS = "kernels/cuda/group_cuda.cuh"
 
 # name: (compiled file, file with the mistake, what stands there, what is put there, which builds have to catch it).
 # What stands there is found exactly once, so a change of a kernel that moves it is noticed.
@@ -45,6 +47,26 @@ MUTANTS = {
     "norm_no_eps": (NORM, NORM, "rsqrtf(sum / (float)dim + eps)", "rsqrtf(sum / (float)dim)", {PLAIN}),
     "k_scale_bits": (EMBED, DEQUANT, "(s[g - 4] >> 6) << 4", "(s[g - 4] >> 6) << 3", {PLAIN}),
     "gelu_slope": (GATED, GATED, "3.0f * c", "2.0f * c", {PLAIN}),
+    # products and adapters (test_products)
+    "mat_no_barrier": (MATVEC, MATVEC, "    __syncthreads();\n", "", {PLAIN, TSAN}),
+    "mat_one_launch": (ADAPTER, ADAPTER, "        few_flush(&queue);\n    }\n    return queue.err;", "    }\n    return few_flush(&queue);",
+                       {PLAIN, TSAN}),
+    "mat_out_bound": (MATVEC, MATVEC, "p.cols && out < p.rows", "p.cols && out <= p.rows", {ASAN}),
+    "mat_row_bound": (MATVEC, MATVEC, "if (row < p.n_rows) {", "if (row <= p.n_rows) {", {ASAN}),
+    "mat_rows_of_nothing": (PANEL, PANEL, "if (row < s.rows) {", "if (row <= s.rows) {", {ASAN}),
+    "mat_one_warp": (MATVEC, MATVEC, "total += part[warp][row][out];", "total += part[0][row][out];", {PLAIN}),
+    "mat_steps": (MATVEC, MATVEC, "step += FEW_WARPS * FEW_LANES", "step += 2 * FEW_WARPS * FEW_LANES", {PLAIN}),
+    "mat_first_chunk": (MATVEC, MATVEC, "block % p.n_chunks * FEW_ROWS", "0", {PLAIN}),
+    "mat_next_product": (MATVEC, MATVEC, ">= batch.p[index + 1]", "> batch.p[index + 1]", {PLAIN}),
+    "mat_no_scale": (MATVEC, MATVEC, "fmaf(p.scale, total, *y)", "total + *y", {PLAIN}),
+    "mat_fifth_bit": (MATVEC, GROUPS, "(fifth >> i & 1u) << 4", "(fifth >> i & 1u) << 3", {PLAIN}),
+    "mat_one_scale": (PANEL, GROUPS, "i < 8 ? scale0 : scale1", "scale0", {PLAIN}),
+    "mat_high_bit": (MATVEC, GROUPS, "top >> 8 & 1u", "top >> 7 & 1u", {PLAIN}),
+    "mat_odd_column": (PANEL, GROUPS, "e + 1 < cols ?", "e + 2 < cols ?", {PLAIN}),
+    "mat_first_slice": (PANEL, PANEL, "(int64_t)row * ldb + o;", "(int64_t)row * ldb;", {PLAIN}),
+    "mat_last_slice": (PANEL, PANEL, "accumulate || o > 0", "accumulate", {PLAIN}),
+    "mat_tail_empty": (PANEL, PANEL, "if (c->beta != 0) {", "if (false) {", {PLAIN}),
+    "mat_inner_rows": (ADAPTER, ADAPTER, "few_add(&queue, &wb, t,", "few_add(&queue, &wb, r->inner,", {PLAIN}),
 }
 MODES = [{"CUEMU_ORDER": "0", "CUEMU_STREAMS": "1"}, {"CUEMU_ORDER": "1", "CUEMU_STREAMS": "0"},
          {"CUEMU_ORDER": "7", "CUEMU_STREAMS": "3"}]
