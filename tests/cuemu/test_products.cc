@@ -167,10 +167,44 @@ static void check_alone(tt_family family, tt_dtype type, int n_rows)
     }
 }
 
+/* The same for the way back. */
+static void check_alone_bwd(tt_dtype type, int n_rows)
+{
+    const int out = 150, cols = 160;
+    kit_random rnd = {6};
+    product_rig rig(n_rows, cols, 0);
+    test_weight w(&rnd, type, out, cols);
+    twin<float> dy(random_floats(&rnd, (size_t)(n_rows * out)));
+    for (bool accumulate : {false, true}) {
+        std::vector<float> start = random_floats(&rnd, (size_t)(n_rows * cols));
+        twin<float> all(start), one(start);
+        tt_matmul_bwd_args d = {};
+        d.dy[0] = dy.at_device();
+        d.w[0] = &w.device;
+        d.n_rows = n_rows;
+        d.n_w = 1;
+        d.dx = all.at_device();
+        d.accumulate = accumulate;
+        CHECK_OK(tt_cuda_matmul_bwd(rig.s.s, &rig.p, &d));
+        d.n_rows = 1;
+        for (int row = 0; row < n_rows; row += 23) {
+            d.dy[0] = dy.at_device() + (tt_dev)(row * out * 4);
+            d.dx = one.at_device() + (tt_dev)(row * cols * 4);
+            CHECK_OK(tt_cuda_matmul_bwd(rig.s.s, &rig.p, &d));
+        }
+        rig.s.sync();
+        std::vector<float> a = all.device.get(), b = one.device.get();
+        for (int row = 0; row < n_rows; row += 23) {
+            CHECK(memcmp(&a[(size_t)(row * cols)], &b[(size_t)(row * cols)], cols * 4) == 0);
+        }
+    }
+}
+
 static void test_alone()
 {
     check_alone(TT_DECODE, TT_Q5_1, 33);
     check_alone(TT_PREFILL, TT_Q4_0, 70);
+    check_alone_bwd(TT_Q4_0, 70);
 }
 
 /* dx of several weights. */
