@@ -307,7 +307,7 @@ static bool all_on_disk(const tt_session_record *r)
 static bool is_idle(const tt_session_record *r)
 {
     return r->refs == 1 && r->users == NULL && !r->loading && r->waiting_first == NULL &&
-           r->prefill == NULL && !tt_session_appending(r->data); /* a job may follow the prefill */
+           !tt_session_appending(r->data);
 }
 
 bool tt_session_unload_record(tt_session_record *r)

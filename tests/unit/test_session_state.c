@@ -291,25 +291,6 @@ static void dropped_generations(void **state)
     end();
 }
 
-/* While its prefill runs it stays in memory, which the job behind the prefill needs. */
-static void kept_for_its_prefill(void **state)
-{
-    int32_t id = 1;
-    tt_job_params p = {.prompt = &id, .n_prompt = 1};
-    tt_err err;
-    begin();
-    tt_session_record *r = add("a");
-    tt_state_txn *x = tt_state_begin(db);
-    assert_int_equal(tt_session_state_put(x, r), TT_OK);
-    assert_int_equal(commit(x), TT_OK);
-    assert_int_equal(tt_job_create(&p, wake, NULL, &r->prefill, &err), TT_OK);
-    assert_false(tt_session_unload_record(r));
-    assert_false(tt_session_unload_oldest(store));
-    tt_job_unref(&r->prefill);
-    assert_true(tt_session_unload_record(r));
-    end();
-}
-
 static int32_t adopt(tt_session_record *r, uint64_t adapter_id)
 {
     tt_qttt_result result = {.adapter_id = adapter_id};
@@ -363,7 +344,6 @@ int main(void)
         cmocka_unit_test(flush_again),
         cmocka_unit_test_setup_teardown(of_another_version, set_up, tear_down),
         cmocka_unit_test_setup_teardown(dropped_generations, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(kept_for_its_prefill, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_reset_that_is_undone, set_up, tear_down),
     };
     return cmocka_run_group_tests_name("session_state", tests, NULL, NULL);
