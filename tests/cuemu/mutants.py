@@ -20,6 +20,8 @@ NORM, ROPE = "kernels/cuda/norm_cuda.cu", "kernels/cuda/rope_cuda.cu"
 GATED, EMBED = "kernels/cuda/gated_cuda.cu", "kernels/cuda/embed_cuda.cu"
 MATVEC, PANEL, ADAPTER = "kernels/cuda/matvec_cuda.cu", "kernels/cuda/panel_cuda.cu", "kernels/cuda/adapter_cuda.cu"
 GROUPS = "kernels/cuda/group_cuda.cuh"
+ATTN, ATTN_BWD = "kernels/cuda/attention_cuda.cu", "kernels/cuda/attention_bwd_cuda.cu"
+DECODE, TILE = "kernels/cuda/attn_decode_cuda.cu", "kernels/cuda/attn_tile_cuda.cuh"
 
 # name: (compiled file, file with the mistake, what stands there, what is put there, which builds have to catch it).
 # What stands there is found exactly once, so a change of a kernel that moves it is noticed.
@@ -67,6 +69,30 @@ MUTANTS = {
     "mat_last_slice": (PANEL, PANEL, "accumulate || o > 0", "accumulate", {PLAIN}),
     "mat_tail_empty": (PANEL, PANEL, "if (c->beta != 0) {", "if (false) {", {PLAIN}),
     "mat_inner_rows": (ADAPTER, ADAPTER, "few_add(&queue, &wb, t,", "few_add(&queue, &wb, r->inner,", {PLAIN}),
+    # attention (test_attention)
+    "attn_no_barrier": (ATTN, ATTN, "__syncthreads(); /* this block", "/* this block", {PLAIN, TSAN}),
+    "attn_bwd_no_barrier": (ATTN_BWD, ATTN_BWD, "__syncthreads(); /* this block", "/* this block", {PLAIN, TSAN}),
+    "attn_one_buffer": (ATTN, ATTN, "key0 + keys, buf ^ 1, s", "key0 + keys, buf, s", {PLAIN, TSAN}),
+    "attn_no_warp_barrier": (DECODE, DECODE, "__syncwarp(); /* these keys", "/* these keys", {TSAN}),
+    "attn_queries_no_barrier": (DECODE, DECODE, "        }\n    }\n    __syncthreads();\n}\n\n/* The warp's keys",
+                                "        }\n    }\n}\n\n/* The warp's keys", {PLAIN, TSAN}),
+    "attn_sums_too_early": (DECODE, DECODE, "warp = (int)threadIdx.x / 32;\n    __syncthreads();",
+                            "warp = (int)threadIdx.x / 32;", {TSAN}),
+    "attn_sums_no_barrier": (DECODE, DECODE, "        }\n    }\n    __syncthreads();\n}\n\n/* Joins the warps'",
+                             "        }\n    }\n}\n\n/* Joins the warps'", {PLAIN, TSAN}),
+    "attn_row_bound": (ATTN, TILE, "if (i < t.n) {", "if (i <= t.n) {", {PLAIN, ASAN}),
+    "attn_shared_too_small": (ATTN, ATTN, "size_t n_bytes = sizeof(prefill_layout<D>);",
+                              "size_t n_bytes = sizeof(prefill_layout<D>) - 16;", {ASAN}),
+    "attn_sees_next": (ATTN, TILE, "key < row[r].keys.end ? c", "key <= row[r].keys.end ? c", {PLAIN}),
+    "attn_window_long": (ATTN, TILE, "pos - window + 1", "pos - window", {PLAIN}),
+    "attn_unwritten_keys": (ATTN, TILE, "key >= t.keys.first && key < t.keys.end", "key >= t.keys.first", {PLAIN}),
+    "attn_no_fix": (ATTN, TILE, "o[n][2 * r + 1] *= fix;", "", {PLAIN}),
+    "attn_half_page": (ATTN_BWD, TILE, "key0 % TT_PAGE_TOKENS", "key0 % 32", {PLAIN}),
+    "attn_one_part": (DECODE, TILE, "a[1][3] = bf16_rest(y[2], y[3], a[0][3]);", "a[1][3] = 0;", {PLAIN}),
+    "attn_first_split": (DECODE, DECODE, "first - splits.first", "0", {PLAIN}),
+    "attn_32_segments": (DECODE, TILE, "place.before += __shfl_sync(all, count, last);", "place.before = __shfl_sync(all, count, last);",
+                         {PLAIN}),
+    "attn_bwd_no_mean": (ATTN_BWD, ATTN_BWD, " - own.along[r]", "", {PLAIN}),
 }
 MODES = [{"CUEMU_ORDER": "0", "CUEMU_STREAMS": "1"}, {"CUEMU_ORDER": "1", "CUEMU_STREAMS": "0"},
          {"CUEMU_ORDER": "7", "CUEMU_STREAMS": "3"}]

@@ -1,0 +1,127 @@
+/* attention_cuda.cu - attention of prompt and span rows over paged BF16 keys and values: tiles of
+ * 64 matrix rows, a quarter for each warp, against blocks of keys that are fetched while the block
+ * before is worked on. Queries and weights are rounded to BF16, sums are FP32. Thread: the owner of
+ * the stream; device code. Source: FlashAttention-2, arXiv 2307.08691; the parts are in
+ * attn_tile_cuda.cuh. Decoded rows: attn_decode_cuda.cu. */
+#include "kernels/cuda/attn_tile_cuda.cuh"
+
+/* Keys of a block: what shared memory and registers have room for. */
+template <int D> static constexpr int PREFILL_KEYS = D <= 128 ? 64 : 32;
+
+template <int D> struct prefill_layout {
+    __nv_bfloat16 k[2][PREFILL_KEYS<D>][D + ATTN_PAD], v[2][PREFILL_KEYS<D>][D + ATTN_PAD];
+    uint4 q[ATTN_WARPS][left_operand<D>::IN_REGISTERS ? 1 : D / 16 * 32];
+};
+
+template <int D>
+static __device__ __forceinline__ void fetch_block(const attn_input &in, const attn_tile &t,
+                                                   int key0, int buf, prefill_layout<D> *s)
+{
+    fetch_keys<D, ATTN_THREADS>(in, t, in.k, key0, PREFILL_KEYS<D>, (int)threadIdx.x, s->k[buf]);
+    fetch_keys<D, ATTN_THREADS>(in, t, in.v, key0, PREFILL_KEYS<D>, (int)threadIdx.x, s->v[buf]);
+    cp_async_commit();
+}
+
+/* One block of keys against the warp's rows. */
+template <int D>
+static __device__ __forceinline__ void
+meet_block(const left_operand<D> &q, const attn_row (&row)[2], int key0, float c, int buf,
+           const prefill_layout<D> *s, running<D> &run)
+{
+    float p[PREFILL_KEYS<D> / 8][4] = {};
+    for (int kk = 0; kk < D / 16; kk++) {
+        uint32_t a[1][4];
+        q.get(kk, a[0]);
+        add_products<D, PREFILL_KEYS<D>>(a, kk, s->k[buf], p);
+    }
+    run.soften(p, key0, c, row);
+    for (int kk = 0; kk < PREFILL_KEYS<D> / 16; kk++) {
+        uint32_t a[1][4];
+        to_operand(p[2 * kk], p[2 * kk + 1], a[0]);
+        add_weighted<D>(a, kk * 16, s->v[buf], run.o);
+    }
+}
+
+template <int D>
+static __device__ __forceinline__ void finish(const attn_input &in, const attn_row (&row)[2],
+                                              const running<D> &run)
+{
+    for (int r = 0; r < 2; r++) {
+        float sum = row_sum(run.sum[r]);
+        store_row<D>(in.out, row[r], run.o, r, 1.0f / sum);
+        if (row[r].at >= 0 && in.lse != nullptr && threadIdx.x % 4 == 0) {
+            in.lse[row[r].at] = ATTN_LN2 * run.top[r] + logf(sum);
+        }
+    }
+}
+
+template <int D>
+static __global__ void __launch_bounds__(ATTN_THREADS) attention_kernel(attn_input in)
+{
+    CU_DYN_SHARED(prefill_layout<D>, s);
+    const int keys = PREFILL_KEYS<D>;
+    attn_tile t = prefill_tile(in);
+    int key0 = t.keys.first / keys * keys, warp = (int)threadIdx.x / 32;
+    fetch_block<D>(in, t, key0, 0, s);
+
+    int own = warp * 16 + (int)threadIdx.x % 32 / 4;
+    attn_row row[2] = {row_at(in, t, own), row_at(in, t, own + 8)};
+    left_operand<D> q;
+    q.slots = s->q[warp];
+    for (int kk = 0; kk < D / 16; kk++) {
+        float x[4], y[4];
+        uint32_t a[4];
+        load_columns<D>(in.q, row, kk, x, y);
+        to_operand(x, y, a);
+        q.put(kk, a);
+    }
+    running<D> run;
+    run.begin();
+    for (int buf = 0; key0 < t.keys.end; key0 += keys, buf ^= 1) {
+        cp_async_wait<0>();
+        __syncthreads(); /* this block is there, the one before is no longer read */
+        if (key0 + keys < t.keys.end) {
+            fetch_block<D>(in, t, key0 + keys, buf ^ 1, s);
+        }
+        meet_block<D>(q, row, key0, in.c, buf, s, run);
+    }
+    finish<D>(in, row, run);
+}
+
+template <int D>
+static cudaError_t launch_prefill(cudaStream_t stream, const tt_attention_args *a, int n_tiles)
+{
+    size_t n_bytes = sizeof(prefill_layout<D>);
+    cudaError_t err = cudaFuncSetAttribute(
+        attention_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
+    if (err != cudaSuccess) {
+        return err;
+    }
+    dim3 grid((unsigned)n_tiles, (unsigned)a->kv->n_kv_heads);
+    return gpu_launch(grid, dim3(ATTN_THREADS), n_bytes, stream, attention_kernel<D>,
+                      attn_input_of(a));
+}
+
+cudaError_t tt_cuda_attention(cudaStream_t stream, const tt_attention_args *a, tt_dev scratch)
+{
+    if (a->family == TT_DECODE) {
+        return tt_cuda_attn_decode(stream, a, scratch);
+    }
+    int n_tiles = prefill_tiles(a);
+    if (n_tiles == 0) {
+        return cudaSuccess;
+    }
+    switch (a->kv->head_dim) {
+    case 64:
+        return launch_prefill<64>(stream, a, n_tiles);
+    case 80:
+        return launch_prefill<80>(stream, a, n_tiles);
+    case 96:
+        return launch_prefill<96>(stream, a, n_tiles);
+    case 128:
+        return launch_prefill<128>(stream, a, n_tiles);
+    case 256:
+        return launch_prefill<256>(stream, a, n_tiles);
+    }
+    return cudaErrorInvalidValue;
+}
