@@ -124,7 +124,7 @@ def meson_test(counts, build, logbase, suites, env=None, out=None):
 
 def fast(counts, args):
     step("unit, checkops, golden, fuzz replay, cuda on the CPU, lint, load, api")
-    meson_test(counts, args.build, "test-fast", ["--no-suite", "deep"])
+    meson_test(counts, args.build, "test-fast", ["--no-suite", "deep", "--no-suite", "cuda-static"])
 
 
 def lint(counts, args):
@@ -259,12 +259,14 @@ def build_cuda(name):
 
 
 def cuda(counts, args):
-    """The CUDA kernels on the CPU (tests/cuemu) in builds of their own, with mistakes that have to be caught."""
+    """The CUDA kernels on the CPU (tests/cuemu) in builds of their own, with mistakes that have to be caught; in the first of
+    them also what nvcc makes of the kernels (tests/custatic)."""
     for name in CUDA_BUILDS:
         step(f"cuda on the CPU, {name}: tests, planted mistakes, mutants")
         start = time.monotonic()
+        static = ["--suite", "cuda-static"] if name == "plain" else []
         if build_cuda(name):
-            meson_test(counts, f"build-cuda-{name}", "test-cuda", ["--suite", "cuda"], SANITIZERS.get(name, {}).get("env"))
+            meson_test(counts, f"build-cuda-{name}", "test-cuda", ["--suite", "cuda", *static], SANITIZERS.get(name, {}).get("env"))
         else:
             did_not_build(counts, f"build-cuda-{name}")
         print(f"({time.monotonic() - start:.0f} s)", flush=True)
