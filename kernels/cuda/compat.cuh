@@ -27,6 +27,7 @@
     __shared__ __align__(16) name##_shared_type name
 #define CU_DYN_SHARED(type, name)                                                                  \
     extern __shared__ __align__(128) unsigned char cu_dynamic_shared[];                            \
+    asm volatile("// dynamic shared %0" ::"n"(sizeof(type))); /* tests/custatic reads it */        \
     type *name = reinterpret_cast<type *>(cu_dynamic_shared)
 #endif
 

@@ -1,7 +1,7 @@
 """kernels.table: what nvcc made of each kernel, and the bars that it has to keep.
 
 A row: file:kernel, sm, threads of its launch bounds, bytes of shared memory that its launches add, `|`, bars, `|`, measured.
-`custatic.py --update` writes what is measured and makes rows for new kernels; bars and added bytes are changed by hand.
+`custatic.py --update` writes what is measured and makes rows for new kernels; bars are changed by hand.
 
 Standard library only.
 """
@@ -20,15 +20,16 @@ COLUMNS = [
 ]
 NAMES = [c[0] for c in COLUMNS]
 WIDTHS = {name: max(len(name), 6 if name == "shared" else 3) for name in NAMES}
-UNKNOWN = -1  # added bytes of a new kernel that uses shared memory of its launch: written as ?
+UNKNOWN = -1  # added bytes of a kernel that does not say them with CU_DYN_SHARED, and bars made of them: written as ?
 
 HEADER = """\
 # What nvcc makes of kernels/cuda, and the bars it has to keep. Written by tests/custatic/custatic.py --update, which leaves the
-# bars (and `added`) of rows that are there: those are changed by hand, with the reason in the commit; a row that is deleted
-# comes back with new bars. At most: regs (registers a thread), shared (bytes a block, with those that launches add), f64 (PTX
-# instructions of FP64 arithmetic). At least: blocks (of `threads`, on one multiprocessor, by cuda_occupancy.h), wide (loads of
-# 16 bytes from global memory, in the PTX), hmma, ldsm, cpasync (tensor core, ldmatrix and cp.async instructions in the machine
-# code). all: its instructions. Always 0 and not listed: spills, stack, LDL, STL, LD, ST (generic addresses).
+# bars of rows that are there: those are changed by hand, with the reason in the commit; a row that is deleted comes back with
+# new bars. added: bytes of shared memory of the launch; a ? is filled in by hand. At most: regs (registers a thread), shared
+# (bytes a block, with added), f64 (PTX instructions of FP64 arithmetic). At least: blocks (of `threads`, on one multiprocessor,
+# by cuda_occupancy.h), wide (loads of 16 bytes from global memory, in the PTX), hmma, ldsm, cpasync (tensor core, ldmatrix and
+# cp.async instructions in the machine code). all: its instructions. Always 0 and not listed: spills, stack, LDL, STL, LD, ST
+# (generic addresses).
 """
 
 

@@ -2,6 +2,8 @@
  * (PLANTED 0) have to notice: one kernel each, named after its mistake. custatic.py compiles them
  * and expects to be told. Nothing here is ever run. Thread: none. */
 
+#include "kernels/cuda/compat.cuh"
+
 #if PLANTED == 0
 
 __global__ void without_bounds(float *x)
@@ -46,6 +48,18 @@ __global__ void __launch_bounds__(32) dynamic_shared(float *x)
     launched[threadIdx.x] = x[threadIdx.x];
     __syncthreads();
     x[threadIdx.x] = launched[31 - threadIdx.x];
+}
+
+struct launched_layout {
+    float rows[4][33];
+};
+
+__global__ void __launch_bounds__(32) dynamic_said(float *x)
+{
+    CU_DYN_SHARED(launched_layout, s);
+    s->rows[0][threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    x[threadIdx.x] = s->rows[0][31 - threadIdx.x];
 }
 
 __global__ void __launch_bounds__(32) wide(float4 *x)

@@ -8,6 +8,7 @@ import re
 ENTRY = re.compile(r"^(?:\.visible\s+|\.weak\s+)?\.entry\s+([\w$]+)", re.M)
 BOUNDS = re.compile(r"\.(?:max|req)ntid\s+(\d+)(?:\s*,\s*(\d+))?(?:\s*,\s*(\d+))?")
 OPCODE = re.compile(r"(?:@!?%\w+\s+)?(\.?[a-z][\w.:]*)")
+ADDED = re.compile(r"// dynamic shared (\d+)")
 EXTERN_SHARED = re.compile(r"\.extern\s+\.shared\b[^;]*?([\w$]+)\[\]")
 
 SPACES = ("global", "shared", "param", "const", "local")
@@ -21,6 +22,7 @@ class Entry:
     mangled: str
     threads: int  # of its launch bounds; 0: it has none
     dynamic: bool  # uses shared memory whose size the launch says
+    added: int  # bytes of it that the kernel expects, of CU_DYN_SHARED in compat.cuh; None: not said
     opcodes: list  # ("ld", "global", "f32")
 
     def count(self, *names):
@@ -64,18 +66,19 @@ def opcodes_of(body):
 
 
 def parse(text):
-    text = re.sub(r"//[^\n]*", "", text)
+    text = re.sub(r"//(?! dynamic shared)[^\n]*", "", text)
     text = re.sub(r"^\s*\.(?:loc|file)\b[^\n]*$", "", text, flags=re.M)
     dynamic = EXTERN_SHARED.findall(text)
     entries = []
     for m in ENTRY.finditer(text):
         begin, end = block(text, m.end())
         bounds, body = BOUNDS.search(text, m.end(), begin), text[begin:end]
+        said, body = [int(n) for n in ADDED.findall(body)], ADDED.sub("", body)
         threads = 1
         for n in bounds.groups() if bounds else ["0"]:
             threads *= int(n or 1)
         entries.append(Entry(m.group(1), threads, any(re.search(rf"(?<![\w$]){re.escape(n)}(?![\w$])", body) for n in dynamic),
-                             opcodes_of(body)))
+                             max(said, default=None), opcodes_of(body)))
     return entries
 
 
