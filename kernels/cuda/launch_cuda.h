@@ -9,6 +9,7 @@
 #ifndef TT_LAUNCH_CUDA_H
 #define TT_LAUNCH_CUDA_H
 
+#include <cublas_v2.h>
 #include <cuda_runtime.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -45,5 +46,21 @@ cudaError_t tt_cuda_attention(cudaStream_t stream, const tt_attention_args *a, t
 cudaError_t tt_cuda_attention_bwd(cudaStream_t stream, const tt_attention_bwd_args *a);
 
 /* matmul_cuda.cu, adapter_cuda.cu: product_cuda.h, since they want cuBLAS and a workspace. */
+
+/* head_cuda.cu: `blas` works on `stream`; scratch is tt_cuda_head_scratch(a) bytes, aligned to 256,
+ * that are nobody else's until the stream has run the call. */
+int64_t tt_cuda_head_scratch(const tt_head_args *a);
+cudaError_t tt_cuda_head_fwd(cudaStream_t stream, cublasHandle_t blas, tt_dev scratch,
+                             const tt_head_args *a);
+cudaError_t tt_cuda_head_finish(cudaStream_t stream, const tt_head_args *a);
+cudaError_t tt_cuda_head_bwd(cudaStream_t stream, cublasHandle_t blas, tt_dev scratch,
+                             const tt_head_args *a);
+
+/* optim_cuda.cu: scratch as above, of the size that the function before says, aligned to 8. */
+int64_t tt_cuda_optim_scratch(const tt_optim_args *a);
+cudaError_t tt_cuda_optim_begin(cudaStream_t stream, tt_dev scratch, const tt_optim_args *a);
+cudaError_t tt_cuda_optim_step(cudaStream_t stream, const tt_optim_args *a);
+int64_t tt_cuda_delta_norm_scratch(const tt_delta_norm_args *a);
+cudaError_t tt_cuda_delta_norm(cudaStream_t stream, tt_dev scratch, const tt_delta_norm_args *a);
 
 #endif

@@ -22,9 +22,11 @@ MATVEC, PANEL, ADAPTER = "kernels/cuda/matvec_cuda.cu", "kernels/cuda/panel_cuda
 GROUPS = "kernels/cuda/group_cuda.cuh"
 ATTN, ATTN_BWD = "kernels/cuda/attention_cuda.cu", "kernels/cuda/attention_bwd_cuda.cu"
 DECODE, TILE = "kernels/cuda/attn_decode_cuda.cu", "kernels/cuda/attn_tile_cuda.cuh"
+HEAD, OPTIM = "kernels/cuda/head_cuda.cu", "kernels/cuda/optim_cuda.cu"
 
 # name: (compiled file, file with the mistake, what stands there, what is put there, which builds have to catch it).
-# What stands there is found exactly once, so a change of a kernel that moves it is noticed.
+# What stands there is found exactly once, so a change of a kernel that moves it is noticed. The first word of a name says which
+# program has to notice it (meson.build).
 MUTANTS = {
     # synchronisation
     "sum_no_barrier": (NORM, WARP, "    __syncthreads();\n    v = 0;", "    v = 0;", {PLAIN, ASAN, TSAN, MSAN}),
@@ -88,6 +90,24 @@ MUTANTS = {
     "attn_32_segments": (DECODE, TILE, "place.before += __shfl_sync(all, count, last);", "place.before = __shfl_sync(all, count, last);",
                          {PLAIN}),
     "attn_bwd_no_mean": (ATTN_BWD, ATTN_BWD, " - own.along[r]", "", {PLAIN}),
+    # the head
+    "train_head_max_no_barrier": (HEAD, HEAD, "    __syncthreads();\n    for (int i = 0; i < HEAD_THREADS / 32",
+                                  "    for (int i = 0; i < HEAD_THREADS / 32", {PLAIN, TSAN}),
+    "train_head_shared_twice": (HEAD, HEAD, "block_sum<HEAD_THREADS>(sum, part_sum)", "block_sum<HEAD_THREADS>(sum, part_max)", {TSAN}),
+    "train_head_panel_bound": (HEAD, HEAD, "if (i < n) {\n            panel", "if (i <= n) {\n            panel", {ASAN}),
+    "train_head_no_rescale": (HEAD, HEAD, "s[STATE_SUM] * expf(old - top) + sum", "s[STATE_SUM] + sum", {PLAIN}),
+    "train_head_onehot": (HEAD, HEAD, "col0 + i == target", "i == target", {PLAIN}),
+    "train_head_no_target": (HEAD, HEAD, "target < 0 ? 0.0f : v", "v", {PLAIN}),
+    "train_head_dx_kept": (HEAD, HEAD, "keep = a->col0 == 0 ? 0.0f : 1.0f", "keep = 1.0f", {PLAIN}),
+    # the optimiser
+    "train_optim_no_barrier": (OPTIM, OPTIM, "    __syncthreads();\n    bool finite", "    bool finite", {PLAIN, TSAN}),
+    "train_optim_sum_no_barrier": (OPTIM, OPTIM, "    __syncthreads();\n    v = 0;", "    v = 0;", {PLAIN, TSAN}),
+    "train_optim_shared_twice": (OPTIM, OPTIM, "block_sum_f64(loss, part_loss)", "block_sum_f64(loss, part_squares)", {TSAN}),
+    "train_optim_bound": (OPTIM, OPTIM, "finite && i < u.n", "finite && i <= u.n", {ASAN}),
+    "train_optim_squares_bound": (OPTIM, OPTIM, "first + SQUARES_BLOCK < n ? first + SQUARES_BLOCK : n", "first + SQUARES_BLOCK", {ASAN}),
+    "train_optim_not_dropped": (OPTIM, OPTIM, "finite && i < u.n", "i < u.n", {PLAIN}),
+    "train_optim_clip_grows": (OPTIM, OPTIM, "factor < 1 ? (float)factor : 1.0f", "(float)factor", {PLAIN}),
+    "train_gram_rows": (OPTIM, OPTIM, "row_element<type>(b, o * rank + j)", "row_element<type>(b, j * nq + o)", {PLAIN}),
 }
 MODES = [{"CUEMU_ORDER": "0", "CUEMU_STREAMS": "1"}, {"CUEMU_ORDER": "1", "CUEMU_STREAMS": "0"},
          {"CUEMU_ORDER": "7", "CUEMU_STREAMS": "3"}]
