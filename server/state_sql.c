@@ -82,29 +82,19 @@ static tt_code read_int(tt_state_sql *s, const char *sql, int *ret, tt_err *rete
     return rc == SQLITE_ROW ? TT_OK : fail(s, rc, reterr);
 }
 
-/* What another program made is left as it is: nothing was written to the file before this. */
-static tt_code check_owner(tt_state_sql *s, tt_err *reterr)
-{
-    int version = 0, application = 0, n_tables = 0;
-    tt_code rc = read_int(s, "PRAGMA user_version", &version, reterr);
-    rc = rc == TT_OK ? read_int(s, "PRAGMA application_id", &application, reterr) : rc;
-    rc = rc == TT_OK ? read_int(s, "SELECT count(*) FROM sqlite_master", &n_tables, reterr) : rc;
-    if (rc == TT_OK && application != APPLICATION_ID &&
-        (application != 0 || version > 0 || n_tables > 0)) {
-        rc = tt_fail(reterr, TT_E_UNSUPPORTED,
-                     "state.db: is another program's database; state.dir has to be a folder of "
-                     "its own");
-    }
-    return rc;
-}
-
 static tt_code migrate(tt_state_sql *s, tt_err *reterr)
 {
     char sql[96];
-    int version = 0;
+    int version = 0, application = 0;
     tt_code rc = read_int(s, "PRAGMA user_version", &version, reterr);
+    if (rc == TT_OK) {
+        rc = read_int(s, "PRAGMA application_id", &application, reterr);
+    }
     if (rc < 0) {
         return rc;
+    }
+    if (version > 0 && application != APPLICATION_ID) {
+        return tt_fail(reterr, TT_E_MODEL, "state.db: is another program's database");
     }
     if (version > TT_STATE_VERSION) {
         return tt_fail(reterr, TT_E_UNSUPPORTED,
@@ -174,9 +164,6 @@ tt_code tt_state_sql_open(const char *path, bool check, tt_state_sql **ret, tt_e
     if (code == TT_OK) {
         sqlite3_extended_result_codes(s->db, 1);
         sqlite3_busy_timeout(s->db, BUSY_MS);
-        code = check_owner(s, reterr);
-    }
-    if (code == TT_OK) {
         code = run(s,
                    "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
                    "PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -8192",

@@ -526,39 +526,6 @@ static void newer_version(void **state)
     tt_state_close(&db);
 }
 
-static size_t read_file(char *p, size_t cap)
-{
-    FILE *f = fopen(path, "rb");
-    assert_non_null(f);
-    size_t n = fread(p, 1, cap, f);
-    fclose(f);
-    assert_true(n > 0 && n < cap);
-    return n;
-}
-
-/* It is neither taken over nor moved away, and stays as it was to the byte. */
-static void of_another_program(void **state)
-{
-    static const char *const made[] = {
-        "CREATE TABLE session (mine INTEGER); INSERT INTO session VALUES (7)",
-        "CREATE TABLE theirs (mine INTEGER); PRAGMA user_version = 1",
-        "CREATE TABLE theirs (mine INTEGER); PRAGMA application_id = 5",
-    };
-    for (size_t i = 0; i < sizeof made / sizeof *made; i++) {
-        char before[16384], after[16384];
-        tt_err err;
-        tt_state_db *db = NULL;
-        remove(path);
-        sqlite3_close(other(made[i]));
-        size_t n = read_file(before, sizeof before);
-        assert_int_equal(try_open(&db, &err), TT_E_UNSUPPORTED);
-        assert_null(db);
-        assert_non_null(strstr(err.msg, "another program's"));
-        assert_int_equal(read_file(after, sizeof after), n);
-        assert_memory_equal(before, after, n);
-    }
-}
-
 /* Another process has it; when that ends, however, it is free. */
 static void second_server(void **state)
 {
@@ -708,7 +675,6 @@ int main(void)
         WITH_DIR(no_folder),
         WITH_DIR(corrupt),
         WITH_DIR(newer_version),
-        WITH_DIR(of_another_program),
         WITH_DIR(second_server),
         WITH_DIR(ten_thousand),
         WITH_DIR(each_stops),
