@@ -1,17 +1,16 @@
 #!/bin/sh
 # fuzz.sh [SECONDS [TARGET]] - builds the libFuzzer targets with clang and runs each over its corpus, for 60 seconds unless
-# told otherwise; 0 means until Ctrl-C, which makes sense with a TARGET. New inputs stay in build-asan/corpus/, a crash in
-# build-asan/crashes/; to keep an input for good, copy it to tests/fuzz/corpus/TARGET/. FUZZ_SEED=N repeats a run's seed.
+# told otherwise; 0 means until Ctrl-C, which makes sense with a TARGET. New inputs stay in build-fuzz/corpus/, a crash in
+# build-fuzz/crashes/; to keep an input for good, copy it to tests/fuzz/corpus/TARGET/. FUZZ_SEED=N repeats a run's seed.
 set -eu
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
 wanted=${2:-}
-build=build-asan
+build=build-fuzz
 
-# The targets alone: unit tests are most of a build.
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-sh tools/sanitizer_build.sh asan fuzz >"$log" 2>&1 || { tail -n 30 "$log"; exit 1; }
+sh tools/sanitizer_build.sh fuzz >"$log" 2>&1 || { tail -n 30 "$log"; exit 1; }
 mkdir -p $build/crashes
 
 passed=0 failed=0
