@@ -40,17 +40,10 @@ static void start_task(tt_engine *e, tt_task *t)
         tt_engine_set_task(e, t, TT_SCHED_QUEUED);
         return;
     }
-    if (t->t == NULL) {
-        tt_code rc = tt_generate_start(&e->worker, t, &err);
-        if (rc < 0) {
-            tt_engine_end_task(e, t, rc, &err);
-        }
-        return;
-    }
-    t->started = tt_sys_now();
-    tt_event *ev = t->last != NULL ? tt_task_event(TT_EV_STARTED, 0, NULL) : NULL;
-    if (ev != NULL) {
-        tt_job_push(t->job, ev);
+    tt_code rc =
+        t->t != NULL ? tt_training_start(t, &err) : tt_generate_start(&e->worker, t, &err);
+    if (rc < 0) {
+        tt_engine_end_task(e, t, rc, &err);
     }
 }
 

@@ -169,6 +169,8 @@ struct tt_training {
 
 /* Makes a task a training of p->qttt. */
 tt_code tt_training_init(tt_worker *w, tt_task *t, tt_err *reterr);
+/* It has left the queue for the first time: the client of a qTTT job is told. TT_E_NOMEM. */
+tt_code tt_training_start(tt_task *t, tt_err *reterr);
 /* A known result for t's parameters (TT_OK: result and adapter are set, it is pinned if p says so),
  * else TT_TASK_MORE. settled: one whose file would have to be written first counts as unknown; a
  * training then finds it, and waits for the file. */

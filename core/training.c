@@ -53,6 +53,20 @@ tt_code tt_training_init(tt_worker *w, tt_task *t, tt_err *reterr)
     return TT_OK;
 }
 
+tt_code tt_training_start(tt_task *t, tt_err *reterr)
+{
+    t->started = tt_sys_now();
+    if (t->last == NULL) {
+        return TT_OK; /* the request on whose behalf it runs has told of its own start */
+    }
+    tt_event *ev = tt_task_event(TT_EV_STARTED, 0, reterr);
+    if (ev == NULL) {
+        return TT_E_NOMEM;
+    }
+    tt_job_push(t->job, ev);
+    return TT_OK;
+}
+
 static void on_step(void *arg, int32_t step, int32_t total, int32_t span_start, int32_t span_tokens,
                     const tt_train_report *report, double seconds)
 {

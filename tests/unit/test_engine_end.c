@@ -218,6 +218,27 @@ static void test_cancelled_with_its_adapter(void **state)
     assert_false(is_pinned());
 }
 
+/* A job that runs has said so: without memory for that it fails, and does not look queued until its
+ * first step. The training of a request says nothing. */
+static void test_no_memory_to_tell_of_the_start(void **state)
+{
+    tt_err err;
+    tt_task *of_request = make_training(), *t = make_training();
+    t->last = tt_task_event(TT_EV_ERROR, 0, &err);
+    run_in(of_request, TT_SCHED_PREFILL);
+    run_in(t, TT_SCHED_PREFILL);
+    fail_alloc_at(0);
+    tt_code rc = tt_training_start(t, &err);
+    assert_true(fail_alloc_off());
+    assert_int_equal(rc, TT_E_NOMEM);
+    assert_int_equal(err.code, TT_E_NOMEM);
+    assert_int_equal(tt_training_start(of_request, &err), TT_OK);
+    assert_null(tt_job_next(job));
+    assert_int_equal(tt_training_start(t, &err), TT_OK);
+    expect(job, TT_EV_STARTED, TT_OK);
+    assert_true(t->started > 0 && of_request->started > 0);
+}
+
 /* A pin that memory is missing for is told: the unpin that belongs to it would be another's. */
 static void test_no_memory_to_pin(void **state)
 {
@@ -244,7 +265,7 @@ int main(int argc, char **argv)
         CASE(test_a_request_goes_on),         CASE(test_no_memory_to_tell),
         CASE(test_no_memory_to_tell_another), CASE(test_no_memory_to_tell_what_is_known),
         CASE(test_its_request_has_ended),     CASE(test_cancelled_with_its_adapter),
-        CASE(test_no_memory_to_pin),
+        CASE(test_no_memory_to_pin),          CASE(test_no_memory_to_tell_of_the_start),
 #undef CASE
     };
     client_folder = argc > 1 ? argv[1] : client_folder;
