@@ -132,7 +132,7 @@ static void hand_over(tt_engine *e, tt_task *r, tt_task *t, const tt_qttt_result
 }
 
 /* Those who wait for this training. Without success only the one on whose behalf it ran hears of
- * it, the others ask again. */
+ * it, the others ask again: what failed for one may be had by the next. */
 static void resume_waiters(tt_engine *e, tt_task *t, const tt_qttt_result *result, bool ok)
 {
     for (tt_task *r = tt_engine_next_task(e, NULL), *next; r != NULL; r = next) {
@@ -146,6 +146,42 @@ static void resume_waiters(tt_engine *e, tt_task *t, const tt_qttt_result *resul
             tt_engine_resume_request(e, r, NULL, NULL);
         }
     }
+}
+
+/* Who has asked for the same and still wants it. */
+static tt_task *heir_of(tt_engine *e, const tt_task *t)
+{
+    tt_task *r = NULL;
+    while ((r = tt_engine_next_task(e, r)) != NULL) {
+        bool waits = r->t == NULL && r->r.training == t->t && r->job != t->job;
+        if (waits && !tt_job_cancelled(r->job) && !tt_job_adaptation_cancelled(r->job)) {
+            break;
+        }
+    }
+    return r;
+}
+
+/* One that is over and waits for its file is not passed on: who asks again finds what it gave. */
+bool tt_engine_pass_on(tt_engine *e, tt_task *t)
+{
+    tt_task *heir = t->t != NULL && t->last == NULL && !t->t->saving ? heir_of(e, t) : NULL;
+    if (heir == NULL) {
+        return false;
+    }
+    tt_job *first = t->job;
+    t->job = heir->job;
+    tt_job_ref(t->job);
+    t->p = heir->p;
+    t->paused_told = false;
+    for (tt_task *r = NULL; (r = tt_engine_next_task(e, r)) != NULL;) {
+        if (r->t == NULL && r->r.training == t->t && r->job == first) {
+            tt_qttt_result none = tt_qttt_without(&t->t->params, "cancelled", "cancelled");
+            tt_engine_resume_request(e, r, &none, NULL);
+            break;
+        }
+    }
+    tt_job_unref(&first);
+    return true;
 }
 
 /* Nobody will hear of what the training has pinned. */

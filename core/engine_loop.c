@@ -40,8 +40,7 @@ static void start_task(tt_engine *e, tt_task *t)
         tt_engine_set_task(e, t, TT_SCHED_QUEUED);
         return;
     }
-    tt_code rc =
-        t->t != NULL ? tt_training_start(t, &err) : tt_generate_start(&e->worker, t, &err);
+    tt_code rc = t->t != NULL ? tt_training_start(t, &err) : tt_generate_start(&e->worker, t, &err);
     if (rc < 0) {
         tt_engine_end_task(e, t, rc, &err);
     }
@@ -251,7 +250,7 @@ static const char *reason_to_wait(const tt_engine *e, const tt_task *t, bool beh
 }
 
 /* A training on behalf of a request that has ended (its time was up): what it would publish and
- * pin, nobody would hear of. */
+ * pin, the request would not hear of. */
 static bool for_nobody(tt_engine *e, const tt_task *t)
 {
     bool alone = t->t != NULL && t->last == NULL;
@@ -261,13 +260,16 @@ static bool for_nobody(tt_engine *e, const tt_task *t)
     return alone;
 }
 
-/* Ends the first task whose client has left. False: there is none. */
+/* Ends the first task that its client has left, or passes it on. False: there is none. */
 static bool end_one_cancelled(tt_engine *e)
 {
     for (tt_task *t = NULL; (t = tt_engine_next_task(e, t)) != NULL;) {
         if (tt_job_cancelled(t->job) || for_nobody(e, t) ||
             (t->t != NULL && t->last == NULL && tt_job_adaptation_cancelled(t->job))) {
             tt_err err;
+            if (tt_engine_pass_on(e, t)) {
+                return true;
+            }
             tt_engine_end_task(e, t, tt_task_cancelled(&err), &err);
             return true;
         }

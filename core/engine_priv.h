@@ -66,6 +66,9 @@ tt_task *tt_engine_next_task(tt_engine *e, tt_task *t);
  * client. Frees t; the end of a training resumes who waited for it, and may end those. */
 void tt_engine_end_task(tt_engine *e, tt_task *t, tt_code rc, const tt_err *err);
 void tt_engine_finish_request(tt_engine *e, tt_task *t);
+/* The request on whose behalf t trains wants it no more: t goes on for the oldest other that waits
+ * for it, from the step where it is. False: there is none, or t is no such training. */
+bool tt_engine_pass_on(tt_engine *e, tt_task *t);
 /* A parked request goes on with a training's result (its adapter is NULL or stays the caller's);
  * with none (NULL) it asks again. False: it could not be told, and has ended. */
 bool tt_engine_resume_request(tt_engine *e, tt_task *r, const tt_qttt_result *result,

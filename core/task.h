@@ -157,6 +157,8 @@ struct tt_training {
     tt_adapter_key key;
     tt_qttt_params params; /* resolved */
     tt_qttt_run *run;      /* owned; NULL until the context is there */
+    tt_job *read;          /* referenced: the job whose prompt the run reads, which the task's job
+                              is no more when the training was passed on; NULL without a run */
     tt_step *step;         /* owned */
     bool automatic;
     tt_qttt_result result;

@@ -138,7 +138,12 @@ static tt_code create_run(tt_worker *w, tt_task *t, tt_err *reterr)
         .on_step = on_step,
         .on_probe = on_probe,
         .arg = t};
-    return tt_qttt_create(&o, &tr->run, reterr);
+    rc = tt_qttt_create(&o, &tr->run, reterr);
+    if (rc == TT_OK) {
+        tr->read = t->job;
+        tt_job_ref(tr->read);
+    }
+    return rc;
 }
 
 tt_code tt_training_arrived(tt_worker *w, tt_task *t, tt_err *reterr)
@@ -220,6 +225,7 @@ void tt_training_finish(tt_worker *w, tt_task *t)
         tt_step_destroy(&tr->step); /* NULL: it never ran */
     }
     tt_adapter_unref(&w->device, &tr->adapter);
+    tt_job_unref(&tr->read);
     free(tr);
     t->t = NULL;
 }

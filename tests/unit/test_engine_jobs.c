@@ -279,22 +279,60 @@ static void test_requests_share_one_training(void **state)
     assert_int_equal(x.qttt.cached + y.qttt.cached + z.qttt.cached, 2);
 }
 
-static void test_the_others_train_when_the_first_gives_up(void **state)
+enum { LEAVES, WANTS_THE_BASE, EXPIRES };
+
+/* The first of three that want one training gives up in its middle. The second takes it over, from
+ * the step where it is: no step is done twice, and the answer is that of who trained alone. */
+static void give_up(int how, uint64_t seed)
 {
     tt_job_params p = client_params(500, 6);
     client_turn_on(&p, 400, 20, false);
-    p.qttt.seed = 52;
-    tt_job *a = client_submit(engine, &p), *b = client_submit(engine, &p);
+    p.qttt.seed = seed;
+    p.pin_adapter = how == LEAVES;
+    tt_engine_stats before, after;
+    tt_engine_get_stats(engine, &before);
+    p.timeout_seconds = how == EXPIRES ? 1 : 0;
+    tt_job *a = client_submit(engine, &p);
+    p.timeout_seconds = 0;
+    tt_job *b = client_submit(engine, &p), *c = client_submit(engine, &p);
     tt_event_free(await(a, TT_EV_ADAPT));
-    tt_job_pause(a, true); /* both wait for it now */
+    tt_job_pause(a, true); /* all wait for it now */
     tt_event_free(await(a, TT_EV_STATUS));
-    tt_job_cancel(a, false);
-    tt_engine_kick(engine);
-    assert_int_equal(client_collect(a).error.code, TT_E_CANCELLED);
-    client_outcome y = client_collect(b);
+    if (how != EXPIRES) {
+        tt_job_cancel(a, how == WANTS_THE_BASE);
+        tt_engine_kick(engine);
+    }
+    client_outcome x = client_collect(a), y = client_collect(b), z = client_collect(c);
+    tt_engine_get_stats(engine, &after);
+    assert_int_equal(after.qttt_steps - before.qttt_steps, 20);
+    assert_int_equal(x.error.code, how == LEAVES    ? TT_E_CANCELLED
+                                   : how == EXPIRES ? TT_E_TIMEOUT
+                                                    : TT_OK);
+    assert_true(how != WANTS_THE_BASE || strcmp(x.qttt.status, "cancelled") == 0);
     assert_int_equal(y.last, TT_EV_DONE);
-    assert_true(y.qttt.kept && !y.qttt.cached);
-    assert_int_equal(y.n_adapt, 20);
+    assert_true(y.qttt.kept && !y.qttt.cached && y.n_adapt < 20 && y.last_step == 20);
+    assert_true(z.qttt.kept && z.qttt.cached);
+    client_same_answer(&y, &z);
+    for (int pins = 0; how == LEAVES && pins < 2; pins++) {
+        assert_true(after.adapter_pinned_bytes > 0);
+        tt_engine_unpin(engine, y.qttt.adapter_id);
+    }
+    tt_engine *alone = client_start_plain();
+    p.pin_adapter = false;
+    client_outcome o = client_collect(client_submit(alone, &p));
+    client_same_answer(&y, &o);
+    tt_engine_destroy(&alone);
+    p.max_tokens = 0; /* what was asked of the engine before is done when this has ended */
+    client_collect(client_submit(engine, &p));
+    tt_engine_get_stats(engine, &after);
+    assert_int_equal(after.adapter_pinned_bytes, before.adapter_pinned_bytes);
+}
+
+static void test_another_takes_the_training_over(void **state)
+{
+    give_up(LEAVES, 52);
+    give_up(WANTS_THE_BASE, 54);
+    give_up(EXPIRES, 55);
 }
 
 /* Its adapter would be pinned for nobody. */
@@ -438,7 +476,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_paused_runs_reach_the_same_adapter),
         cmocka_unit_test(test_jobs_of_one_session_run_one_after_another),
         cmocka_unit_test(test_requests_share_one_training),
-        cmocka_unit_test(test_the_others_train_when_the_first_gives_up),
+        cmocka_unit_test(test_another_takes_the_training_over),
         cmocka_unit_test(test_a_request_that_expires_takes_its_training_along),
         cmocka_unit_test(test_a_parked_request_tells_its_prompt_once),
         cmocka_unit_test(test_preempted_training_reaches_the_same_adapter),
