@@ -40,6 +40,11 @@ typedef struct tt_lane
 
 typedef struct tt_lane_options {
     int n_threads; /* CPU worker threads, caller included; 0 = 1 */
+    /* CUDA: rows of the largest PREFILL step and the largest dimension of a weight but the
+     * vocabulary. With both the lane takes the memory that its ops work in when it is made, so that
+     * what `memory` then says is left can be given to pages; an op that needs more takes more. 0 =
+     * all of it is taken when an op needs it. CPU tables ignore them. */
+    int32_t max_rows, max_dim;
 } tt_lane_options;
 
 /* A weight matrix: y[rows] = W[rows, cols] x[cols]. */
@@ -323,8 +328,11 @@ typedef struct tt_ops {
     tt_code (*lane_create)(const struct tt_ops *ops, const tt_lane_options *opt, tt_lane **ret_lane,
                            tt_err *reterr);
     void (*lane_destroy)(tt_lane **lane); /* NULL and *lane == NULL are legal */
-    /* Waits; returns the first failure since the last call. TT_E_NOMEM (outputs since then are
-     * undefined, the lane is good again) is forgotten by the call; TT_E_DEVICE stays. */
+    /* Waits; returns the first failure since the last call. TT_E_NOMEM (host or device memory;
+     * outputs since then are undefined, the lane is good again) is forgotten by the call;
+     * TT_E_DEVICE stays: memory and weights of the lane are lost, nothing but free() and
+     * lane_destroy() makes sense any more. While a failure is pending ops do nothing. The only call
+     * of a step that waits for the device. */
     tt_code (*lane_sync)(tt_lane *lane, tt_err *reterr);
     tt_code (*alloc)(tt_lane *lane, size_t n_bytes, tt_dev *ret_addr,
                      tt_err *reterr);         /* 64-byte aligned */
@@ -335,7 +343,8 @@ typedef struct tt_ops {
                      size_t n_bytes); /* dst valid after lane_sync */
     void (*copy)(tt_lane *lane, tt_dev dst, tt_dev src, size_t n_bytes);
     void (*zero)(tt_lane *lane, tt_dev dst, size_t n_bytes);
-    /* Makes w->data from the bytes of the model file: the CPU borrows them, CUDA copies. */
+    /* Makes w->data from the bytes of the model file: the CPU borrows them, CUDA copies them into
+     * memory that lane_destroy() gives back. */
     tt_code (*weight_load)(tt_lane *lane, tt_weight *w, const void *file_bytes, tt_err *reterr);
 
     /* ---- forward ---- */
@@ -369,6 +378,11 @@ typedef struct tt_ops {
     void (*delta_norm)(tt_lane *lane, const tt_delta_norm_args *a);
     void (*to_bf16)(tt_lane *lane, tt_dev src_f32, tt_dev dst_bf16,
                     int64_t n); /* round to nearest even */
+
+    /* ---- zero in the tables of the CPU ---- */
+    /* The device's memory now, in bytes, other processes' included. Waits for the lane. */
+    tt_code (*memory)(tt_lane *lane, size_t *ret_free, size_t *ret_total, tt_err *reterr);
+    int64_t device; /* on which lane_create() makes lanes: CUDA's number */
 } tt_ops;
 
 /* Instruction sets, rising. A mask takes sets away: a table is filled by ref, then by every set

@@ -20,7 +20,8 @@ struct reference {
     reference()
     {
         tt_err err;
-        tt_lane_options opt = {1};
+        tt_lane_options opt = {};
+        opt.n_threads = 1;
         tt_ops_init_lane(&ops);
         tt_ops_init_ref(&ops);
         CHECK(ops.lane_create(&ops, &opt, &lane, &err) == TT_OK);
