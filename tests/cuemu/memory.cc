@@ -63,6 +63,21 @@ bool in_pinned(const void *p, size_t n_bytes)
     return in_one_of(pinned(), p, n_bytes);
 }
 
+bool find_allocation(const void *p, size_t n_bytes, const char **ret_begin, size_t *ret_bytes)
+{
+    for (const allocations *list : {&on_device(), &pinned()}) {
+        for (const allocation &a : *list) {
+            const char *c = static_cast<const char *>(p);
+            if (c >= a.p && c <= a.p + a.n_bytes && n_bytes <= (size_t)(a.p + a.n_bytes - c)) {
+                *ret_begin = a.p;
+                *ret_bytes = a.n_bytes;
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 static size_t pages_of(size_t n_bytes)
 {
     return (n_bytes + PAGE - 1) / PAGE * PAGE;

@@ -139,6 +139,8 @@ void shared_begin(block *b, size_t dynamic_bytes);
 void open_device();
 void close_device();
 bool in_pinned(const void *p, size_t n_bytes);
+/* The live device or pinned memory that the range lies in; false: none. (For tests/cuptx.) */
+bool find_allocation(const void *p, size_t n_bytes, const char **ret_begin, size_t *ret_bytes);
 
 /* ---- host calls (fault.cc) ---- */
 

@@ -1,0 +1,27 @@
+/* opcode_float.h - FP32 as the rows of opcode_integer.cc need it: the actions for add, sub, ...
+ * where the type is f32, by rounding. Thread: constants. */
+#ifndef CUPTX_OPCODE_FLOAT_H
+#define CUPTX_OPCODE_FLOAT_H
+
+#include "opcode.h"
+
+namespace cuptx
+{
+
+action float_add(const instruction &i);
+action float_sub(const instruction &i);
+action float_mul(const instruction &i);
+action float_div(const instruction &i);
+action float_min(const instruction &i);
+action float_max(const instruction &i);
+action float_neg(const instruction &i);
+action float_abs(const instruction &i);
+
+template <action (*CHOOSE)(const instruction &)> static action only_float(const instruction &i)
+{
+    return i.type == F32 ? CHOOSE(i) : nullptr;
+}
+
+} // namespace cuptx
+
+#endif
