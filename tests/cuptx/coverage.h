@@ -7,8 +7,7 @@
 namespace cuptx
 {
 
-/* Appends to the file: "kernel NAME EXECUTED ALL", "missed NAME LINE TEXT" and, for inline PTX,
- * "asm NAME EXECUTED TEXT". */
+/* Appends to the file, for every instruction: "ran" or "missed", kernel, line, text. */
 void coverage_write(const module *m, const char *path);
 
 } // namespace cuptx

@@ -52,7 +52,13 @@ static module *module_of(registered *r)
 static void coverage_at_exit()
 {
     for (const auto &r : all().modules) {
-        coverage_write(module_of(r.get()), getenv("CUPTX_COVERAGE"));
+        bool has_kernels = false;
+        for (const entry &e : all().entries) {
+            has_kernels = has_kernels || e.in == r.get();
+        }
+        if (has_kernels) {
+            coverage_write(module_of(r.get()), getenv("CUPTX_COVERAGE"));
+        }
     }
 }
 

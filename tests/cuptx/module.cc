@@ -298,7 +298,6 @@ static void add_instruction(builder *b, const statement &s)
     instruction i = {};
     i.second = i.guard = -1;
     i.line = s.line;
-    i.inline_asm = s.inline_asm;
     std::string text = take_guard(b, s, &i), wrong;
     size_t end = text.find(' ');
     const opcode *row = opcode_find(text.substr(0, end), &i, &wrong);

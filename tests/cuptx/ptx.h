@@ -73,7 +73,6 @@ struct instruction {
     unsigned mode;     /* which of the operations that share an action */
     scalar type, from;
     int line; /* of the PTX text */
-    bool inline_asm;
 };
 
 /* Special registers have the first slots; then constants; then the text's registers. */

@@ -48,14 +48,7 @@ bool statement_reader::skip_comment()
 {
     if (text_.compare(at_, 2, "//") == 0) {
         size_t end = text_.find('\n', at_);
-        end = end == std::string::npos ? text_.size() : end;
-        std::string comment = text_.substr(at_, end - at_);
-        if (comment.find("begin inline asm") != std::string::npos) {
-            inline_asm_ = true;
-        } else if (comment.find("end inline asm") != std::string::npos) {
-            inline_asm_ = false;
-        }
-        at_ = end;
+        at_ = end == std::string::npos ? text_.size() : end;
         return true;
     }
     if (text_.compare(at_, 2, "/*") == 0) {
@@ -77,7 +70,6 @@ void statement_reader::append(statement *s, char c) const
             return;
         }
         s->line = line_;
-        s->inline_asm = inline_asm_;
     }
     if (!blank || s->text.back() != ' ') {
         s->text += blank ? ' ' : c;
@@ -112,7 +104,7 @@ bool statement_reader::ends_here(statement *s)
 
 statement statement_reader::next()
 {
-    statement s = {END_OF_TEXT, "", line_, inline_asm_};
+    statement s = {END_OF_TEXT, "", line_};
     while (at_ < text_.size()) {
         if (text_[at_] == '/' && skip_comment()) {
             continue;

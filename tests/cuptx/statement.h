@@ -24,7 +24,6 @@ struct statement {
     statement_kind kind;
     std::string text; /* without comments, white space is single blanks */
     int line;         /* where it begins */
-    bool inline_asm;  /* between the comments that nvcc puts around it */
 };
 
 class statement_reader
@@ -43,7 +42,6 @@ class statement_reader
     const std::string &name_, &text_;
     size_t at_ = 0;
     int line_ = 1, depth_ = 0;
-    bool inline_asm_ = false;
 };
 
 /* .shared .align 4 .b8 name[8], .param .u64 name, .global .f32 name[2] = {..} */

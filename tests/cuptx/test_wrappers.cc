@@ -1,6 +1,8 @@
 /* test_wrappers.cc - every wrapper of inline PTX in kernels/cuda/compat.cuh, by a product that has
  * to be exact; and the parts of the runtime that only a program of nvcc's sees. Thread: one. */
-#include "test_kit.h"
+#include "tests/cuemu/test_kit.h"
+
+#include <cublas_v2.h>
 
 #include "wrapper_kernels.h"
 
@@ -66,7 +68,26 @@ static void test_properties()
     CHECK(prop.multiProcessorCount > 0 && prop.maxThreadsPerBlock == 1024);
 }
 
-static const kit_test tests[] = {{"product", test_product}, {"properties", test_properties}};
+/* Column-major: C[2, 2] = A[2, 3] B[3, 2], through NVIDIA's names of cuBLAS where nvcc builds it. */
+static void test_cublas()
+{
+    kit_stream s;
+    cublasHandle_t handle;
+    kit_array<float> a(std::vector<float>{1, 2, 3, 4, 5, 6}),
+        b(std::vector<float>{1, 0, 2, -1, 3, 1}), c(4);
+    const float one = 1, zero = 0;
+    CHECK(cublasCreate(&handle) == CUBLAS_STATUS_SUCCESS);
+    CHECK(cublasSetStream(handle, s.s) == CUBLAS_STATUS_SUCCESS);
+    CHECK(cublasGemmEx(handle, CUBLAS_OP_N, CUBLAS_OP_N, 2, 2, 3, &one, a.p, CUDA_R_32F, 2, b.p,
+                       CUDA_R_32F, 3, &zero, c.p, CUDA_R_32F, 2, CUBLAS_COMPUTE_32F,
+                       CUBLAS_GEMM_DEFAULT) == CUBLAS_STATUS_SUCCESS);
+    s.sync();
+    CHECK((c.get() == std::vector<float>{11, 14, 13, 16}));
+    CHECK(cublasDestroy(handle) == CUBLAS_STATUS_SUCCESS);
+}
+
+static const kit_test tests[] = {
+    {"product", test_product}, {"properties", test_properties}, {"cublas", test_cublas}};
 
 int main(int argc, char **argv)
 {
