@@ -137,7 +137,7 @@ static std::vector<uint8_t> random_table(kit_random *rnd, tt_dtype type, int64_t
 
 static void check_embed(tt_dtype type)
 {
-    const int64_t rows = 7, cols = 512;
+    const int64_t rows = 7, cols = 2304; /* nine turns of a loop that nvcc unrolls by four */
     kit_random rnd = {(uint64_t)type + 1};
     reference ref;
     kit_stream s;
@@ -183,10 +183,10 @@ static void test_gather()
     kit_random rnd = {11};
     reference ref;
     kit_stream s;
-    twin<float> x(random_floats(&rnd, 5 * 300)), y(nothing(3 * 300));
+    twin<float> x(random_floats(&rnd, 5 * 1300)), y(nothing(3 * 1300));
     twin<int32_t> idx({4, 0, 4});
-    tt_gather_args a = {x.at_host(), idx.at_host(), y.at_host(), 3, 300};
-    tt_gather_args d = {x.at_device(), idx.at_device(), y.at_device(), 3, 300};
+    tt_gather_args a = {x.at_host(), idx.at_host(), y.at_host(), 3, 1300};
+    tt_gather_args d = {x.at_device(), idx.at_device(), y.at_device(), 3, 1300};
     ref.ops.gather(ref.lane, &a);
     CHECK_OK(tt_cuda_gather(s.s, &d));
     d.n_rows = 0;

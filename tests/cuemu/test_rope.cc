@@ -15,6 +15,9 @@ static const rope_shape rope_shapes[] = {
     {2, 5, 2, 256, 256, false, true, true, true, true, 131000},
     {1, 2, 1, 2, 2, false, false, true, false, true, 16000000},
     {4, 6, 3, 96, 64, true, true, false, false, false, 7},
+    {1, 3, 1, 250, 250, true, false, false, false, true, 77}, /* tails of loops unrolled by four */
+    {1, 2, 2, 250, 130, false, true, true, true, true, 4096},
+    {2, 1, 1, 192, 192, false, false, true, false, true, 1},
 };
 
 static std::vector<float> frequencies(int rot)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Mistakes in the asm lines of kernels/cuda/compat.cuh, one at a time: nvcc's test_wrappers has to fail for each.
+"""Mistakes in the asm lines of kernels/cuda/compat.cuh, one at a time: test_wrappers as nvcc builds it has to fail for each.
 
-    asm_mutants.py --nvcc NVCC --libraries DIR KIT_OBJECT
+    asm_mutants.py --nvcc NVCC --libraries DIR TEST_OBJECT..
 
 The twins in C++ stay as they are, so nothing else could see these. Standard library only; ends with `N passed, M failed`.
 """
@@ -39,15 +39,15 @@ def build(args, name, folder):
     changed = pathlib.Path(folder) / name / "kernels/cuda"
     changed.mkdir(parents=True)
     (changed / "compat.cuh").write_text(text.replace(old, new))
-    program = changed / "program"
-    command = [args.nvcc, "-std=c++17", "-gencode", "arch=compute_80,code=compute_80", "--compress-mode=none", "-w",
-               f"-I{folder}/{name}", f"-I{ROOT}", "-cudart", "shared", "-o", program, "-x", "cu",
-               ROOT / "tests/cuptx/test_wrappers.cc", ROOT / "tests/cuptx/wrapper_kernels.cu", "-x", "none",
-               *args.objects, "-lcublas"]
-    r = subprocess.run([str(c) for c in command], capture_output=True, text=True)
-    if r.returncode != 0:
-        print(f"{name}: does not build: {r.stderr[-500:]}")
-        return None
+    kernels, program = changed / "kernels.o", changed / "program"
+    commands = [[args.nvcc, "-std=c++17", "-gencode", "arch=compute_80,code=compute_80", "--compress-mode=none", "-w",
+                 f"-I{folder}/{name}", f"-I{ROOT}", "-c", "-o", kernels, ROOT / "tests/cuptx/wrapper_kernels.cu"],
+                [args.nvcc, "-cudart", "shared", "-o", program, kernels, *args.objects, "-lcublas"]]
+    for command in commands:
+        r = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+        if r.returncode != 0:
+            print(f"{name}: does not build: {r.stderr[-500:]}")
+            return None
     return program
 
 

@@ -177,8 +177,8 @@ cudaError_t __cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void *
 }
 
 /* The header beside has a template of this name. */
-cudaError_t cuptx_set_attribute(const void *stub, int attribute, int value)
-    __asm__("cudaFuncSetAttribute");
+cudaError_t cuptx_set_attribute(const void *stub, int attribute,
+                                int value) __asm__("cudaFuncSetAttribute");
 cudaError_t cuptx_set_attribute(const void *stub, int attribute, int value)
 {
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) {

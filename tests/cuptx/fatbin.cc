@@ -1,5 +1,5 @@
-/* fatbin.cc - walks the container that nvcc links into a program: a wrapper that points to a header,
- * entries behind it, each PTX text or machine code for one architecture. The format is not
+/* fatbin.cc - walks the container that nvcc links into a program: a wrapper that points to a
+ * header, entries behind it, each PTX text or machine code for one architecture. The format is not
  * documented; the magic numbers are checked and anything unexpected is an error, not a guess.
  * Thread: any. */
 #include "fatbin.h"

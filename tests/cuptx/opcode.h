@@ -22,7 +22,8 @@ struct opcode {
     uint64_t modifiers; /* that may follow */
     shape operands;
     unsigned mode; /* passed on in the instruction */
-    /* The function for an instruction whose types and operands are known; nullptr: there is none. */
+    /* The function for an instruction whose types and operands are known; nullptr: there is none.
+     */
     action (*choose)(const instruction &i);
 };
 

@@ -72,10 +72,9 @@ template <class T> struct mad_hi_op {
 };
 
 template <class T>
-using twice =
-    std::conditional_t<sizeof(T) == 2,
-                       std::conditional_t<std::is_signed<T>::value, int32_t, uint32_t>,
-                       std::conditional_t<std::is_signed<T>::value, int64_t, uint64_t>>;
+using twice = std::conditional_t<sizeof(T) == 2,
+                                 std::conditional_t<std::is_signed<T>::value, int32_t, uint32_t>,
+                                 std::conditional_t<std::is_signed<T>::value, int64_t, uint64_t>>;
 
 template <class T> struct mul_wide_op {
     static void run(thread_state &t, const instruction &i)
@@ -376,7 +375,9 @@ template <action RUN, scalar TYPE> static action only(const instruction &i)
 static action dot4_choice(const instruction &i)
 {
     if (i.type == S32) {
-        return i.from == S32 ? dot4<int8_t, int8_t> : i.from == U32 ? dot4<int8_t, uint8_t> : nullptr;
+        return i.from == S32   ? dot4<int8_t, int8_t>
+               : i.from == U32 ? dot4<int8_t, uint8_t>
+                               : nullptr;
     }
     return i.type != U32   ? nullptr
            : i.from == U32 ? dot4<uint8_t, uint8_t>

@@ -74,8 +74,7 @@ static action store_choice(const instruction &i)
 
 template <class T> static T combined(const instruction &i, T old, T a, T b)
 {
-    const uint64_t what =
-        i.flags & (M_ADD | M_MIN | M_MAX | M_EXCH | M_CAS | M_AND | M_OR | M_XOR);
+    const uint64_t what = i.flags & (M_ADD | M_MIN | M_MAX | M_EXCH | M_CAS | M_AND | M_OR | M_XOR);
     switch (what) {
     case M_ADD:
         return (T)(old + a);
@@ -211,8 +210,8 @@ template <action RUN, int N_SRC, int MORE> static action with_sources(const inst
 }
 
 static const uint64_t SPACES = M_GLOBAL | M_SHARED | M_LOCAL | M_PARAM | M_CONST;
-static const uint64_t ATOMIC = M_GLOBAL | M_SHARED | M_CACHE | M_ADD | M_MIN | M_MAX | M_EXCH |
-                               M_CAS | M_AND | M_OR | M_XOR;
+static const uint64_t ATOMIC =
+    M_GLOBAL | M_SHARED | M_CACHE | M_ADD | M_MIN | M_MAX | M_EXCH | M_CAS | M_AND | M_OR | M_XOR;
 
 static const opcode rows[] = {
     {"ld", SPACES | M_CACHE | M_VECTOR, RESULT, 0, load_choice},

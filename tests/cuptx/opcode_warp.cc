@@ -124,8 +124,7 @@ static void mma_bf16(thread_state &t, const instruction &i)
 
 /* ---- choosing: by the number of operands ---- */
 
-template <action RUN, scalar TYPE, int N_DST, int N_SRC>
-static action exactly(const instruction &i)
+template <action RUN, scalar TYPE, int N_DST, int N_SRC> static action exactly(const instruction &i)
 {
     return i.type == TYPE && i.n_dst == N_DST && i.n_src == N_SRC ? RUN : nullptr;
 }

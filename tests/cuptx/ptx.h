@@ -21,7 +21,25 @@
 namespace cuptx
 {
 
-enum scalar { NO_TYPE, U8, S8, B8, U16, S16, B16, U32, S32, B32, U64, S64, B64, F16, BF16, F32, PRED };
+enum scalar {
+    NO_TYPE,
+    U8,
+    S8,
+    B8,
+    U16,
+    S16,
+    B16,
+    U32,
+    S32,
+    B32,
+    U64,
+    S64,
+    B64,
+    F16,
+    BF16,
+    F32,
+    PRED
+};
 
 /* What may stand between an opcode's name and its types. */
 enum modifier : uint64_t {
@@ -114,7 +132,7 @@ struct kernel {
     size_t shared_bytes;        /* their end; dynamic shared memory begins at dynamic_at */
     size_t dynamic_at;
     size_t local_bytes;
-    unsigned max_threads; /* .maxntid, or 0 */
+    unsigned max_threads;                 /* .maxntid, or 0 */
     std::vector<std::vector<int>> tables; /* of brx.idx */
 };
 

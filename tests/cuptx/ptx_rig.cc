@@ -30,7 +30,8 @@ static void remember(const cuptx::kernel *k)
         }
         cuptx::instruction i = k->code[n];
         cuptx::instruction again = {};
-        const cuptx::opcode *row = cuptx::opcode_find(text.substr(0, text.find(' ')), &again, &wrong);
+        const cuptx::opcode *row =
+            cuptx::opcode_find(text.substr(0, text.find(' ')), &again, &wrong);
         if (tried().insert(variant(row, i)).second) {
             examples().emplace_back(row->name, i);
         }

@@ -30,8 +30,8 @@ static bool is_line(const std::string &text)
 
 static bool is_header(const std::string &text)
 {
-    return text[0] == '.' && (text.find(".entry ") != std::string::npos ||
-                              text.find(".func ") != std::string::npos);
+    return text[0] == '.' &&
+           (text.find(".entry ") != std::string::npos || text.find(".func ") != std::string::npos);
 }
 
 static bool is_identifier(const std::string &text)
@@ -182,7 +182,8 @@ bool immediate_parse(const std::string &text, uint64_t *ret)
 /* .u64 -> 8; 0: no type of data. */
 static size_t bytes_of(const std::string &type)
 {
-    if (type.size() < 3 || strchr("busf", type[1]) == nullptr || isdigit((unsigned char)type[2]) == 0) {
+    if (type.size() < 3 || strchr("busf", type[1]) == nullptr ||
+        isdigit((unsigned char)type[2]) == 0) {
         return 0;
     }
     return (size_t)atoi(type.c_str() + 2) / 8;

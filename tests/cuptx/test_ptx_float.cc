@@ -114,7 +114,7 @@ struct integer_type {
     int bits;
     bool has_sign;
 };
-static const integer_type INTEGERS[] = {{"u8", 8, false},   {"s8", 8, true},   {"u16", 16, false},
+static const integer_type INTEGERS[] = {{"u8", 8, false},   {"s8", 8, true},    {"u16", 16, false},
                                         {"s16", 16, true},  {"u32", 32, false}, {"s32", 32, true},
                                         {"u64", 64, false}, {"s64", 64, true}};
 
@@ -156,8 +156,11 @@ static void floats_to_integers(ptx_batch *batch)
 {
     const struct {
         float v, rn, rz, rm, rp;
-    } values[] = {{2.5f, 2, 2, 2, 3},     {3.5f, 4, 3, 3, 4},  {-2.5f, -2, -2, -3, -2},
-                  {-0.75f, -1, 0, -1, 0}, {100, 100, 100, 100, 100}};
+    } values[] = {{2.5f, 2, 2, 2, 3},
+                  {3.5f, 4, 3, 3, 4},
+                  {-2.5f, -2, -2, -3, -2},
+                  {-0.75f, -1, 0, -1, 0},
+                  {100, 100, 100, 100, 100}};
     for (const integer_type &to : INTEGERS) {
         for (const auto &v : values) {
             const std::pair<const char *, float> modes[] = {
@@ -206,8 +209,8 @@ static void to_floats(ptx_batch *batch)
     batch->add("cvt.rn.bf16.f32 %x, %a;", {0x3f818000}, 0x3f82, 16);
     batch->add("cvt.rn.bf16x2.f32 %x, %a, %b;", {bits_of_float(1), bits_of_float(-2.5f)},
                0x3f80c020, 32);
-    batch->add("cvt.rn.f16x2.f32 %x, %a, %b;", {bits_of_float(1), bits_of_float(-2.5f)},
-               0x3c00c100, 32);
+    batch->add("cvt.rn.f16x2.f32 %x, %a, %b;", {bits_of_float(1), bits_of_float(-2.5f)}, 0x3c00c100,
+               32);
 }
 
 void test_conversions()

@@ -1,4 +1,5 @@
-/* test_ptx_integer.cc - integer opcodes against arithmetic in 128 bits, in every type. Thread: one. */
+/* test_ptx_integer.cc - integer opcodes against arithmetic in 128 bits, in every type. Thread: one.
+ */
 #include <limits>
 
 #include "ptx_rig.h"
@@ -45,8 +46,10 @@ template <class T> static void arithmetic(const std::string &type)
     pairs<T>(&batch, "sub." + type, [](wide a, wide b) { return a - b; });
     pairs<T>(&batch, "min." + type, [](wide a, wide b) { return a < b ? a : b; });
     pairs<T>(&batch, "max." + type, [](wide a, wide b) { return a > b ? a : b; });
-    pairs<T>(&batch, "div." + type, [](wide a, wide b) { return a / b; }, bits, false);
-    pairs<T>(&batch, "rem." + type, [](wide a, wide b) { return a % b; }, bits, false);
+    pairs<T>(
+        &batch, "div." + type, [](wide a, wide b) { return a / b; }, bits, false);
+    pairs<T>(
+        &batch, "rem." + type, [](wide a, wide b) { return a % b; }, bits, false);
     auto product = [](wide a, wide b) {
         return (wide)((unsigned __int128)a * (unsigned __int128)b);
     };

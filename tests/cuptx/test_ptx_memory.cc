@@ -8,9 +8,9 @@ struct memory_type {
     bool has_sign;
 };
 static const memory_type TYPES[] = {
-    {"u8", 1, false},  {"s8", 1, true},  {"b8", 1, false},  {"u16", 2, false}, {"s16", 2, true},
+    {"u8", 1, false},  {"s8", 1, true},   {"b8", 1, false}, {"u16", 2, false}, {"s16", 2, true},
     {"b16", 2, false}, {"u32", 4, false}, {"s32", 4, true}, {"b32", 4, false}, {"f32", 4, false},
-    {"u64", 8, false}, {"s64", 8, true}, {"b64", 8, false}};
+    {"u64", 8, false}, {"s64", 8, true},  {"b64", 8, false}};
 
 /* What a register holds after a load of the low bytes of `word`. */
 static uint64_t extended(const memory_type &t, uint64_t word)
@@ -70,13 +70,13 @@ static void spaces()
 
 static void vectors()
 {
-    std::string text = ptx_kernel("ld.global.v4.u32 {%a, %b, %c, %d}, [%in];\n"
-                                  "ld.global.nc.L1::no_allocate.v2.f32 {%e, %f}, [%in+8];\n"
-                                  "st.global.v2.u32 [%out], {%d, %c};\n"
-                                  "st.global.cs.v4.f32 [%out+16], {%e, %f, %a, %b};\n"
-                                  "ld.volatile.global.u32 %r, [%in+4]; st.global.u32 [%out+8], %r;");
-    CHECK((ptx_words(text, {1, 2, 3, 4}, 8, 1) ==
-           std::vector<uint32_t>{4, 3, 2, 0, 3, 4, 1, 2}));
+    std::string text =
+        ptx_kernel("ld.global.v4.u32 {%a, %b, %c, %d}, [%in];\n"
+                   "ld.global.nc.L1::no_allocate.v2.f32 {%e, %f}, [%in+8];\n"
+                   "st.global.v2.u32 [%out], {%d, %c};\n"
+                   "st.global.cs.v4.f32 [%out+16], {%e, %f, %a, %b};\n"
+                   "ld.volatile.global.u32 %r, [%in+4]; st.global.u32 [%out+8], %r;");
+    CHECK((ptx_words(text, {1, 2, 3, 4}, 8, 1) == std::vector<uint32_t>{4, 3, 2, 0, 3, 4, 1, 2}));
 }
 
 void test_loads_and_stores()
@@ -185,7 +185,8 @@ void test_async_copies()
         "ld.shared.u32 %r, [s+16]; st.global.u32 [%out+4], %r;\n"
         "cp.async.wait_group 0;\nld.shared.u32 %r, [s+16]; st.global.u32 [%out+8], %r;\n"
         "ld.shared.u32 %r, [s+20]; st.global.u32 [%out+12], %r;\n"
-        "cp.async.ca.shared.global [s+32], [%in+4], 4; cp.async.ca.shared.global [s+40], [%in], 8;\n"
+        "cp.async.ca.shared.global [s+32], [%in+4], 4; cp.async.ca.shared.global [s+40], [%in], "
+        "8;\n"
         "cp.async.cg.shared.global [s+48], [%in+1024], 16, 0;\n"
         "cp.async.wait_all;\nld.shared.u32 %r, [s+32]; st.global.u32 [%out+16], %r;\n"
         "ld.shared.u32 %r, [s+44]; st.global.u32 [%out+20], %r;\n"

@@ -137,8 +137,8 @@ static void jumps()
 static void specials()
 {
     std::string body;
-    const char *names[] = {"tid.x",   "tid.y",    "tid.z",    "ntid.x",   "ntid.y", "ntid.z", "ctaid.x",
-                           "ctaid.y", "ctaid.z",  "nctaid.x", "nctaid.y", "nctaid.z"};
+    const char *names[] = {"tid.x",   "tid.y",   "tid.z",   "ntid.x",   "ntid.y",   "ntid.z",
+                           "ctaid.x", "ctaid.y", "ctaid.z", "nctaid.x", "nctaid.y", "nctaid.z"};
     int at = 0;
     for (const char *name : names) {
         body += std::string("mov.u32 %r, %") + name + "; @%p st.global.u32 [%out+" +
@@ -147,7 +147,8 @@ static void specials()
     /* One thread writes: the last of the last block, 3 + 3 + 31 + 1. */
     std::string text = ptx_kernel("mov.u32 %a, %tid.z; mov.u32 %b, %ctaid.z; add.u32 %c, %a, %b;"
                                   "mov.u32 %l, %laneid; mov.u32 %w, %warpid; add.u32 %c, %c, %l;"
-                                  "add.u32 %c, %c, %w; setp.eq.u32 %p, %c, 38;\n" + body);
+                                  "add.u32 %c, %c, %w; setp.eq.u32 %p, %c, 38;\n" +
+                                  body);
     kit_array<uint32_t> in(1), out(std::vector<uint32_t>(12, 0));
     ptx_launch(text, dim3(1, 1, 4), dim3(4, 4, 4), 0, {&in.p, &out.p});
     CHECK((out.get() == std::vector<uint32_t>{3, 3, 3, 4, 4, 4, 0, 0, 3, 1, 1, 4}));

@@ -86,9 +86,9 @@ void test_shuffles()
 void test_barriers()
 {
     /* Each thread reads what its neighbour in the next warp wrote. */
-    for (const char *barrier : {"bar.sync 0", "barrier.sync 0", "barrier.sync.aligned 0",
-                                "barrier.cta.sync.aligned 0", "membar.cta; bar.sync 0",
-                                "membar.gl; bar.sync 0"}) {
+    for (const char *barrier :
+         {"bar.sync 0", "barrier.sync 0", "barrier.sync.aligned 0", "barrier.cta.sync.aligned 0",
+          "membar.cta; bar.sync 0", "membar.gl; bar.sync 0"}) {
         std::string text = ptx_kernel(
             std::string(THREAD) + "cvt.u32.u64 %s, %t4; st.shared.u32 [%s], %v;\n" + barrier +
                 ";\nxor.b32 %s, %s, 128; ld.shared.u32 %r, [%s]; st.global.u32 [%out32], %r;",
@@ -178,14 +178,15 @@ static void check_mma()
     std::string load;
     const char *names[] = {"a0", "a1", "a2", "a3", "b0", "b1", "c0", "c1", "c2", "c3"};
     for (int i = 0; i < 10; i++) {
-        load += std::string("ld.global.u32 %") + names[i] + ", [%i+" + std::to_string(4 * i) + "];\n";
+        load +=
+            std::string("ld.global.u32 %") + names[i] + ", [%i+" + std::to_string(4 * i) + "];\n";
     }
-    std::string text = ptx_kernel(
-        "mov.u32 %t, %tid.x; mul.wide.u32 %i, %t, 40; add.s64 %i, %i, %in;\n" + load +
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%d0,%d1,%d2,%d3}, "
-        "{%a0,%a1,%a2,%a3}, {%b0,%b1}, {%c0,%c1,%c2,%c3};\n"
-        "mul.wide.u32 %o, %t, 16; add.s64 %o, %o, %out;\n"
-        "st.global.v4.f32 [%o], {%d0,%d1,%d2,%d3};");
+    std::string text =
+        ptx_kernel("mov.u32 %t, %tid.x; mul.wide.u32 %i, %t, 40; add.s64 %i, %i, %in;\n" + load +
+                   "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%d0,%d1,%d2,%d3}, "
+                   "{%a0,%a1,%a2,%a3}, {%b0,%b1}, {%c0,%c1,%c2,%c3};\n"
+                   "mul.wide.u32 %o, %t, 16; add.s64 %o, %o, %out;\n"
+                   "st.global.v4.f32 [%o], {%d0,%d1,%d2,%d3};");
     std::vector<uint32_t> got = ptx_words(text, in, 128, 32);
     for (int lane = 0; lane < 32; lane++) {
         for (int i = 0; i < 4; i++) {

@@ -68,7 +68,8 @@ static void test_properties()
     CHECK(prop.multiProcessorCount > 0 && prop.maxThreadsPerBlock == 1024);
 }
 
-/* Column-major: C[2, 2] = A[2, 3] B[3, 2], through NVIDIA's names of cuBLAS where nvcc builds it. */
+/* Column-major: C[2, 2] = A[2, 3] B[3, 2], through NVIDIA's names of cuBLAS where nvcc builds it.
+ */
 static void test_cublas()
 {
     kit_stream s;

@@ -36,9 +36,8 @@ static __device__ void multiply(float c[2][4], __nv_bfloat16 (*a)[16], __nv_bflo
 }
 
 template <bool b_by_rows>
-__global__ void __launch_bounds__(32)
-    product_kernel(const __nv_bfloat16 *a, const __nv_bfloat16 *b, float *c, int n_steps,
-                   int n_rows)
+__global__ void __launch_bounds__(32) product_kernel(const __nv_bfloat16 *a, const __nv_bfloat16 *b,
+                                                     float *c, int n_steps, int n_rows)
 {
     CU_DYN_SHARED(product_tiles, s);
     int k = 16 * n_steps, b_pitch = b_by_rows ? 16 : k, b_step = b_by_rows ? 256 : 16;
