@@ -125,7 +125,7 @@ def meson_test(counts, build, logbase, suites, env=None, out=None):
 
 def fast(counts, args):
     step("unit, checkops, golden, fuzz replay, cuda on the CPU, lint, load, api")
-    meson_test(counts, args.build, "test-fast", ["--no-suite", "deep", "--no-suite", "cuda-static"])
+    meson_test(counts, args.build, "test-fast", ["--no-suite", "deep", "--no-suite", "cuda-static", "--no-suite", "cuda-ptx"])
 
 
 def lint(counts, args):
@@ -249,7 +249,7 @@ def build_cuda(name):
     """build-cuda-NAME, the suite's programs alone (what is said goes to build/build-cuda-NAME.log). False when it fails."""
     cc, cxx, sanitize = CUDA_BUILDS[name]
     build, jobs = f"build-cuda-{name}", [f"-j{os.environ['JOBS']}"] if os.environ.get("JOBS") else []
-    commands = [["ninja", "-C", build, *jobs, "cuda-tests"]]
+    commands = [["ninja", "-C", build, *jobs, "cuda-tests", "cuptx-tests"]]
     if not (ROOT / build / "build.ninja").exists():
         commands.insert(0, ["meson", "setup", build, "-Dcuemu=enabled", "-Dcuemu_mutants=true", f"-Db_sanitize={sanitize}",
                             "-Db_lundef=false", "-Doptimization=1", "-Ddebug=true"])
@@ -260,13 +260,13 @@ def build_cuda(name):
 
 def cuda(counts, args):
     """The CUDA kernels on the CPU (tests/cuemu) in builds of their own, with mistakes that have to be caught; in the first of
-    them also what nvcc makes of the kernels (tests/custatic)."""
+    them also what nvcc makes of the kernels (tests/custatic, tests/cuptx)."""
     for name in CUDA_BUILDS:
         step(f"cuda on the CPU, {name}: tests, planted mistakes, mutants")
         start = time.monotonic()
-        static = ["--suite", "cuda-static"] if name == "plain" else []
+        nvcc = ["--suite", "cuda-static", "--suite", "cuda-ptx"] if name == "plain" else []
         if build_cuda(name):
-            meson_test(counts, f"build-cuda-{name}", "test-cuda", ["--suite", "cuda", *static], SANITIZERS.get(name, {}).get("env"))
+            meson_test(counts, f"build-cuda-{name}", "test-cuda", ["--suite", "cuda", *nvcc], SANITIZERS.get(name, {}).get("env"))
         else:
             did_not_build(counts, f"build-cuda-{name}")
         print(f"({time.monotonic() - start:.0f} s)", flush=True)

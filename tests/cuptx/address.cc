@@ -60,6 +60,17 @@ static char *locate_parameter(thread_state &t, const instruction &i, uint64_t of
     return const_cast<char *>(t.params) + offset;
 }
 
+/* In a .global or .const variable of the module. */
+static bool in_variables(const module *m, const char *p, size_t n_bytes)
+{
+    for (const auto &v : m->variables) {
+        if (p >= v.first && n_bytes <= v.second && (size_t)(p - v.first) <= v.second - n_bytes) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static char *locate_global(thread_state &t, const instruction &i, uint64_t address, size_t n_bytes)
 {
     check_aligned(t, i, address, n_bytes);

@@ -39,6 +39,7 @@ static registry &all()
 
 static module *module_of(registered *r)
 {
+    std::lock_guard<std::mutex> guard(all().lock);
     if (r->m == nullptr) {
         std::string wrong, text = fatbin_ptx(r->wrapper, &wrong);
         if (text.empty()) {

@@ -1,6 +1,7 @@
 /* module.cc - statements to modules and kernels: declarations, labels, instructions with their
  * operands turned into slots. Whatever is not understood ends the program with the line.
  * Source: PTX ISA 9.0. Thread: whichever loads a module. */
+#include <cstdlib>
 #include <map>
 
 #include "opcode.h"
@@ -435,6 +436,13 @@ static void kernel_end(builder *b, const statement &s)
     b->k = nullptr;
 }
 
+module::~module()
+{
+    for (const auto &v : variables) {
+        free(v.first);
+    }
+}
+
 kernel *module::find(const std::string &kernel_name) const
 {
     for (const auto &k : kernels) {
@@ -443,16 +451,6 @@ kernel *module::find(const std::string &kernel_name) const
         }
     }
     return nullptr;
-}
-
-bool in_variables(const module *m, const char *p, size_t n_bytes)
-{
-    for (const auto &v : m->variables) {
-        if (p >= v.first && n_bytes <= v.second && (size_t)(p - v.first) <= v.second - n_bytes) {
-            return true;
-        }
-    }
-    return false;
 }
 
 static void inside_kernel(builder *b, const statement &s)

@@ -77,7 +77,10 @@ template <class T> static T combined(const instruction &i, T old, T a, T b)
     const uint64_t what = i.flags & (M_ADD | M_MIN | M_MAX | M_EXCH | M_CAS | M_AND | M_OR | M_XOR);
     switch (what) {
     case M_ADD:
-        return (T)(old + a);
+        if constexpr (std::is_integral<T>::value) {
+            return (T)((uint64_t)old + (uint64_t)a);
+        }
+        return old + a;
     case M_MIN:
         return old < a ? old : a;
     case M_MAX:

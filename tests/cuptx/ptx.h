@@ -140,12 +140,14 @@ struct module {
     std::string name; /* for messages */
     std::vector<std::unique_ptr<kernel>> kernels;
     std::vector<std::pair<char *, size_t>> variables; /* .global and .const, initialised */
+    module() = default;
+    module(const module &) = delete;
+    ~module();
     kernel *find(const std::string &kernel_name) const;
 };
 
 /* Parses the text; what is not understood ends the program with the line. */
 std::unique_ptr<module> module_parse(const std::string &name, const std::string &text);
-bool in_variables(const module *m, const char *p, size_t n_bytes);
 
 /* Addresses of shared, local and parameter space are offsets; as generic addresses they lie in
  * windows that no pointer of the host's is in. */

@@ -14,13 +14,25 @@ struct store {
     size_t n_bytes;
     uint64_t words[1];
 };
-static thread_local store *free_stores;
+
+struct store_list {
+    store *head = nullptr;
+    ~store_list()
+    {
+        while (head != nullptr) {
+            store *s = head;
+            head = s->next;
+            free(s);
+        }
+    }
+};
+static thread_local store_list free_stores;
 
 static store *store_take(size_t n_bytes)
 {
-    store *s = free_stores;
+    store *s = free_stores.head;
     if (s != nullptr) {
-        free_stores = s->next;
+        free_stores.head = s->next;
         if (s->n_bytes >= n_bytes) {
             return s;
         }
@@ -36,8 +48,8 @@ static store *store_take(size_t n_bytes)
 
 static void store_leave(store *s)
 {
-    s->next = free_stores;
-    free_stores = s;
+    s->next = free_stores.head;
+    free_stores.head = s;
 }
 
 static void specials_fill(uint64_t *r)

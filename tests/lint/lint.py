@@ -29,7 +29,7 @@ INCLUDE_RULES = [
     (r"<sqlite3\.h>", ["server/state_*.c", "tests/unit/"], "SQLite belongs to server/state_*.c"),
     (r"<jansson\.h>", ["server/", "core/*_json.[ch]", "tests/"], "jansson belongs to server/ and core/*_json.c"),
     (r"<(oneapi/dnnl/)?dnnl", ["kernels/cpu/gemm_onednn.c"], "oneDNN belongs to kernels/cpu/gemm_onednn.c"),
-    (r"<(cuda|cublas|cudnn|nccl)", ["kernels/cuda/", "tests/cuemu/", "tests/custatic/occupancy.c"], "CUDA belongs to kernels/cuda/"),
+    (r"<(cuda|cublas|cudnn|nccl)", ["kernels/cuda/", "tests/cuemu/", "tests/cuptx/", "tests/custatic/occupancy.c"], "CUDA belongs to kernels/cuda/"),
     (r"<pcre2\.h>", ["core/"], "PCRE2 belongs to core/"),
     (r"<utf8proc\.h>", ["core/"], "utf8proc belongs to core/"),
 ]
