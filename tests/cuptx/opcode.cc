@@ -12,9 +12,9 @@ static scalar scalar_named(const std::string &s)
         const char *name;
         scalar type;
     } names[] = {
-        {"u8", U8},   {"s8", S8},   {"b8", B8},   {"u16", U16},   {"s16", S16},   {"b16", B16},
-        {"u32", U32}, {"s32", S32}, {"b32", B32}, {"u64", U64},   {"s64", S64},   {"b64", B64},
-        {"f16", F16}, {"f32", F32}, {"b1", PRED}, {"pred", PRED}, {"bf16", BF16},
+        {"u8", U8},   {"s8", S8},   {"b8", B8},   {"u16", U16}, {"s16", S16},   {"b16", B16},
+        {"u32", U32}, {"s32", S32}, {"b32", B32}, {"u64", U64}, {"s64", S64},   {"b64", B64},
+        {"f16", F16}, {"f32", F32}, {"f64", F64}, {"b1", PRED}, {"pred", PRED}, {"bf16", BF16},
     };
     for (const auto &n : names) {
         if (s == n.name) {

@@ -1,4 +1,4 @@
-/* opcode_convert.cc - cvt between the integer types, f32, f16 and bf16. Source: PTX ISA 9.0,
+/* opcode_convert.cc - cvt between the integer types, f64, f32, f16 and bf16. Source: PTX ISA 9.0,
  * "cvt". Thread: a fiber's. */
 #include "opcode.h"
 
@@ -24,6 +24,11 @@ static float to_float(float x)
     return x;
 }
 
+static double to_float(double x)
+{
+    return x;
+}
+
 static float to_float(bits_bf16 h)
 {
     return __bfloat162float({h.x});
@@ -44,7 +49,7 @@ static uint16_t to_f16(float x)
     return __float2half_rn(x).x;
 }
 
-static float to_whole(const instruction &i, float x)
+template <class T> static T to_whole(const instruction &i, T x)
 {
     switch (i.flags & (M_RN | M_RZ | M_RM | M_RP)) {
     case M_RZ:
@@ -80,8 +85,8 @@ template <class TO, class FROM> struct integer_to_integer {
 template <class TO, class FROM> struct float_to_integer {
     static void run(thread_state &t, const instruction &i)
     {
-        float v = to_whole(i, to_float(get<FROM>(t, i.src[0])));
-        const float bound = std::ldexp(1.0f, (int)sizeof(TO) * 8);
+        auto v = to_whole(i, to_float(get<FROM>(t, i.src[0])));
+        const auto bound = std::ldexp(decltype(v)(1), (int)sizeof(TO) * 8);
         if (std::isnan(v)) {
             put<TO>(t, i.dst[0], sizeof(TO) == 8 ? (TO)((uint64_t)1 << 63) : (TO)0);
         } else if (std::fabs(v) >= bound) {
@@ -97,10 +102,10 @@ template <class TO, class FROM> struct float_to_integer {
     }
 };
 
-template <class FROM> struct integer_to_float {
+template <class TO, class FROM> struct integer_to_float {
     static void run(thread_state &t, const instruction &i)
     {
-        put<float>(t, i.dst[0], (float)get<FROM>(t, i.src[0]));
+        put<TO>(t, i.dst[0], (TO)get<FROM>(t, i.src[0]));
     }
     static bool takes(uint64_t flags)
     {
@@ -108,16 +113,16 @@ template <class FROM> struct integer_to_float {
     }
 };
 
-template <class FROM> static void float_to_float(thread_state &t, const instruction &i)
+template <class TO, class FROM> static void float_to_float(thread_state &t, const instruction &i)
 {
-    float v = to_float(get<FROM>(t, i.src[0]));
+    TO v = (TO)to_float(get<FROM>(t, i.src[0]));
     if ((i.flags & M_TO_INTEGER) != 0) {
         v = to_whole(i, v);
     }
     if ((i.flags & M_SAT) != 0) {
-        v = v > 0.0f ? (v < 1.0f ? v : 1.0f) : 0.0f; /* NaN becomes 0 */
+        v = v > 0 ? (v < 1 ? v : TO(1)) : TO(0); /* NaN becomes 0 */
     }
-    put<float>(t, i.dst[0], v);
+    put<TO>(t, i.dst[0], v);
 }
 
 template <uint16_t (*F)(float)> static void float_to_half(thread_state &t, const instruction &i)
@@ -158,6 +163,8 @@ template <class TO> static action to_integer_choice(const instruction &i)
         return if_taken<integer_to_integer<TO, int64_t>>(i);
     case F32:
         return if_taken<float_to_integer<TO, float>>(i);
+    case F64:
+        return if_taken<float_to_integer<TO, double>>(i);
     case F16:
         return if_taken<float_to_integer<TO, bits_f16>>(i);
     case BF16:
@@ -167,33 +174,55 @@ template <class TO> static action to_integer_choice(const instruction &i)
     }
 }
 
-static action to_float_choice(const instruction &i)
+template <class TO> static action from_integer_choice(const instruction &i)
 {
     switch (i.from) {
     case U8:
-        return if_taken<integer_to_float<uint8_t>>(i);
+        return if_taken<integer_to_float<TO, uint8_t>>(i);
     case S8:
-        return if_taken<integer_to_float<int8_t>>(i);
+        return if_taken<integer_to_float<TO, int8_t>>(i);
     case U16:
-        return if_taken<integer_to_float<uint16_t>>(i);
+        return if_taken<integer_to_float<TO, uint16_t>>(i);
     case S16:
-        return if_taken<integer_to_float<int16_t>>(i);
+        return if_taken<integer_to_float<TO, int16_t>>(i);
     case U32:
-        return if_taken<integer_to_float<uint32_t>>(i);
+        return if_taken<integer_to_float<TO, uint32_t>>(i);
     case S32:
-        return if_taken<integer_to_float<int32_t>>(i);
+        return if_taken<integer_to_float<TO, int32_t>>(i);
     case U64:
-        return if_taken<integer_to_float<uint64_t>>(i);
+        return if_taken<integer_to_float<TO, uint64_t>>(i);
     case S64:
-        return if_taken<integer_to_float<int64_t>>(i);
-    case F32:
-        return (i.flags & (M_TO_INTEGER | M_SAT)) != 0 ? float_to_float<float> : nullptr;
-    case F16:
-        return i.flags == 0 ? float_to_float<bits_f16> : nullptr;
-    case BF16:
-        return i.flags == 0 ? float_to_float<bits_bf16> : nullptr;
+        return if_taken<integer_to_float<TO, int64_t>>(i);
     default:
         return nullptr;
+    }
+}
+
+static action to_float_choice(const instruction &i)
+{
+    switch (i.from) {
+    case F32:
+        return (i.flags & (M_TO_INTEGER | M_SAT)) != 0 ? float_to_float<float, float> : nullptr;
+    case F64: /* of the roundings only the processor's own */
+        return i.flags == M_RN ? float_to_float<float, double> : nullptr;
+    case F16:
+        return i.flags == 0 ? float_to_float<float, bits_f16> : nullptr;
+    case BF16:
+        return i.flags == 0 ? float_to_float<float, bits_bf16> : nullptr;
+    default:
+        return from_integer_choice<float>(i);
+    }
+}
+
+static action to_double_choice(const instruction &i)
+{
+    switch (i.from) {
+    case F32:
+        return i.flags == 0 ? float_to_float<double, float> : nullptr;
+    case F64:
+        return (i.flags & M_TO_INTEGER) != 0 ? float_to_float<double, double> : nullptr;
+    default:
+        return from_integer_choice<double>(i);
     }
 }
 
@@ -218,6 +247,8 @@ static action convert(const instruction &i)
         return to_integer_choice<int64_t>(i);
     case F32:
         return to_float_choice(i);
+    case F64:
+        return to_double_choice(i);
     case F16:
         return i.from == F32 && i.flags == M_RN ? float_to_half<to_f16> : nullptr;
     case BF16:

@@ -1,8 +1,7 @@
-/* opcode_float.cc - FP32 arithmetic. The basic operations round as the instruction says; what PTX
- * calls approximate is computed to within a rounding, so it differs from hardware by a few ulp.
- * There is no FP64: kernels have none (docs/cuda.md). Source: PTX ISA 9.0, "Floating-Point
- * Instructions". Compiled so that the compiler neither contracts nor moves across the change of the
- * rounding mode. Thread: a fiber's. */
+/* opcode_float.cc - FP32 and FP64 arithmetic. The basic operations round as the instruction says;
+ * what PTX calls approximate is computed to within a rounding, so it differs from hardware by a few
+ * ulp. Source: PTX ISA 9.0, "Floating-Point Instructions". Compiled so that the compiler neither
+ * contracts nor moves across the change of the rounding mode. Thread: a fiber's. */
 #include "opcode_float.h"
 
 #include <cfenv>
@@ -11,28 +10,28 @@
 namespace cuptx
 {
 
-static float flushed(float x)
+template <class T> static T flushed(T x)
 {
-    return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0f, x) : x;
+    return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(T(0), x) : x;
 }
 
-static float input(const thread_state &t, const instruction &i, int n)
+template <class T> static T input(const thread_state &t, const instruction &i, int n)
 {
-    float x = get<float>(t, i.src[n]);
+    T x = get<T>(t, i.src[n]);
     return (i.flags & M_FTZ) != 0 ? flushed(x) : x;
 }
 
-static void output(thread_state &t, const instruction &i, float x)
+template <class T> static void output(thread_state &t, const instruction &i, T x)
 {
     if ((i.flags & M_SAT) != 0) {
-        x = x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f; /* NaN becomes 0 */
+        x = x > 0 ? (x < 1 ? x : T(1)) : T(0); /* NaN becomes 0 */
     }
-    put<float>(t, i.dst[0], (i.flags & M_FTZ) != 0 ? flushed(x) : x);
+    put<T>(t, i.dst[0], (i.flags & M_FTZ) != 0 ? flushed(x) : x);
 }
 
 enum arithmetic { ADD, SUB, MUL, FMA };
 
-static float exactly_rounded(arithmetic op, float a, float b, float c)
+template <class T> static T exactly_rounded(arithmetic op, T a, T b, T c)
 {
     switch (op) {
     case ADD:
@@ -42,47 +41,66 @@ static float exactly_rounded(arithmetic op, float a, float b, float c)
     case MUL:
         return a * b;
     case FMA:
-        return fmaf(a, b, c);
+        return std::fma(a, b, c);
     }
     return NAN;
 }
 
-template <arithmetic OP> static void nearest(thread_state &t, const instruction &i)
+template <class T, arithmetic OP> static void nearest(thread_state &t, const instruction &i)
 {
-    float c = OP == FMA ? input(t, i, 2) : 0;
-    output(t, i, exactly_rounded(OP, input(t, i, 0), input(t, i, 1), c));
+    T c = OP == FMA ? input<T>(t, i, 2) : T(0);
+    output(t, i, exactly_rounded(OP, input<T>(t, i, 0), input<T>(t, i, 1), c));
 }
 
 /* Rounding towards zero, up or down: the processor does it, as long as the operands are read and
  * the result is written between the two calls. */
-template <arithmetic OP, int MODE> static void directed(thread_state &t, const instruction &i)
+template <class T, arithmetic OP, int MODE>
+static void directed(thread_state &t, const instruction &i)
 {
-    volatile float a = input(t, i, 0), b = input(t, i, 1), c = OP == FMA ? input(t, i, 2) : 0;
+    volatile T a = input<T>(t, i, 0), b = input<T>(t, i, 1);
+    volatile T c = OP == FMA ? input<T>(t, i, 2) : T(0);
     fesetround(MODE);
-    volatile float x = exactly_rounded(OP, a, b, c);
+    volatile T x = exactly_rounded<T>(OP, a, b, c);
     fesetround(FE_TONEAREST);
-    output(t, i, x);
+    output<T>(t, i, x);
 }
 
-template <arithmetic OP> static action rounded(const instruction &i)
+template <class T, arithmetic OP> static action rounded_of(const instruction &i)
 {
     switch (i.flags & (M_RN | M_RZ | M_RM | M_RP)) {
     case 0:
     case M_RN:
-        return nearest<OP>;
+        return nearest<T, OP>;
     case M_RZ:
-        return directed<OP, FE_TOWARDZERO>;
+        return directed<T, OP, FE_TOWARDZERO>;
     case M_RM:
-        return directed<OP, FE_DOWNWARD>;
+        return directed<T, OP, FE_DOWNWARD>;
     case M_RP:
-        return directed<OP, FE_UPWARD>;
+        return directed<T, OP, FE_UPWARD>;
     default:
         return nullptr;
     }
 }
 
+/* FP64 has no .ftz, .sat or .approx. */
+template <action IN_FLOAT, action IN_DOUBLE> static action either(const instruction &i)
+{
+    if (i.type == F64) {
+        return (i.flags & (M_FTZ | M_SAT | M_APPROX)) == 0 ? IN_DOUBLE : nullptr;
+    }
+    return i.type == F32 ? IN_FLOAT : nullptr;
+}
+
+template <arithmetic OP> static action rounded(const instruction &i)
+{
+    if (i.type == F64) {
+        return (i.flags & (M_FTZ | M_SAT)) == 0 ? rounded_of<double, OP>(i) : nullptr;
+    }
+    return i.type == F32 ? rounded_of<float, OP>(i) : nullptr;
+}
+
 /* A number beats NaN; -0 is less than +0. */
-static float smaller(float a, float b)
+template <class T> static T smaller(T a, T b)
 {
     if (std::isnan(a) || std::isnan(b)) {
         return std::isnan(a) ? b : a;
@@ -90,7 +108,7 @@ static float smaller(float a, float b)
     return a < b || (a == b && std::signbit(a)) ? a : b;
 }
 
-static float larger(float a, float b)
+template <class T> static T larger(T a, T b)
 {
     if (std::isnan(a) || std::isnan(b)) {
         return std::isnan(a) ? b : a;
@@ -98,43 +116,43 @@ static float larger(float a, float b)
     return a > b || (a == b && std::signbit(b)) ? a : b;
 }
 
-template <float (*F)(float, float)> static void binary(thread_state &t, const instruction &i)
+template <class T, T (*F)(T, T)> static void binary(thread_state &t, const instruction &i)
 {
-    output(t, i, F(input(t, i, 0), input(t, i, 1)));
+    output(t, i, F(input<T>(t, i, 0), input<T>(t, i, 1)));
 }
 
-template <float (*F)(float)> static void unary(thread_state &t, const instruction &i)
+template <class T, T (*F)(T)> static void unary(thread_state &t, const instruction &i)
 {
-    output(t, i, F(input(t, i, 0)));
+    output(t, i, F(input<T>(t, i, 0)));
 }
 
-static float divided(float a, float b)
+template <class T> static T divided(T a, T b)
 {
     return a / b;
 }
 
-static float negated(float x)
+template <class T> static T negated(T x)
 {
     return -x;
 }
 
-static float without_sign(float x)
+template <class T> static T without_sign(T x)
 {
     return std::fabs(x);
 }
 
-/* copysign.f32 d, a, b: the sign of a, the rest of b. */
-static float with_sign(float a, float b)
+/* copysign d, a, b: the sign of a, the rest of b. */
+template <class T> static T with_sign(T a, T b)
 {
     return std::copysign(b, a);
 }
 
-static float inverse(float x)
+template <class T> static T inverse(T x)
 {
-    return 1.0f / x;
+    return T(1) / x;
 }
 
-static float root(float x)
+template <class T> static T root(T x)
 {
     return std::sqrt(x);
 }
@@ -186,53 +204,55 @@ action float_mul(const instruction &i)
 
 action float_div(const instruction &i)
 {
-    return (i.flags & (M_RN | M_APPROX)) != 0 ? binary<divided> : nullptr;
+    bool says_how = (i.flags & (M_RN | M_APPROX)) != 0;
+    return says_how ? either<binary<float, divided>, binary<double, divided>>(i) : nullptr;
 }
 
-action float_min(const instruction &)
+action float_min(const instruction &i)
 {
-    return binary<smaller>;
+    return either<binary<float, smaller>, binary<double, smaller>>(i);
 }
 
-action float_max(const instruction &)
+action float_max(const instruction &i)
 {
-    return binary<larger>;
+    return either<binary<float, larger>, binary<double, larger>>(i);
 }
 
-action float_neg(const instruction &)
+action float_neg(const instruction &i)
 {
-    return unary<negated>;
+    return either<unary<float, negated>, unary<double, negated>>(i);
 }
 
-action float_abs(const instruction &)
+action float_abs(const instruction &i)
 {
-    return unary<without_sign>;
+    return either<unary<float, without_sign>, unary<double, without_sign>>(i);
 }
 
 /* An operation that has to say how exact it is. */
-template <action RUN, uint64_t ALLOWED> static action exactness(const instruction &i)
+template <action IN_FLOAT, action IN_DOUBLE> static action exact_or_not(const instruction &i)
 {
-    return i.type == F32 && (i.flags & ALLOWED) != 0 ? RUN : nullptr;
+    return (i.flags & (M_RN | M_APPROX)) != 0 ? either<IN_FLOAT, IN_DOUBLE>(i) : nullptr;
 }
 
-template <action RUN> static action plain(const instruction &i)
+/* There are such operations in FP64 too, but what they compute is only bounded. */
+template <float (*F)(float)> static action approximate(const instruction &i)
 {
-    return i.type == F32 ? RUN : nullptr;
+    return i.type == F32 && (i.flags & M_APPROX) != 0 ? unary<float, F> : nullptr;
 }
 
-static const uint64_t EXACT_OR_NOT = M_RN | M_APPROX;
+static const uint64_t EXACT_OR_NOT = M_RN | M_APPROX | M_FTZ;
 
 static const opcode rows[] = {
-    {"fma", M_RN | M_RZ | M_RM | M_RP | M_FTZ | M_SAT, RESULT, 0, only_float<rounded<FMA>>},
-    {"copysign", 0, RESULT, 0, plain<binary<with_sign>>},
-    {"rcp", EXACT_OR_NOT | M_FTZ, RESULT, 0, exactness<unary<inverse>, EXACT_OR_NOT>},
-    {"sqrt", EXACT_OR_NOT | M_FTZ, RESULT, 0, exactness<unary<root>, EXACT_OR_NOT>},
-    {"rsqrt", M_APPROX | M_FTZ, RESULT, 0, exactness<unary<inverse_root>, M_APPROX>},
-    {"ex2", M_APPROX | M_FTZ, RESULT, 0, exactness<unary<power_of_two>, M_APPROX>},
-    {"lg2", M_APPROX | M_FTZ, RESULT, 0, exactness<unary<log_of_two>, M_APPROX>},
-    {"sin", M_APPROX | M_FTZ, RESULT, 0, exactness<unary<sine>, M_APPROX>},
-    {"cos", M_APPROX | M_FTZ, RESULT, 0, exactness<unary<cosine>, M_APPROX>},
-    {"tanh", M_APPROX, RESULT, 0, exactness<unary<hyperbolic_tangent>, M_APPROX>},
+    {"fma", M_RN | M_RZ | M_RM | M_RP | M_FTZ | M_SAT, RESULT, 0, rounded<FMA>},
+    {"copysign", 0, RESULT, 0, either<binary<float, with_sign>, binary<double, with_sign>>},
+    {"rcp", EXACT_OR_NOT, RESULT, 0, exact_or_not<unary<float, inverse>, unary<double, inverse>>},
+    {"sqrt", EXACT_OR_NOT, RESULT, 0, exact_or_not<unary<float, root>, unary<double, root>>},
+    {"rsqrt", M_APPROX | M_FTZ, RESULT, 0, approximate<inverse_root>},
+    {"ex2", M_APPROX | M_FTZ, RESULT, 0, approximate<power_of_two>},
+    {"lg2", M_APPROX | M_FTZ, RESULT, 0, approximate<log_of_two>},
+    {"sin", M_APPROX | M_FTZ, RESULT, 0, approximate<sine>},
+    {"cos", M_APPROX | M_FTZ, RESULT, 0, approximate<cosine>},
+    {"tanh", M_APPROX, RESULT, 0, approximate<hyperbolic_tangent>},
 };
 
 opcode_rows float_opcodes()

@@ -1,5 +1,5 @@
-/* opcode_float.h - FP32 as the rows of opcode_integer.cc need it: the actions for add, sub, ...
- * where the type is f32, by rounding. Thread: constants. */
+/* opcode_float.h - FP32 and FP64 as the rows of opcode_integer.cc need it: the actions for add,
+ * sub, ... where the type is f32 or f64, by rounding. Thread: constants. */
 #ifndef CUPTX_OPCODE_FLOAT_H
 #define CUPTX_OPCODE_FLOAT_H
 
@@ -7,6 +7,11 @@
 
 namespace cuptx
 {
+
+static inline bool is_float(const instruction &i)
+{
+    return i.type == F32 || i.type == F64;
+}
 
 action float_add(const instruction &i);
 action float_sub(const instruction &i);
@@ -16,11 +21,6 @@ action float_min(const instruction &i);
 action float_max(const instruction &i);
 action float_neg(const instruction &i);
 action float_abs(const instruction &i);
-
-template <action (*CHOOSE)(const instruction &)> static action only_float(const instruction &i)
-{
-    return i.type == F32 ? CHOOSE(i) : nullptr;
-}
 
 } // namespace cuptx
 

@@ -342,13 +342,13 @@ static void lop3(thread_state &t, const instruction &i)
 template <template <class> class OP, action (*FLOAT)(const instruction &)>
 static action number(const instruction &i)
 {
-    return i.type == F32 ? FLOAT(i) : i.flags != 0 ? nullptr : integers<OP>(i);
+    return is_float(i) ? FLOAT(i) : i.flags != 0 ? nullptr : integers<OP>(i);
 }
 
 template <template <class> class OP, action (*FLOAT)(const instruction &)>
 static action signed_number(const instruction &i)
 {
-    bool has_sign = i.type == F32 || i.type == S16 || i.type == S32 || i.type == S64;
+    bool has_sign = is_float(i) || i.type == S16 || i.type == S32 || i.type == S64;
     return has_sign ? number<OP, FLOAT>(i) : nullptr;
 }
 
@@ -390,7 +390,7 @@ static const uint64_t ROUNDED = M_RN | M_RZ | M_RM | M_RP | M_FTZ | M_SAT;
 static const opcode rows[] = {
     {"add", ROUNDED, RESULT, 0, number<add_op, float_add>},
     {"sub", ROUNDED, RESULT, 0, number<sub_op, float_sub>},
-    {"mul", ROUNDED, RESULT, 0, only_float<float_mul>},
+    {"mul", ROUNDED, RESULT, 0, float_mul},
     {"mul.lo", 0, RESULT, 0, integers<mul_lo_op>},
     {"mul.hi", 0, RESULT, 0, integers<mul_hi_op>},
     {"mul.wide", 0, RESULT, 0, widening<mul_wide_op>},

@@ -49,6 +49,8 @@ template <template <class> class OP> static action any_size(const instruction &i
         return words<OP>(i);
     case F32:
         return OP<float>::run;
+    case F64:
+        return OP<double>::run;
     default:
         return integers<OP>(i);
     }

@@ -26,7 +26,7 @@ template <class T> static bool ordered(unsigned mode, T a, T b)
     }
 }
 
-static bool compared(unsigned mode, float a, float b)
+template <class T> static bool float_compared(unsigned mode, T a, T b)
 {
     bool unordered = a != a || b != b;
     if (mode == NUM || mode == NOT_NUM) {
@@ -37,6 +37,9 @@ static bool compared(unsigned mode, float a, float b)
 
 template <class T> static bool compared(unsigned mode, T a, T b)
 {
+    if constexpr (std::is_floating_point<T>::value) {
+        return float_compared(mode, a, b);
+    }
     return ordered(mode, a, b);
 }
 
@@ -73,6 +76,9 @@ static action setp_choice(const instruction &i)
     }
     if (i.type == F32) {
         return setp_op<float>::run;
+    }
+    if (i.type == F64) {
+        return setp_op<double>::run;
     }
     if (i.type == B16 || i.type == B32 || i.type == B64) {
         return i.mode <= NE ? words<setp_op>(i) : nullptr;

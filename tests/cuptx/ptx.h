@@ -38,6 +38,7 @@ enum scalar {
     F16,
     BF16,
     F32,
+    F64,
     PRED
 };
 

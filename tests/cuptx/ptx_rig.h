@@ -49,6 +49,13 @@ static inline uint64_t bits_of_float(float f)
     return u;
 }
 
+static inline uint64_t bits_of_double(double d)
+{
+    uint64_t u;
+    memcpy(&u, &d, sizeof u);
+    return u;
+}
+
 static inline float float_of_bits(uint64_t bits)
 {
     uint32_t u = (uint32_t)bits;
@@ -61,6 +68,7 @@ static inline float float_of_bits(uint64_t bits)
 void test_integers();
 void test_bits();
 void test_floats();
+void test_doubles();
 void test_conversions();
 void test_comparisons();
 void test_moves_and_jumps();

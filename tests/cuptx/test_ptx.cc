@@ -27,6 +27,10 @@ static void test_refusals()
     ptx_expect_abort("test:12: .cc is not supported", "add.cc.u32 %r1, %r2, %r3;");
     ptx_expect_abort("not supported with these types", "add.f16 %r1, %r2, %r3;");
     ptx_expect_abort("not supported with these types", "add.sat.s32 %r1, %r2, %r3;");
+    ptx_expect_abort("not supported with these types", "add.sat.f64 %r1, %r2, %r3;");
+    ptx_expect_abort("not supported with these types", "fma.rn.ftz.f64 %r1, %r2, %r3, %r4;");
+    ptx_expect_abort("not supported with these types", "rcp.approx.ftz.f64 %r1, %r2;");
+    ptx_expect_abort("not supported with these types", "cvt.rz.f32.f64 %r1, %r2;");
     ptx_expect_abort("unknown name nobody", "mov.u32 %r1, nobody;");
     ptx_expect_abort("special register %clock.x", "mov.u32 %r1, %clock.x;");
     ptx_expect_abort("unknown label $L1", "bra $L1;");
@@ -68,6 +72,7 @@ static const kit_test tests[] = {
     {"integers", test_integers},
     {"bits", test_bits},
     {"floats", test_floats},
+    {"doubles", test_doubles},
     {"conversions", test_conversions},
     {"comparisons", test_comparisons},
     {"moves_and_jumps", test_moves_and_jumps},

@@ -8,9 +8,9 @@ struct memory_type {
     bool has_sign;
 };
 static const memory_type TYPES[] = {
-    {"u8", 1, false},  {"s8", 1, true},   {"b8", 1, false}, {"u16", 2, false}, {"s16", 2, true},
-    {"b16", 2, false}, {"u32", 4, false}, {"s32", 4, true}, {"b32", 4, false}, {"f32", 4, false},
-    {"u64", 8, false}, {"s64", 8, true},  {"b64", 8, false}};
+    {"u8", 1, false},  {"s8", 1, true},   {"b8", 1, false},  {"u16", 2, false}, {"s16", 2, true},
+    {"b16", 2, false}, {"u32", 4, false}, {"s32", 4, true},  {"b32", 4, false}, {"f32", 4, false},
+    {"u64", 8, false}, {"s64", 8, true},  {"b64", 8, false}, {"f64", 8, false}};
 
 /* What a register holds after a load of the low bytes of `word`. */
 static uint64_t extended(const memory_type &t, uint64_t word)

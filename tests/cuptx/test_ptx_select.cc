@@ -36,16 +36,17 @@ static void compare(ptx_batch *batch, const relation *relations, size_t n, const
     }
 }
 
-static void compare_floats(ptx_batch *batch)
+template <class T>
+static void compare_floats(ptx_batch *batch, const std::string &type, uint64_t (*bits)(T))
 {
-    const float values[] = {0.0f, -0.0f, 1.5f, -INFINITY, NAN};
+    const T values[] = {0, -T(0), T(1.5), -INFINITY, NAN};
     for (const relation &r : RELATIONS) {
-        for (float a : values) {
-            for (float b : values) {
+        for (T a : values) {
+            for (T b : values) {
                 bool nan = std::isnan(a) || std::isnan(b), ordered = !nan && holds(r, a, b);
                 std::string begin = std::string("setp.") + r.name;
-                std::string end = std::string(".f32 %p, %a, %b;") + WRITE_P;
-                std::vector<uint64_t> in = {bits_of_float(a), bits_of_float(b)};
+                std::string end = "." + type + " %p, %a, %b;" + WRITE_P;
+                std::vector<uint64_t> in = {bits(a), bits(b)};
                 batch->add(begin + end, in, ordered, 32);
                 batch->add(begin + "u" + end, in, nan || ordered, 32);
                 batch->add("setp.num" + end, in, !nan, 32);
@@ -87,7 +88,8 @@ void test_comparisons()
     compare<uint16_t>(&batch, UNSIGNED_RELATIONS, 4, "u16");
     compare<uint32_t>(&batch, UNSIGNED_RELATIONS, 4, "u32");
     compare<uint64_t>(&batch, UNSIGNED_RELATIONS, 4, "u64");
-    compare_floats(&batch);
+    compare_floats<float>(&batch, "f32", bits_of_float);
+    compare_floats<double>(&batch, "f64", bits_of_double);
     combinations(&batch);
     batch.run();
 }
