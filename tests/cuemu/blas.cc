@@ -11,6 +11,7 @@
 
 struct cublasContext {
     cudaStream_t stream;
+    int device; /* the thread's when it was made */
 };
 
 namespace cuemu
@@ -129,6 +130,7 @@ cublasStatus_t cublasCreate(cublasHandle_t *handle)
         return CUBLAS_STATUS_ALLOC_FAILED;
     }
     *handle = new cublasContext();
+    (*handle)->device = current_device();
     n_live_objects++;
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -147,14 +149,23 @@ cublasStatus_t cublasSetStream(cublasHandle_t handle, cudaStream_t stream)
     if (call.err != cudaSuccess) {
         return CUBLAS_STATUS_NOT_INITIALIZED;
     }
+    if (stream != nullptr && device_of(stream) != handle->device) {
+        return CUBLAS_STATUS_INVALID_VALUE;
+    }
     handle->stream = stream;
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasSetWorkspace(cublasHandle_t, void *, size_t)
+/* Not used; but it has to be device memory, aligned to 256. */
+cublasStatus_t cublasSetWorkspace(cublasHandle_t, void *p, size_t)
 {
     api_call call;
-    return call.err != cudaSuccess ? CUBLAS_STATUS_NOT_INITIALIZED : CUBLAS_STATUS_SUCCESS;
+    if (call.err != cudaSuccess) {
+        return CUBLAS_STATUS_NOT_INITIALIZED;
+    }
+    check_argument(&p, sizeof p, "a workspace");
+    return reinterpret_cast<uintptr_t>(p) % 256 != 0 ? CUBLAS_STATUS_INVALID_VALUE
+                                                     : CUBLAS_STATUS_SUCCESS;
 }
 
 cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t)
@@ -195,6 +206,10 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation
     cublasStatus_t status = judge(p, compute);
     if (status != CUBLAS_STATUS_SUCCESS) {
         return status;
+    }
+    if (handle->device != current_device()) {
+        fail({"cublas", 0}, "a handle of device %d is used on %d", handle->device,
+             current_device());
     }
     p.alpha = *static_cast<const float *>(alpha);
     p.beta = *static_cast<const float *>(beta);

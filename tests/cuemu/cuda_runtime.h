@@ -6,6 +6,7 @@
 #define CUEMU_CUDA_RUNTIME_H
 
 #define CUEMU 1
+#define CUDART_VERSION 13000
 
 #include <cmath>
 #include <cstdio>
@@ -41,6 +42,9 @@ typedef struct CUevent_st *cudaEvent_t;
 #define cudaEventDefault 0u
 #define cudaEventDisableTiming 2u
 #define cudaHostAllocDefault 0u
+#define cudaHostAllocPortable 1u
+#define cudaHostAllocMapped 2u
+#define cudaHostAllocWriteCombined 4u
 
 struct dim3 {
     unsigned x, y, z;
@@ -75,6 +79,8 @@ cudaError_t cudaGetDevice(int *device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device);
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes);
+cudaError_t cudaDriverGetVersion(int *version);
+cudaError_t cudaRuntimeGetVersion(int *version);
 cudaError_t cudaDeviceSynchronize(void);
 cudaError_t cudaGetLastError(void);
 cudaError_t cudaPeekAtLastError(void);
@@ -110,8 +116,15 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 
 /* For tests, not CUDA's: the n-th call from now (0 = the next) of the runtime or of cuBLAS fails
- * with err and does nothing; n < 0: none does. */
+ * with err and does nothing; n < 0: none does, and a device that a sticky error has taken answers
+ * again (what was queued on it is lost). */
 void cuemu_fail_after(long n, cudaError_t err);
+/* The same, and so does every call after it, cudaGetLastError() too; nothing that is queued runs
+ * any more. So CUDA goes on after an error of the device (700 and others): the process has to end.
+ */
+void cuemu_fail_sticky_after(long n, cudaError_t err);
+/* Device memory of each simulated part from now on; less than is in use leaves nothing free. */
+void cuemu_set_memory(size_t n_bytes);
 /* Calls so far. */
 long cuemu_calls(void);
 /* Device and pinned allocations, streams, events and cuBLAS handles that were made and not
@@ -122,6 +135,11 @@ long cuemu_live(void);
 template <class T> static inline cudaError_t cudaMalloc(T **p, size_t n_bytes)
 {
     return cudaMalloc(reinterpret_cast<void **>(p), n_bytes);
+}
+
+template <class T> static inline cudaError_t cudaHostAlloc(T **p, size_t n_bytes, unsigned flags)
+{
+    return cudaHostAlloc(reinterpret_cast<void **>(p), n_bytes, flags);
 }
 
 template <class T> static inline cudaError_t cudaMallocHost(T **p, size_t n_bytes)

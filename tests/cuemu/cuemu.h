@@ -11,8 +11,13 @@
  *   CUEMU_ORDER    0 threads and blocks first-in first-out, 1 reversed, else a seed
  *   CUEMU_STREAMS  0 operations run at once, 1 as late as is legal (the default), else a seed
  *   CUEMU_THREADS  OS threads that share the blocks of a launch (1)
- *   CUEMU_SM       80 or 90: limits of the simulated part
- *   CUEMU_DEVICES  devices that answer (1); 0 = a machine without one */
+ *   CUEMU_SM       80 or 90: limits of the simulated part (75 = one that is too old)
+ *   CUEMU_DEVICES  devices that answer (1); 0 = a machine without one
+ *   CUEMU_MEMORY   device memory of each, in bytes or with K, M, G (1G)
+ *   CUEMU_FAIL_AFTER  n:error, the n-th call of the process (0 = the first) fails with that error,
+ *                  a name or number of cuda_error.h; an error that CUDA calls sticky stays
+ *   CUEMU_FAIL_FILE  a path; when a file appears there, `n:error` is read from it as above, n
+ *                  counted from that call, and the file is removed: failures in a running server */
 #ifndef CUEMU_CUEMU_H
 #define CUEMU_CUEMU_H
 
@@ -95,6 +100,7 @@ cudaError_t inject();
 cudaError_t remember(cudaError_t err); /* for cudaGetLastError() */
 /* Aborts when one of the aligned words is a host pointer or no live device pointer. */
 void check_argument(const void *bytes, size_t n_bytes, const char *what);
+/* cudaErrorInvalidResourceHandle where the stream belongs to another device than the thread's. */
 cudaError_t launch(const cudaLaunchConfig_t &c, const void *kernel, std::function<void()> body);
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> op);
 cudaError_t allow_shared(const void *kernel, int n_bytes);

@@ -311,6 +311,9 @@ cudaError_t launch(const cudaLaunchConfig_t &c, const void *kernel, std::functio
     if (c.dynamicSmemBytes > shared_allowed(kernel)) {
         return remember(cudaErrorInvalidValue);
     }
+    if (c.stream != nullptr && device_of(c.stream) != current_device()) {
+        return remember(cudaErrorInvalidResourceHandle);
+    }
     auto run = std::make_shared<grid_run>(grid_run{g, b, c.dynamicSmemBytes, std::move(body), 0});
     return enqueue(c.stream, [run] { run_grid(run.get()); });
 }

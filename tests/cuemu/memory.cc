@@ -14,12 +14,12 @@ namespace cuemu
 {
 
 static const size_t SPACE_BYTES = (size_t)1 << 36; /* of addresses; they are not used again */
-static const size_t DEVICE_BYTES = (size_t)16 << 30;
 static const size_t PAGE = 4096;
 
 struct allocation {
     char *p;
     size_t n_bytes;
+    int device; /* -1: host memory */
 };
 /* Plain lists: the half of std::map that lies in libstdc++.so is unknown to MemorySanitizer. */
 typedef std::vector<allocation> allocations;
@@ -38,8 +38,30 @@ static allocations &pinned()
 
 static char *space; /* [SPACE_BYTES], reserved on the first allocation */
 static size_t space_used;
-static size_t device_used;
 static int n_open;
+
+static size_t &device_bytes()
+{
+    static size_t n_bytes = conf().memory_bytes;
+    return n_bytes;
+}
+
+/* What an allocation takes: CUDA hands out large pieces, so a request for all that is free can
+ * fail. */
+static size_t charged(size_t n_bytes)
+{
+    size_t unit = n_bytes >= (size_t)1 << 20 ? (size_t)2 << 20 : 512;
+    return (n_bytes + unit - 1) / unit * unit;
+}
+
+static size_t free_bytes_of(int device)
+{
+    size_t used = 0;
+    for (const allocation &a : on_device()) {
+        used += a.device == device ? charged(a.n_bytes) : 0;
+    }
+    return used < device_bytes() ? device_bytes() - used : 0;
+}
 
 static bool in_device_space(const void *p)
 {
@@ -119,6 +141,17 @@ static bool is_host_pointer(uintptr_t v)
            msync(reinterpret_cast<void *>(v / PAGE * PAGE), 1, MS_ASYNC) == 0;
 }
 
+static int device_holding(const void *p)
+{
+    const char *c = static_cast<const char *>(p);
+    for (const allocation &a : on_device()) {
+        if (c >= a.p && c <= a.p + a.n_bytes) {
+            return a.device;
+        }
+    }
+    return -1;
+}
+
 void check_argument(const void *bytes, size_t n_bytes, const char *what)
 {
     static const place ARGUMENT = {"launch", 0};
@@ -129,8 +162,13 @@ void check_argument(const void *bytes, size_t n_bytes, const char *what)
         mark_defined(&v, sizeof v); /* padding of structs */
         const void *p = reinterpret_cast<const void *>(v);
         if (in_device_space(p)) {
-            if (!in_one_of(on_device(), p, 0)) {
+            int device = device_holding(p);
+            if (device < 0) {
                 fail(ARGUMENT, "%s is a stale or out-of-range device pointer %p", what, p);
+            }
+            if (device != current_device()) {
+                fail(ARGUMENT, "%s is memory of device %d, the launch is on %d", what, device,
+                     current_device());
             }
         } else if (is_host_pointer(v)) {
             fail(ARGUMENT, "%s is a host pointer %p", what, p);
@@ -161,14 +199,12 @@ static bool writes_device(cudaMemcpyKind kind, const void *dst)
                : kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
 }
 
-/* A call on the legacy stream that the host waits for: after everything in blocking streams, in no
- * order with the others. */
-static void run_now(const std::function<void()> &op)
+static void check_apart(const void *dst, const void *src, size_t n_bytes)
 {
-    drain_streams(true);
-    open_device();
-    op();
-    close_device();
+    const char *d = static_cast<const char *>(dst), *s = static_cast<const char *>(src);
+    if (d < s + n_bytes && s < d + n_bytes) {
+        fail({"copy", 0}, "source and destination overlap");
+    }
 }
 
 /* Where systems seldom map by themselves and sanitizers allow it: then half a host pointer beside
@@ -194,7 +230,7 @@ static cudaError_t device_alloc(void **p, size_t n_bytes)
         *p = nullptr;
         return cudaSuccess;
     }
-    if (n_bytes > DEVICE_BYTES - device_used) {
+    if (charged(n_bytes) > free_bytes_of(current_device())) {
         return remember(cudaErrorMemoryAllocation);
     }
     if (space == nullptr) {
@@ -214,8 +250,7 @@ static cudaError_t device_alloc(void **p, size_t n_bytes)
     if (n_open == 0) {
         mprotect(base, n, PROT_NONE);
     }
-    on_device().push_back({at, n_bytes});
-    device_used += n_bytes;
+    on_device().push_back({at, n_bytes, current_device()});
     n_live_objects++;
     *p = at;
     return cudaSuccess;
@@ -238,28 +273,30 @@ static allocation take_out(allocations *list, const void *p, const char *what)
 /* Addresses are not given out again: what still points here faults. */
 static void device_free(void *p)
 {
-    drain_streams(false);
+    int device = device_holding(p);
+    if (device >= 0) {
+        drain_device(device);
+    }
     allocation a = take_out(&on_device(), p, "cudaFree");
-    device_used -= a.n_bytes;
     char *first = first_page(a.p);
     size_t n = pages_of((size_t)(a.p - first) + a.n_bytes);
     poison(first, n);
     mmap(first, n, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
-/* Pageable sources are read at the call, pinned ones when the copy runs; into pageable memory the
- * call waits. */
+/* Pageable sources are read at the call, pinned ones when the copy runs; into pageable memory and
+ * from host to host the call waits. */
 static cudaError_t copy_async(void *dst, const void *src, size_t n_bytes, cudaMemcpyKind kind,
                               cudaStream_t stream)
 {
     bool to_device = writes_device(kind, dst), from_device = reads_device(kind, src);
-    if (!from_device && !in_pinned(src, n_bytes)) {
+    if (to_device && !from_device && !in_pinned(src, n_bytes)) {
         const char *bytes = static_cast<const char *>(src);
         auto kept = std::make_shared<std::vector<char>>(bytes, bytes + n_bytes);
         return enqueue(stream, [dst, kept] { memcpy(dst, kept->data(), kept->size()); });
     }
     cudaError_t err = enqueue(stream, [dst, src, n_bytes] { memcpy(dst, src, n_bytes); });
-    if (err == cudaSuccess && !to_device && !in_pinned(dst, n_bytes)) {
+    if (err == cudaSuccess && !to_device && (!from_device || !in_pinned(dst, n_bytes))) {
         drain_stream(stream);
     }
     return err;
@@ -277,9 +314,15 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
     if (call.err != cudaSuccess) {
         return call.err;
     }
-    *free_bytes = DEVICE_BYTES - device_used;
-    *total_bytes = DEVICE_BYTES;
+    *free_bytes = free_bytes_of(current_device());
+    *total_bytes = device_bytes();
     return cudaSuccess;
+}
+
+void cuemu_set_memory(size_t n_bytes)
+{
+    std::lock_guard<std::recursive_mutex> guard(api_lock);
+    device_bytes() = n_bytes;
 }
 
 cudaError_t cudaMalloc(void **p, size_t n_bytes)
@@ -297,17 +340,28 @@ cudaError_t cudaFree(void *p)
     return call.err;
 }
 
-cudaError_t cudaHostAlloc(void **p, size_t n_bytes, unsigned)
+/* Begins as NaN, as device memory does. */
+cudaError_t cudaHostAlloc(void **p, size_t n_bytes, unsigned flags)
 {
     api_call call;
     if (call.err != cudaSuccess) {
         return call.err;
     }
+    if ((flags & ~(cudaHostAllocPortable | cudaHostAllocMapped | cudaHostAllocWriteCombined)) !=
+        0) {
+        return remember(cudaErrorInvalidValue);
+    }
+    if (n_bytes == 0) {
+        *p = nullptr;
+        return cudaSuccess;
+    }
     void *got = malloc(n_bytes);
     if (got == nullptr) {
         return remember(cudaErrorMemoryAllocation);
     }
-    pinned().push_back({static_cast<char *>(got), n_bytes});
+    memset(got, 0xff, n_bytes);
+    mark_undefined(got, n_bytes);
+    pinned().push_back({static_cast<char *>(got), n_bytes, -1});
     n_live_objects++;
     *p = got;
     return cudaSuccess;
@@ -322,7 +376,9 @@ cudaError_t cudaFreeHost(void *p)
 {
     api_call call;
     if (p != nullptr) {
-        drain_streams(false);
+        for (int device = 0; device < conf().devices; device++) {
+            drain_device(device);
+        }
         take_out(&pinned(), p, "cudaFreeHost");
         free(p);
     }
@@ -338,9 +394,11 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n_bytes, cudaMemc
     }
     check_range(dst, n_bytes, writes_device(kind, dst), "destination");
     check_range(src, n_bytes, reads_device(kind, src), "source");
+    check_apart(dst, src, n_bytes);
     return copy_async(dst, src, n_bytes, kind, stream);
 }
 
+/* Between places of one device the host does not wait, as for cudaMemset(). */
 cudaError_t cudaMemcpy(void *dst, const void *src, size_t n_bytes, cudaMemcpyKind kind)
 {
     api_call call;
@@ -349,8 +407,9 @@ cudaError_t cudaMemcpy(void *dst, const void *src, size_t n_bytes, cudaMemcpyKin
     }
     check_range(dst, n_bytes, writes_device(kind, dst), "destination");
     check_range(src, n_bytes, reads_device(kind, src), "source");
-    run_now([&] { memcpy(dst, src, n_bytes); });
-    return cudaSuccess;
+    check_apart(dst, src, n_bytes);
+    bool on_device = writes_device(kind, dst) && reads_device(kind, src);
+    return enqueue_legacy([=] { memcpy(dst, src, n_bytes); }, !on_device);
 }
 
 /* Pinned host memory only: what a pageable one would mean is not needed here. */
@@ -398,7 +457,6 @@ cudaError_t cudaMemset(void *dst, int value, size_t n_bytes)
         return call.err;
     }
     check_range(dst, n_bytes, true, "destination");
-    run_now([&] { memset(dst, value, n_bytes); });
-    return cudaSuccess;
+    return enqueue_legacy([=] { memset(dst, value, n_bytes); }, false);
 }
 }

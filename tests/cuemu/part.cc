@@ -4,9 +4,16 @@
 
 using namespace cuemu;
 
+static thread_local int device_now;
+
 static bool is_device(int device)
 {
     return device >= 0 && device < conf().devices;
+}
+
+int cuemu::current_device()
+{
+    return device_now;
 }
 
 extern "C" {
@@ -27,7 +34,11 @@ cudaError_t cudaSetDevice(int device)
     if (call.err != cudaSuccess) {
         return call.err;
     }
-    return is_device(device) ? cudaSuccess : remember(cudaErrorInvalidDevice);
+    if (!is_device(device)) {
+        return remember(cudaErrorInvalidDevice);
+    }
+    device_now = device;
+    return cudaSuccess;
 }
 
 cudaError_t cudaGetDevice(int *device)
@@ -36,7 +47,27 @@ cudaError_t cudaGetDevice(int *device)
     if (call.err != cudaSuccess) {
         return call.err;
     }
-    *device = 0;
+    *device = device_now;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    api_call call;
+    if (call.err != cudaSuccess) {
+        return call.err;
+    }
+    *version = conf().devices > 0 ? CUDART_VERSION : 0; /* 0 = no driver is installed */
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version)
+{
+    api_call call;
+    if (call.err != cudaSuccess) {
+        return call.err;
+    }
+    *version = CUDART_VERSION;
     return cudaSuccess;
 }
 
@@ -51,7 +82,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device)
     }
     *prop = cudaDeviceProp{};
     snprintf(prop->name, sizeof prop->name, "cuemu sm_%d", conf().sm);
-    prop->totalGlobalMem = (size_t)16 << 30;
+    prop->totalGlobalMem = conf().memory_bytes;
     prop->sharedMemPerBlock = STATIC_SHARED_LIMIT;
     prop->sharedMemPerBlockOptin = (size_t)shared_optin_limit();
     prop->regsPerBlock = 65536;

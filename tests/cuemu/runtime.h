@@ -29,6 +29,7 @@ enum {
 
 struct settings {
     int order, streams, os_threads, sm, devices;
+    size_t memory_bytes;
 };
 const settings &conf();
 /* Dynamic shared memory of a block after cudaFuncSetAttribute. */
@@ -155,13 +156,23 @@ struct api_call {
     }
 };
 extern long n_live_objects;
+/* A sticky error has struck: what is queued does not run any more. */
+bool is_dead();
+
+/* ---- parts (part.cc) ---- */
+
+/* The calling thread's, as cudaSetDevice() has said. */
+int current_device();
 
 /* ---- streams (stream.cc) ---- */
 
-/* Runs everything that was queued anywhere; `blocking_only`: what a call on the legacy stream waits
- * for. */
-void drain_streams(bool blocking_only);
+/* Runs everything that was queued on a device. */
+void drain_device(int device);
 void drain_stream(cudaStream_t stream);
+/* On the legacy stream of the thread's device: behind what is queued in its blocking streams, in no
+ * order with the others. Queued; `wait`: the call returns when it has run. */
+cudaError_t enqueue_legacy(std::function<void()> op, bool wait);
+int device_of(cudaStream_t stream);
 
 } // namespace cuemu
 

@@ -2,7 +2,8 @@
  * a synchronisation of its stream or of an event behind it, a wait of another stream that runs, a
  * free. So a synchronisation that the host code forgot gives stale data every time, not now and
  * then. The legacy default stream is rejected: it orders everything with everything and hides such
- * mistakes. Thread: any, under api_lock. */
+ * mistakes; blocking calls without a stream use it (enqueue_legacy). Thread: any, under api_lock.
+ */
 #include "runtime.h"
 
 #include <chrono>
@@ -12,7 +13,8 @@
 struct CUstream_st {
     std::deque<std::function<void()>> ops;
     uint64_t n_queued, n_done;
-    bool non_blocking, destroyed;
+    int device;
+    bool non_blocking, legacy, destroyed;
 };
 
 /* Where in a stream it was recorded last; when that was reached. */
@@ -20,7 +22,8 @@ struct CUevent_st {
     CUstream_st *stream;
     uint64_t position;
     std::shared_ptr<double> reached_ms;
-    bool timed;
+    int device;
+    bool timed, destroyed;
 };
 
 namespace cuemu
@@ -35,22 +38,34 @@ static std::vector<CUstream_st *> &all_streams()
     return list;
 }
 
+static std::vector<CUevent_st *> &all_events()
+{
+    static auto &list = *new std::vector<CUevent_st *>;
+    return list;
+}
+
+/* What is queued behind a sticky error is lost. */
 static void run_until(CUstream_st *s, uint64_t position)
 {
+    if (s->n_done >= position) {
+        return;
+    }
+    open_device();
     while (s->n_done < position) {
         std::function<void()> op = std::move(s->ops.front());
         s->ops.pop_front();
         s->n_done++;
-        open_device();
-        op();
-        close_device();
+        if (!is_dead()) {
+            op();
+        }
     }
+    close_device();
 }
 
-void drain_streams(bool blocking_only)
+void drain_device(int device)
 {
     for (CUstream_st *s : all_streams()) {
-        if (!blocking_only || !s->non_blocking) {
+        if (s->device == device) {
             run_until(s, s->n_queued);
         }
     }
@@ -61,6 +76,11 @@ void drain_stream(cudaStream_t s)
     run_until(s, s->n_queued);
 }
 
+int device_of(cudaStream_t s)
+{
+    return s->device;
+}
+
 static void check_stream(const CUstream_st *s)
 {
     if (s == nullptr) {
@@ -68,6 +88,13 @@ static void check_stream(const CUstream_st *s)
     }
     if (s->destroyed) {
         fail(STREAM, "use of a destroyed stream");
+    }
+}
+
+static void check_event(const CUevent_st *e)
+{
+    if (e->destroyed) {
+        fail(STREAM, "use of a destroyed event");
     }
 }
 
@@ -83,16 +110,65 @@ static void run_some()
     }
 }
 
-cudaError_t enqueue(cudaStream_t s, std::function<void()> op)
+/* Everything that is in these streams of a device now, when the operation runs. */
+static std::function<void()> behind(int device, bool legacy, std::function<void()> op)
 {
-    std::lock_guard<std::recursive_mutex> guard(api_lock);
-    check_stream(s);
-    s->ops.push_back(std::move(op));
+    std::vector<std::pair<CUstream_st *, uint64_t>> before;
+    for (CUstream_st *s : all_streams()) {
+        if (s->device == device && s->legacy == legacy && !s->non_blocking &&
+            s->n_done < s->n_queued) {
+            before.emplace_back(s, s->n_queued);
+        }
+    }
+    return before.empty() ? op : [before, op] {
+        for (const auto &b : before) {
+            run_until(b.first, b.second);
+        }
+        op();
+    };
+}
+
+static void push(CUstream_st *s, std::function<void()> op)
+{
+    s->ops.push_back(s->non_blocking ? std::move(op)
+                                     : behind(s->device, !s->legacy, std::move(op)));
     s->n_queued++;
     if (conf().streams == 0) {
         run_until(s, s->n_queued);
     } else if (conf().streams >= 2) {
         run_some();
+    }
+}
+
+cudaError_t enqueue(cudaStream_t s, std::function<void()> op)
+{
+    std::lock_guard<std::recursive_mutex> guard(api_lock);
+    check_stream(s);
+    push(s, std::move(op));
+    return cudaSuccess;
+}
+
+static CUstream_st *legacy_stream(int device)
+{
+    for (CUstream_st *s : all_streams()) {
+        if (s->legacy && s->device == device) {
+            return s;
+        }
+    }
+    CUstream_st *s = new CUstream_st();
+    s->legacy = true;
+    s->device = device;
+    all_streams().push_back(s);
+    return s;
+}
+
+cudaError_t enqueue_legacy(std::function<void()> op, bool wait)
+{
+    std::lock_guard<std::recursive_mutex> guard(api_lock);
+    CUstream_st *s = legacy_stream(current_device());
+    push(s, std::move(op));
+    if (wait) {
+        run_until(s, s->n_queued);
     }
     return cudaSuccess;
 }
@@ -116,6 +192,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
         return call.err;
     }
     CUstream_st *s = new CUstream_st();
+    s->device = current_device();
     s->non_blocking = (flags & cudaStreamNonBlocking) != 0;
     all_streams().push_back(s);
     n_live_objects++;
@@ -128,11 +205,11 @@ cudaError_t cudaStreamCreate(cudaStream_t *stream)
     return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
 }
 
+/* Does not wait: what is in it runs when it may. */
 cudaError_t cudaStreamDestroy(cudaStream_t s)
 {
     api_call call;
     check_stream(s);
-    drain_stream(s);
     s->destroyed = true;
     n_live_objects--;
     return call.err;
@@ -170,7 +247,7 @@ cudaError_t cudaDeviceSynchronize(void)
     if (call.err != cudaSuccess) {
         return call.err;
     }
-    drain_streams(false);
+    drain_device(current_device());
     return cudaSuccess;
 }
 
@@ -181,6 +258,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
     if (call.err != cudaSuccess) {
         return call.err;
     }
+    check_event(e);
     CUstream_st *other = e->stream;
     uint64_t position = e->position;
     if (other == nullptr) {
@@ -197,6 +275,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)
     }
     CUevent_st *e = new CUevent_st();
     e->reached_ms = std::make_shared<double>(-1.0);
+    e->device = current_device();
     e->timed = (flags & cudaEventDisableTiming) == 0;
     n_live_objects++;
     *event = e;
@@ -214,9 +293,13 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
     if (call.err != cudaSuccess) {
         return call.err;
     }
+    check_stream(s);
+    check_event(e);
+    if (e->device != s->device) {
+        return remember(cudaErrorInvalidResourceHandle);
+    }
     auto reached = std::make_shared<double>(-1.0);
     e->reached_ms = reached;
-    check_stream(s);
     e->stream = s;
     e->position = s->n_queued + 1;
     return enqueue(s, [reached] { *reached = now_ms(); });
@@ -228,6 +311,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e)
     if (call.err != cudaSuccess) {
         return call.err;
     }
+    check_event(e);
     if (e->stream != nullptr) {
         run_until(e->stream, e->position);
     }
@@ -240,6 +324,7 @@ cudaError_t cudaEventQuery(cudaEvent_t e)
     if (call.err != cudaSuccess) {
         return call.err;
     }
+    check_event(e);
     if (e->stream == nullptr || e->stream->n_done >= e->position) {
         return cudaSuccess;
     }
@@ -253,7 +338,9 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
     if (call.err != cudaSuccess) {
         return call.err;
     }
-    if (!from->timed || !to->timed) {
+    check_event(from);
+    check_event(to);
+    if (!from->timed || !to->timed || from->stream == nullptr || to->stream == nullptr) {
         return remember(cudaErrorInvalidResourceHandle);
     }
     if (*from->reached_ms < 0 || *to->reached_ms < 0) {
@@ -266,7 +353,9 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
 cudaError_t cudaEventDestroy(cudaEvent_t e)
 {
     api_call call;
-    delete e;
+    check_event(e);
+    e->destroyed = true; /* never freed: reachable, so that its use is seen */
+    all_events().push_back(e);
     n_live_objects--;
     return call.err;
 }

@@ -99,8 +99,15 @@ static void test_event_edges()
     CHECK_OK(cudaEventQuery(fresh)); /* never recorded: complete */
     CHECK_OK(cudaEventSynchronize(fresh));
     CHECK_OK(cudaStreamWaitEvent(s.s, fresh, 0));
-    CHECK(cudaEventElapsedTime(&ms, fresh, fresh) == cudaErrorNotReady);
+    CHECK(cudaEventElapsedTime(&ms, fresh, fresh) == cudaErrorInvalidResourceHandle);
     CHECK(cudaEventElapsedTime(&ms, untimed, fresh) == cudaErrorInvalidResourceHandle);
+    CHECK_OK(cudaEventRecord(fresh, s.s));
+    if (is_lazy()) {
+        CHECK(cudaEventElapsedTime(&ms, fresh, fresh) == cudaErrorNotReady);
+    }
+    s.sync();
+    CHECK_OK(cudaEventElapsedTime(&ms, fresh, fresh));
+    CHECK(ms == 0);
     CHECK_OK(cudaEventDestroy(fresh));
     CHECK_OK(cudaEventDestroy(untimed));
 }
@@ -124,6 +131,7 @@ static void test_copies()
         CHECK(b.get()[0] == (is_lazy() ? 9 : 1));
     }
     CHECK_OK(cudaMemset(c.p, 0, 24));
+    CHECK(c.get()[5] == 0); /* a blocking copy is behind it; the stream of the next line is not */
     CHECK_OK(cudaMemcpy2DAsync(c.p + 1, 12, a.p, 8, 8, 2, cudaMemcpyDeviceToDevice, s.s));
     s.sync();
     CHECK(c.get() == (std::vector<int>{0, 1, 2, 0, 3, 4}));
@@ -134,6 +142,57 @@ static void test_copies()
     CHECK(c.get()[0] == 0x01010101);
     CHECK_OK(cudaMemcpy(nullptr, nullptr, 0, cudaMemcpyHostToDevice));
     CHECK_OK(cudaFreeHost(pinned));
+}
+
+/* cudaMemset() and copies on the device return before they have run: only blocking calls and
+ * blocking streams are behind them. Destroying a stream waits for nothing. */
+static void test_not_waited_for()
+{
+    kit_array<int> a(std::vector<int>(32, 1)), b(32);
+    int *seen = nullptr;
+    CHECK_OK(cudaMallocHost(&seen, 128));
+    kit_stream quiet;
+    cudaStream_t blocking = nullptr, gone = nullptr;
+    CHECK_OK(cudaStreamCreate(&blocking));
+    CHECK_OK(cudaMemset(a.p, 0, 128));
+    CHECK_OK(cudaMemcpy(b.p, a.p, 128, cudaMemcpyDeviceToDevice));
+    CHECK_OK(cudaMemcpyAsync(seen, a.p, 128, cudaMemcpyDeviceToHost, quiet.s));
+    quiet.sync();
+    if (is_lazy()) {
+        CHECK(seen[0] == 1);
+    }
+    CHECK_OK(cudaMemcpyAsync(seen, b.p, 128, cudaMemcpyDeviceToHost, blocking));
+    CHECK_OK(cudaStreamSynchronize(blocking));
+    CHECK(seen[0] == 0 && seen[31] == 0);
+    CHECK_OK(cudaStreamCreateWithFlags(&gone, cudaStreamNonBlocking));
+    CHECK_OK(add(gone, a.p, 7));
+    CHECK_OK(cudaMemcpyAsync(seen, a.p, 128, cudaMemcpyDeviceToHost, gone));
+    CHECK_OK(cudaStreamDestroy(gone));
+    if (is_lazy()) {
+        CHECK(seen[0] == 0);
+    }
+    CHECK_OK(cudaDeviceSynchronize());
+    CHECK(seen[0] == 7);
+    CHECK_OK(cudaStreamDestroy(blocking));
+    CHECK_OK(cudaFreeHost(seen));
+}
+
+/* From host to host an asynchronous copy waits, behind what its stream holds. */
+static void test_host_to_host()
+{
+    kit_stream s;
+    kit_array<int> data(std::vector<int>(32, 6));
+    int *pinned = nullptr, to[32] = {};
+    CHECK_OK(cudaHostAlloc(&pinned, 128, cudaHostAllocPortable));
+    CHECK(cudaHostAlloc(&pinned, 128, 64) == cudaErrorInvalidValue);
+    CHECK_OK(cudaMemcpyAsync(pinned, data.p, 128, cudaMemcpyDeviceToHost, s.s));
+    CHECK_OK(cudaMemcpyAsync(to, pinned, 128, cudaMemcpyHostToHost, s.s));
+    CHECK(to[0] == 6 && to[31] == 6);
+    CHECK_OK(cudaFreeHost(pinned));
+    pinned = to;
+    CHECK_OK(cudaHostAlloc(&pinned, 0, cudaHostAllocDefault));
+    CHECK(pinned == nullptr);
+    cudaGetLastError();
 }
 
 /* A blocking copy waits for blocking streams and not for the others. */
@@ -162,7 +221,7 @@ static void test_memory()
     CHECK_OK(cudaMalloc(&p, 1000));
     CHECK(reinterpret_cast<uintptr_t>(p) % 256 == 0);
     CHECK_OK(cudaMemGetInfo(&free_now, &total));
-    CHECK(free_now == free_before - 1000);
+    CHECK(free_now == free_before - 1024);
     CHECK(cudaMalloc(&none, total) == cudaErrorMemoryAllocation && none == &total);
     CHECK(cudaPeekAtLastError() == cudaErrorMemoryAllocation);
     CHECK(strcmp(cudaGetErrorString(cudaGetLastError()), "cudaErrorMemoryAllocation") == 0);
@@ -258,6 +317,7 @@ static cudaError_t many_calls(int *ret_value)
     next([&] { return cudaMalloc(&p, 128); });
     next([&] { return cudaMallocHost(&pinned, 128); });
     next([&] { return cudaMemset(p, 0, 128); });
+    next([&] { return cudaDeviceSynchronize(); }); /* the stream is not behind it */
     next([&] { return cudaMemsetAsync(p, 0, 128, s); });
     next([&] { return add(s, p, 5); });
     next([&] { return cudaEventRecord(e, s); });
@@ -312,6 +372,8 @@ static const kit_test tests[] = {
     {"event_edges", test_event_edges},
     {"copies", test_copies},
     {"legacy_order", test_legacy_order},
+    {"not_waited_for", test_not_waited_for},
+    {"host_to_host", test_host_to_host},
     {"memory", test_memory},
     {"launch_limits", test_launch_limits},
     {"properties", test_properties},

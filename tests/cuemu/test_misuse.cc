@@ -246,6 +246,17 @@ static void test_host()
         cudaStreamDestroy(s);
         gpu_launch(dim3(1), dim3(32), 0, s, fill_kernel, p);
     });
+    kit_expect_abort("destroyed event", [] {
+        kit_stream s;
+        cudaEvent_t e = nullptr;
+        cudaEventCreate(&e);
+        cudaEventDestroy(e);
+        cudaEventRecord(e, s.s);
+    });
+    kit_expect_abort("overlap", [p] {
+        kit_stream s;
+        cudaMemcpyAsync(p, p + 8, 36, cudaMemcpyDeviceToDevice, s.s);
+    });
     kit_expect_abort("pageable", [p, h] {
         kit_stream s;
         cudaMemcpy2DAsync(p, 16, h, 16, 16, 4, cudaMemcpyHostToDevice, s.s);
