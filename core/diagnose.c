@@ -71,20 +71,30 @@ typedef struct layer_keys {
     const tt_kv_layer *kv;
     int32_t n_heads, first, pos;
     double scale;
-    float *q32;  /* owned [n_heads, head_dim] as it comes from the device */
-    double *q;   /* owned: the same */
-    double *key; /* owned [head_dim] */
-    void *k;     /* owned [BLOCK_PAGES, n_kv_heads, 64, head_dim] */
-    double *z;   /* owned [n_heads, n_keys] */
+    float *q32;     /* owned [n_heads, head_dim] as it comes from the device */
+    double *q;      /* owned: the same */
+    double *key;    /* owned [head_dim] */
+    void *k;        /* owned [BLOCK_PAGES, n_kv_heads, 64, head_dim] */
+    float *k_scale; /* owned [BLOCK_PAGES, n_kv_heads, 64] of TT_I8 */
+    double *z;      /* owned [n_heads, n_keys] */
 } layer_keys;
 
-/* y[n] = row `row` of K as doubles. */
-static void widen(const void *k, tt_dtype type, size_t row, int32_t n, double *y)
+/* l->key = row `row` of K as doubles. */
+static void widen(layer_keys *l, size_t row)
 {
-    const float *x = (const float *)k + (type == TT_F32 ? row * (size_t)n : 0);
-    const uint16_t *h = (const uint16_t *)k + (type == TT_F32 ? 0 : row * (size_t)n);
-    for (int32_t i = 0; i < n; i++) {
-        y[i] = type == TT_F32 ? (double)x[i] : (double)tt_bf16_to_f32(h[i]);
+    size_t n = (size_t)l->kv->head_dim;
+    double *y = l->key;
+    for (size_t i = 0; i < n; i++) {
+        switch (l->kv->type) {
+        case TT_F32:
+            y[i] = ((const float *)l->k)[row * n + i];
+            break;
+        case TT_I8:
+            y[i] = l->k_scale[row] * (float)((const int8_t *)l->k)[row * n + i];
+            break;
+        default:
+            y[i] = tt_bf16_to_f32(((const uint16_t *)l->k)[row * n + i]);
+        }
     }
 }
 
@@ -123,7 +133,7 @@ static void score_block(layer_keys *l, int32_t page, int32_t n_pages)
                 ((size_t)(p / TT_PAGE_TOKENS - page) * (size_t)kv->n_kv_heads + (size_t)kv_head) *
                     TT_PAGE_TOKENS +
                 (size_t)(p % TT_PAGE_TOKENS);
-            widen(l->k, kv->type, row, dim, l->key);
+            widen(l, row);
             for (int32_t h = kv_head * group; h < (kv_head + 1) * group; h++) {
                 l->z[(size_t)h * (size_t)n_keys + (size_t)(p - l->first)] =
                     l->scale * dot(l->q + (size_t)h * (size_t)dim, l->key, dim);
@@ -135,8 +145,8 @@ static void score_block(layer_keys *l, int32_t page, int32_t n_pages)
 static tt_code score_all(const tt_step *s, layer_keys *l, const int32_t *pages, tt_err *reterr)
 {
     const tt_kv_layer *kv = l->kv;
-    size_t bytes = (size_t)kv->n_kv_heads * TT_PAGE_TOKENS * (size_t)kv->head_dim *
-                   (size_t)tt_dtypes[kv->type].block_bytes;
+    size_t n_rows = (size_t)kv->n_kv_heads * TT_PAGE_TOKENS;
+    size_t bytes = n_rows * (size_t)kv->head_dim * (size_t)tt_dtypes[kv->type].block_bytes;
     size_t n_q = (size_t)l->n_heads * (size_t)kv->head_dim;
     s->d->ops.download(s->d->lane, l->q32, tt_step_queries(s), n_q * sizeof *l->q32);
     tt_code rc = s->d->ops.lane_sync(s->d->lane, reterr);
@@ -150,6 +160,11 @@ static tt_code score_all(const tt_step *s, layer_keys *l, const int32_t *pages, 
         for (int32_t i = 0; i < n; i++) {
             s->d->ops.download(s->d->lane, (char *)l->k + (size_t)i * bytes,
                                kv->k + (size_t)pages[page + i] * (size_t)kv->page_stride, bytes);
+            if (kv->type == TT_I8) {
+                s->d->ops.download(s->d->lane, l->k_scale + (size_t)i * n_rows,
+                                   kv->k_scale + (size_t)pages[page + i] * (size_t)kv->page_stride,
+                                   n_rows * sizeof *l->k_scale);
+            }
         }
         rc = s->d->ops.lane_sync(s->d->lane, reterr);
         if (rc == TT_OK) {
@@ -175,8 +190,10 @@ tt_code tt_diagnose_layer(const tt_step *step, int32_t layer, const int32_t *pag
     l.q = malloc(n_heads * (size_t)m->head_dim * sizeof *l.q);
     l.key = malloc((size_t)m->head_dim * sizeof *l.key);
     l.k = malloc(BLOCK_PAGES * (size_t)m->n_kv_heads * TT_PAGE_TOKENS * row_bytes);
+    l.k_scale = malloc(BLOCK_PAGES * (size_t)m->n_kv_heads * TT_PAGE_TOKENS * sizeof *l.k_scale);
     l.z = malloc(n_heads * n_keys * sizeof *l.z);
-    bool memory = l.q32 != NULL && l.q != NULL && l.key != NULL && l.k != NULL && l.z != NULL;
+    bool memory = l.q32 != NULL && l.q != NULL && l.key != NULL && l.k != NULL &&
+                  l.k_scale != NULL && l.z != NULL;
     tt_code rc = !memory ? tt_fail(reterr, TT_E_NOMEM, "no memory for diagnostics")
                          : score_all(step, &l, pages, reterr);
     for (size_t h = 0; rc == TT_OK && h < n_heads; h++) {
@@ -186,6 +203,7 @@ tt_code tt_diagnose_layer(const tt_step *step, int32_t layer, const int32_t *pag
     free(l.q);
     free(l.key);
     free(l.k);
+    free(l.k_scale);
     free(l.z);
     return rc;
 }

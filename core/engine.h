@@ -38,7 +38,7 @@ typedef struct tt_engine_options {
     int32_t max_context; /* tokens of one sequence, 0 = the model's */
     size_t
         kv_bytes; /* K/V pool, 0 = enough for eight full contexts, bounded by half of free memory */
-    tt_dtype kv_type;           /* TT_BF16 or TT_F32 */
+    tt_dtype kv_type;           /* TT_BF16, TT_F32 or TT_I8 */
     size_t adapter_cache_bytes; /* adapters of sessions and of the cache together */
     int32_t prefill_chunk;      /* rows, 0 = 512 */
     int32_t max_queue;          /* requests that wait, 0 = 64 */

@@ -85,14 +85,19 @@ static void drop_key(tt_kv_pool *p, int32_t i)
     pthread_mutex_unlock(&p->mutex);
 }
 
+/* A page: layer after layer, each K, V, and with TT_I8 the scales of K and those of V. */
 static void init_layers(tt_kv_pool *p, const tt_model *m)
 {
     size_t half = (size_t)m->n_kv_heads * TT_PAGE_TOKENS * m->head_dim *
                   (size_t)tt_dtypes[p->type].block_bytes;
+    size_t scales = p->type == TT_I8 ? sizeof(float) * (size_t)m->n_kv_heads * TT_PAGE_TOKENS : 0;
     for (int32_t i = 0; i < m->n_layers; i++) {
+        tt_dev at = p->base + (size_t)i * 2 * (half + scales), end = at + 2 * half;
         p->layers[i] = (tt_kv_layer){
-            .k = p->base + (size_t)i * 2 * half,
-            .v = p->base + (size_t)i * 2 * half + half,
+            .k = at,
+            .v = at + half,
+            .k_scale = scales > 0 ? end : 0,
+            .v_scale = scales > 0 ? end + scales : 0,
             .page_stride = (int64_t)p->page_bytes,
             .type = p->type,
             .n_kv_heads = m->n_kv_heads,
@@ -103,7 +108,7 @@ static void init_layers(tt_kv_pool *p, const tt_model *m)
 
 tt_code tt_kv_create(tt_device *d, const tt_kv_options *opt, tt_kv_pool **ret_pool, tt_err *reterr)
 {
-    assert(opt->n_pages > 0 && (opt->type == TT_BF16 || opt->type == TT_F32));
+    assert(opt->n_pages > 0 && (opt->type == TT_BF16 || opt->type == TT_F32 || opt->type == TT_I8));
     tt_kv_pool *p = calloc(1, sizeof *p);
     if (p == NULL) {
         return tt_fail(reterr, TT_E_NOMEM, "no memory for the K/V pool");
@@ -293,6 +298,32 @@ void tt_kv_write_page(tt_kv_pool *p, int32_t i, const void *src)
     p->d->ops.upload(p->d->lane, p->base + (size_t)i * p->page_bytes, src, p->page_bytes);
 }
 
+/* Runs of 64 rows of row_bytes from `at` on, n_runs of them, their first n_tokens rows. */
+static uint64_t sum_rows(const char *at, size_t row_bytes, int32_t n_runs, int32_t n_tokens,
+                         uint64_t sum)
+{
+    for (int32_t i = 0; i < n_runs; i++, at += row_bytes * TT_PAGE_TOKENS) {
+        sum = XXH3_64bits_withSeed(at, row_bytes * (size_t)n_tokens, sum);
+    }
+    return sum;
+}
+
+static uint64_t sum_tokens(const tt_kv_pool *p, const char *bytes, int32_t n_tokens)
+{
+    const tt_model *m = p->d->model;
+    size_t row = (size_t)m->head_dim * (size_t)tt_dtypes[p->type].block_bytes;
+    uint64_t sum = 0;
+    for (int32_t i = 0; i < m->n_layers; i++) {
+        const tt_kv_layer *l = &p->layers[i];
+        sum = sum_rows(bytes + (l->k - p->base), row, 2 * m->n_kv_heads, n_tokens, sum);
+        if (p->type == TT_I8) {
+            const char *scales = bytes + (l->k_scale - p->base);
+            sum = sum_rows(scales, sizeof(float), 2 * m->n_kv_heads, n_tokens, sum);
+        }
+    }
+    return sum;
+}
+
 tt_code tt_kv_checksum(tt_kv_pool *p, int32_t i, int32_t n_tokens, uint64_t *ret_sum,
                        tt_err *reterr)
 {
@@ -303,12 +334,7 @@ tt_code tt_kv_checksum(tt_kv_pool *p, int32_t i, int32_t n_tokens, uint64_t *ret
     }
     tt_code rc = tt_kv_read_page(p, i, bytes, reterr);
     if (rc == TT_OK) {
-        size_t row = (size_t)p->d->model->head_dim * (size_t)tt_dtypes[p->type].block_bytes;
-        uint64_t sum = 0;
-        for (size_t at = 0; at < p->page_bytes; at += row * TT_PAGE_TOKENS) {
-            sum = XXH3_64bits_withSeed(bytes + at, row * (size_t)n_tokens, sum);
-        }
-        *ret_sum = sum;
+        *ret_sum = sum_tokens(p, bytes, n_tokens);
     }
     free(bytes);
     return rc;

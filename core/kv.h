@@ -19,7 +19,7 @@
 typedef struct tt_kv_pool tt_kv_pool;
 
 typedef struct tt_kv_options {
-    tt_dtype type;   /* TT_BF16 or TT_F32 */
+    tt_dtype type;   /* TT_BF16, TT_F32 or TT_I8 */
     int32_t n_pages; /* > 0 */
 } tt_kv_options;
 

@@ -142,5 +142,7 @@ void tt_model_close(tt_model **model)
 
 int64_t tt_model_kv_bytes_per_token(const tt_model *m, tt_dtype kv_type)
 {
-    return 2 * (int64_t)m->n_layers * tt_row_bytes(kv_type, (int64_t)m->n_kv_heads * m->head_dim);
+    int64_t vector = tt_row_bytes(kv_type, m->head_dim);
+    vector += kv_type == TT_I8 ? (int64_t)sizeof(float) : 0; /* its scale */
+    return 2 * (int64_t)m->n_layers * m->n_kv_heads * vector;
 }

@@ -18,6 +18,7 @@ typedef enum tt_dtype {
     TT_Q4_K,
     TT_Q5_K,
     TT_Q6_K,
+    TT_I8, /* signed bytes: of K/V pages, with scales apart (tt_kv_layer); no weight has it */
     TT_DTYPE_COUNT
 } tt_dtype;
 

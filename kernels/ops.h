@@ -65,12 +65,19 @@ typedef struct tt_seg {
 
 /* Where K and V of one layer lie: element (page, head, offset, d) of K at
  * base + page * page_stride + ((head * 64 + offset) * head_dim + d) * sizeof(type); V the same at
- * base_v. */
+ * base_v.
+ *
+ * TT_I8 ("Q8" in settings): a head's vector x of one token is stored as q[d] = x[d] / scale,
+ * rounded to the nearest integer (ties to even), with its own scale = max |x| / 127, both quotients
+ * in f32; what is read is scale * q. scale (page, head, offset) of K, an f32, lies at
+ * k_scale + page * page_stride + (head * 64 + offset) * 4. A scale below 2^-126 is 0 and so are its
+ * q; where x has an infinity or a NaN, the scale is NaN and q are 0. */
 typedef struct tt_kv_layer {
     tt_dev k, v;         /* address of the layer's K (V) in page 0 */
     int64_t page_stride; /* bytes from one page to the next */
-    tt_dtype type;       /* TT_BF16 or TT_F32 */
+    tt_dtype type;       /* TT_BF16, TT_F32 or TT_I8 */
     int32_t n_kv_heads, head_dim;
+    tt_dev k_scale, v_scale; /* TT_I8 only: of the layer's scales in page 0 */
 } tt_kv_layer;
 
 typedef struct tt_embed_args {

@@ -163,11 +163,14 @@ static json_t *memory_object(const tt_model *m)
 {
     int64_t kv_bf16 = tt_model_kv_bytes_per_token(m, TT_BF16);
     int64_t kv_f32 = tt_model_kv_bytes_per_token(m, TT_F32);
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "weight_bytes",
+    int64_t kv_q8 = tt_model_kv_bytes_per_token(m, TT_I8);
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "weight_bytes",
                      (json_int_t)m->weight_bytes, "kv_bytes_per_token_bf16", (json_int_t)kv_bf16,
-                     "kv_bytes_per_token_f32", (json_int_t)kv_f32, "kv_bytes_full_context_bf16",
+                     "kv_bytes_per_token_f32", (json_int_t)kv_f32, "kv_bytes_per_token_q8",
+                     (json_int_t)kv_q8, "kv_bytes_full_context_bf16",
                      (json_int_t)(kv_bf16 * m->n_ctx_train), "kv_bytes_full_context_f32",
-                     (json_int_t)(kv_f32 * m->n_ctx_train), "adapter_bytes_full",
+                     (json_int_t)(kv_f32 * m->n_ctx_train), "kv_bytes_full_context_q8",
+                     (json_int_t)(kv_q8 * m->n_ctx_train), "adapter_bytes_full",
                      (json_int_t)adapter_bytes(m, false, false), "adapter_bytes_lora_rank_8",
                      (json_int_t)adapter_bytes(m, true, false), "training_bytes_full",
                      (json_int_t)adapter_bytes(m, false, true), "training_bytes_lora_rank_8",
@@ -268,6 +271,8 @@ static void print_text(const tt_model *m, const json_t *o)
     printf("memory\n");
     print_size("weights", m->weight_bytes, "mapped from the file");
     print_size("K/V of a token", kv, "BF16; twice that in F32");
+    print_size("K/V of a token, Q8", (uint64_t)tt_model_kv_bytes_per_token(m, TT_I8),
+               "with the scales");
     print_size("K/V of a full context", kv * (uint64_t)m->n_ctx_train, "BF16");
     print_size("an adapter, full", (uint64_t)adapter_bytes(m, false, false), "all layers, BF16");
     print_size("an adapter, LoRA", (uint64_t)adapter_bytes(m, true, false), "rank 8");

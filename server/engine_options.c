@@ -16,12 +16,14 @@ tt_code tt_engine_options_from(const tt_settings *s, tt_engine_options *ret, tt_
                        "model.isa is '%.40s'; expected auto, ref, avx2, avx512 or avx512bf16",
                        s->isa);
     }
+    static const tt_dtype kv_types[] = {TT_BF16, TT_F32,
+                                        TT_I8}; /* as the settings table has them */
     *ret = (tt_engine_options){.model_path = s->model_path,
                                .isa_mask = (unsigned)mask,
                                .n_threads = (int)s->threads,
                                .max_context = (int32_t)s->max_context,
                                .kv_bytes = (size_t)s->kv_size,
-                               .kv_type = s->kv_type == 1 ? TT_F32 : TT_BF16,
+                               .kv_type = kv_types[s->kv_type],
                                .adapter_cache_bytes = (size_t)s->adapter_cache,
                                .prefill_chunk = (int32_t)s->prefill_chunk,
                                .max_queue = (int32_t)s->max_requests,

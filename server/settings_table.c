@@ -3,7 +3,7 @@
  * two. Thread: none, constant data. */
 #include "server/settings.h"
 
-static const char *const kv_types[] = {"bf16", "f32", NULL};
+static const char *const kv_types[] = {"bf16", "f32", "q8", NULL};
 static const char *const append_conflicts[] = {"wait", "409", NULL};
 static const char *const log_levels[] = {"error", "warn", "info", "debug", NULL};
 static const char *const log_formats[] = {"text", "json", NULL};

@@ -3,7 +3,8 @@
  *
  * Per tile and block: S = Q K^T, P = 2^(c S - maximum so far), O = O * correction + P V; both
  * products by gemm.h, in BF16 where K and V are BF16 and the machine multiplies it (P is then
- * rounded to BF16, its sum is not). */
+ * rounded to BF16, its sum is not). Keys and values of TT_I8 go into the products as whole numbers;
+ * their scales are factors of S's and P's columns. */
 #include <math.h>
 #include <omp.h>
 
@@ -12,14 +13,18 @@
 typedef struct fwd_bufs {
     void *q, *k, *v, *p;      /* operands [m_pad, d], [ATTN_KEYS, d] twice, [m_pad, ATTN_KEYS] */
     float *s, *o, *max, *sum; /* [m_pad, ATTN_KEYS], [m_pad, d], [m], [m] */
+    float *k_scale, *v_scale; /* [ATTN_KEYS] of keys and values that have scales */
 } fwd_bufs;
+
+enum { N_BUFS = 10 };
 
 static size_t carve(fwd_bufs *b, char *base, int64_t m, int64_t d)
 {
-    size_t at = 0, part[8];
-    const int64_t elems[8] = {
-        m * d, ATTN_KEYS * d, ATTN_KEYS * d, m * ATTN_KEYS, m * ATTN_KEYS, m * d, m, m};
-    for (int i = 0; i < 8; i++) {
+    size_t at = 0, part[N_BUFS];
+    const int64_t elems[N_BUFS] = {
+        m * d, ATTN_KEYS * d, ATTN_KEYS * d, m * ATTN_KEYS, m * ATTN_KEYS, m * d, m,
+        m,     ATTN_KEYS,     ATTN_KEYS};
+    for (int i = 0; i < N_BUFS; i++) {
         part[i] = at;
         at += ((size_t)elems[i] * sizeof(float) + 63) / 64 * 64;
     }
@@ -31,32 +36,39 @@ static size_t carve(fwd_bufs *b, char *base, int64_t m, int64_t d)
                         .s = (float *)(void *)(base + part[4]),
                         .o = (float *)(void *)(base + part[5]),
                         .max = (float *)(void *)(base + part[6]),
-                        .sum = (float *)(void *)(base + part[7])};
+                        .sum = (float *)(void *)(base + part[7]),
+                        .k_scale = (float *)(void *)(base + part[8]),
+                        .v_scale = (float *)(void *)(base + part[9])};
     }
     return at;
 }
 
-/* p[from .. to) = 2^(c s - top); returns their sum. Whole vectors. */
-TT_INLINE float exp_run(const float *s, void *p, int from, int to, float c, float top, bool bf16)
+/* p[from .. to) = 2^(c s - top), times the values' scales where they have them; returns the sum
+ * without these. Whole vectors. */
+TT_INLINE float exp_run(const float *s, const float *scale, void *p, int from, int to, float c,
+                        float top, bool bf16)
 {
     const vf vc = vf_set1(c), minus = vf_set1(-top);
     vf total = vf_zero();
     for (int i = from; i < to; i += VW) {
         vf e = vf_exp2(vf_fma(vf_load(s + i), vc, minus));
         total = vf_add(total, e);
-        attn_put(p, i, e, bf16);
+        attn_put(p, i, scale == NULL ? e : vf_mul(e, vf_load(scale + i)), bf16);
     }
     return vf_sum(total);
 }
 
 /* p[ATTN_KEYS] = 2^(c s - new maximum) for the visible keys [lo, hi) of the block, 0 elsewhere; o
  * is corrected. c is the scale in powers of two, and so are the maxima. */
-static void softmax_row(const attn_tile *t, float *s, void *p, int lo, int hi, float *o, float *max,
-                        float *sum)
+static void softmax_row(const attn_tile *t, const fwd_bufs *b, float *s, void *p, int lo, int hi,
+                        float *o, float *max, float *sum)
 {
     const float c = t->a->scale * ATTN_LOG2E;
     size_t elem = attn_elem(t);
     int from = lo / VW * VW, to = (hi + VW - 1) / VW * VW;
+    for (int i = from; t->scaled && i < to; i += VW) {
+        vf_store(s + i, vf_mul(vf_load(s + i), vf_load(b->k_scale + i)));
+    }
     for (int i = from; i < lo; i++) { /* hide the keys outside */
         s[i] = -INFINITY;
     }
@@ -74,8 +86,9 @@ static void softmax_row(const attn_tile *t, float *s, void *p, int lo, int hi, f
     }
     memset(p, 0, (size_t)from * elem);
     memset((char *)p + (size_t)to * elem, 0, (size_t)(ATTN_KEYS - to) * elem);
-    float total =
-        t->bf16 ? exp_run(s, p, from, to, c, top, true) : exp_run(s, p, from, to, c, top, false);
+    const float *scale = t->scaled ? b->v_scale : NULL;
+    float total = t->bf16 ? exp_run(s, scale, p, from, to, c, top, true)
+                          : exp_run(s, scale, p, from, to, c, top, false);
     if (top != old) {
         float fix[VW];
         vf vfix = vf_exp2(vf_set1(old - top));
@@ -101,7 +114,7 @@ static void softmax_block(const attn_tile *t, const fwd_bufs *b, int32_t key0)
         if (lo >= hi) {
             memset(p, 0, ATTN_KEYS * elem);
         } else {
-            softmax_row(t, b->s + i * ATTN_KEYS, p, lo, hi, b->o + i * t->d, b->max + i,
+            softmax_row(t, b, b->s + i * ATTN_KEYS, p, lo, hi, b->o + i * t->d, b->max + i,
                         b->sum + i);
         }
     }
@@ -158,8 +171,8 @@ static void run_tile(const attn_tile *t, tt_gemm *g, int thread, const fwd_bufs 
     int32_t end = t->pos0 + t->n_rows;
     for (int32_t key0 = attn_first_key(t, 0) / ATTN_KEYS * ATTN_KEYS; key0 < end;
          key0 += ATTN_KEYS) {
-        TT_FN(tt_attn_load_keys)(t, t->a->kv->k, key0, b->k);
-        TT_FN(tt_attn_load_keys)(t, t->a->kv->v, key0, b->v);
+        TT_FN(tt_attn_load_keys)(t, false, key0, b->k, b->k_scale);
+        TT_FN(tt_attn_load_keys)(t, true, key0, b->v, b->v_scale);
         tt_gemm_rows(g, thread, &qk);
         softmax_block(t, b, key0);
         tt_gemm_rows(g, thread, &pv);

@@ -13,9 +13,10 @@ typedef struct bwd_bufs {
     void *q, *d_out, *k, *v,
         *ds; /* operands [m_pad, d] twice, [ATTN_KEYS, d] twice, [m_pad, ATTN_KEYS] */
     float *s, *dp, *dq, *lse, *along; /* [m, ATTN_KEYS] twice, [m, d], [m] twice */
+    float *k_scale, *v_scale;         /* [ATTN_KEYS] of keys and values that have scales */
 } bwd_bufs;
 
-enum { N_BUFS = 10 };
+enum { N_BUFS = 12 };
 
 static size_t carve(bwd_bufs *b, char *base, int64_t m, int64_t d)
 {
@@ -28,7 +29,9 @@ static size_t carve(bwd_bufs *b, char *base, int64_t m, int64_t d)
                                    m * ATTN_KEYS,
                                    m * d,
                                    m,
-                                   m};
+                                   m,
+                                   ATTN_KEYS,
+                                   ATTN_KEYS};
     size_t at = 0, part[N_BUFS];
     for (int i = 0; i < N_BUFS; i++) {
         part[i] = at / sizeof(float);
@@ -45,27 +48,32 @@ static size_t carve(bwd_bufs *b, char *base, int64_t m, int64_t d)
                         .dp = f + part[6],
                         .dq = f + part[7],
                         .lse = f + part[8],
-                        .along = f + part[9]};
+                        .along = f + part[9],
+                        .k_scale = f + part[10],
+                        .v_scale = f + part[11]};
     }
     return at;
 }
 
-/* ds[from .. to) = 2^(c s - lse) * (dp - along), lse in powers of two. Whole vectors. */
-TT_INLINE void ds_run(const float *s, const float *dp, void *ds, int from, int to, float c,
-                      float lse, float along, bool bf16)
+/* ds[from .. to) = 2^(c s - lse) * (dp - along), lse in powers of two; times the keys' scales where
+ * they have them. Whole vectors. */
+TT_INLINE void ds_run(const float *s, const float *dp, const float *scale, void *ds, int from,
+                      int to, float c, float lse, float along, bool bf16)
 {
     const vf vc = vf_set1(c), minus = vf_set1(-lse), valong = vf_set1(along);
     for (int i = from; i < to; i += VW) {
         vf e = vf_exp2(vf_fma(vf_load(s + i), vc, minus));
-        attn_put(ds, i, vf_mul(e, vf_sub(vf_load(dp + i), valong)), bf16);
+        e = vf_mul(e, vf_sub(vf_load(dp + i), valong));
+        attn_put(ds, i, scale == NULL ? e : vf_mul(e, vf_load(scale + i)), bf16);
     }
 }
 
 /* ds[ATTN_KEYS] = exp(scale * s - lse) * (dp - along) for the visible keys [lo, hi), 0 elsewhere.
  */
-static void ds_row(const attn_tile *t, float *s, float *dp, float lse, float along, int lo, int hi,
-                   void *ds)
+static void ds_row(const attn_tile *t, const bwd_bufs *b, int64_t row, int lo, int hi, void *ds)
 {
+    float *s = b->s + row * ATTN_KEYS, *dp = b->dp + row * ATTN_KEYS;
+    float lse = b->lse[row] * ATTN_LOG2E, along = b->along[row];
     const float c = t->a->scale * ATTN_LOG2E;
     size_t elem = attn_elem(t);
     if (lo >= hi) {
@@ -73,6 +81,10 @@ static void ds_row(const attn_tile *t, float *s, float *dp, float lse, float alo
         return;
     }
     int from = lo / VW * VW, to = (hi + VW - 1) / VW * VW;
+    for (int i = from; t->scaled && i < to; i += VW) {
+        vf_store(s + i, vf_mul(vf_load(s + i), vf_load(b->k_scale + i)));
+        vf_store(dp + i, vf_mul(vf_load(dp + i), vf_load(b->v_scale + i)));
+    }
     for (int i = from; i < lo; i++) { /* hide the keys outside */
         s[i] = -INFINITY;
         dp[i] = 0;
@@ -83,10 +95,11 @@ static void ds_row(const attn_tile *t, float *s, float *dp, float lse, float alo
     }
     memset(ds, 0, (size_t)from * elem);
     memset((char *)ds + (size_t)to * elem, 0, (size_t)(ATTN_KEYS - to) * elem);
+    const float *scale = t->scaled ? b->k_scale : NULL;
     if (t->bf16) {
-        ds_run(s, dp, ds, from, to, c, lse * ATTN_LOG2E, along, true);
+        ds_run(s, dp, scale, ds, from, to, c, lse, along, true);
     } else {
-        ds_run(s, dp, ds, from, to, c, lse * ATTN_LOG2E, along, false);
+        ds_run(s, dp, scale, ds, from, to, c, lse, along, false);
     }
 }
 
@@ -99,7 +112,7 @@ static void ds_block(const attn_tile *t, const bwd_bufs *b, int32_t key0)
         lo = lo < 0 ? 0 : lo;
         hi = hi > ATTN_KEYS ? ATTN_KEYS : hi;
         char *ds = (char *)b->ds + (size_t)(i * ATTN_KEYS) * elem;
-        ds_row(t, b->s + i * ATTN_KEYS, b->dp + i * ATTN_KEYS, b->lse[i], b->along[i], lo, hi, ds);
+        ds_row(t, b, i, lo, hi, ds);
     }
     memset((char *)b->ds + (size_t)(t->m * ATTN_KEYS) * elem, 0,
            (size_t)((t->m_pad - t->m) * ATTN_KEYS) * elem);
@@ -168,8 +181,8 @@ static void run_tile(const attn_tile *t, const tt_attention_bwd_args *a, tt_gemm
     int32_t end = t->pos0 + t->n_rows;
     for (int32_t key0 = attn_first_key(t, 0) / ATTN_KEYS * ATTN_KEYS; key0 < end;
          key0 += ATTN_KEYS) {
-        TT_FN(tt_attn_load_keys)(t, t->a->kv->k, key0, b->k);
-        TT_FN(tt_attn_load_keys)(t, t->a->kv->v, key0, b->v);
+        TT_FN(tt_attn_load_keys)(t, false, key0, b->k, b->k_scale);
+        TT_FN(tt_attn_load_keys)(t, true, key0, b->v, b->v_scale);
         tt_gemm_rows(g, thread, &qk);
         tt_gemm_rows(g, thread, &dov);
         ds_block(t, b, key0);

@@ -50,10 +50,19 @@ typedef struct part_ref {
     int32_t lo, hi;                       /* keys */
 } part_ref;
 
-static vf load_kv(const char *p, int64_t i, int64_t d, bool bf16)
+/* Elements [i, i + VW) of a key, zeros from d on; TT_I8 without its scale. */
+TT_INLINE vf load_kv(const char *p, int64_t i, int64_t d, tt_dtype type)
 {
-    if (!bf16) {
+    if (type == TT_F32) {
         return vf_at((const float *)(const void *)p, i, d);
+    }
+    if (type == TT_I8) {
+        int8_t last[VW] = {0};
+        if (d - i >= VW) {
+            return vf_load_i8((const int8_t *)p + i);
+        }
+        memcpy(last, p + i, (size_t)(d - i));
+        return vf_load_i8(last);
     }
     const uint16_t *h = (const uint16_t *)(const void *)p;
     if (d - i >= VW) {
@@ -64,27 +73,28 @@ static vf load_kv(const char *p, int64_t i, int64_t d, bool bf16)
     return vf_load_bf16(last);
 }
 
-static const char *key_at(const tt_attention_args *a, const row_ref *r, tt_dev base,
-                          int32_t kv_head, int32_t pos)
-{
-    const tt_kv_layer *kv = a->kv;
-    int64_t elem = kv->type == TT_BF16 ? 2 : 4;
-    return (const char *)tt_ptr(base) + r->pages[pos / TT_PAGE_TOKENS] * kv->page_stride +
-           ((int64_t)kv_head * TT_PAGE_TOKENS + pos % TT_PAGE_TOKENS) * kv->head_dim * elem;
-}
-
 /* A run of keys (values) of one page, dense. */
 typedef struct key_run {
     const char *p;
-    int32_t n, at; /* keys; index of the first one in the split */
+    const float *scale; /* TT_I8: one a key */
+    int32_t n, at;      /* keys; index of the first one in the split */
 } key_run;
 
 /* The run that begins at pos; moves pos to the next. */
 static key_run next_run(const tt_attention_args *a, const row_ref *r, const part_ref *p,
-                        tt_dev base, int32_t *pos)
+                        bool values, int32_t *pos)
 {
+    const tt_kv_layer *kv = a->kv;
     int32_t end = (*pos / TT_PAGE_TOKENS + 1) * TT_PAGE_TOKENS;
-    key_run run = {.p = key_at(a, r, base, p->kv_head, *pos), .at = *pos - p->lo};
+    int64_t page = r->pages[*pos / TT_PAGE_TOKENS] * kv->page_stride;
+    int64_t row = (int64_t)p->kv_head * TT_PAGE_TOKENS + *pos % TT_PAGE_TOKENS;
+    key_run run = {.at = *pos - p->lo};
+    run.p = (const char *)tt_ptr(values ? kv->v : kv->k) + page +
+            row * kv->head_dim * tt_dtypes[kv->type].block_bytes;
+    if (kv->type == TT_I8) {
+        const char *scales = (const char *)tt_ptr(values ? kv->v_scale : kv->k_scale) + page;
+        run.scale = (const float *)(const void *)scales + row;
+    }
     end = end < p->hi ? end : p->hi;
     run.n = end - *pos;
     *pos = end;
@@ -93,46 +103,45 @@ static key_run next_run(const tt_attention_args *a, const row_ref *r, const part
 
 /* score[h][key] = scale * q_h . k for n_heads <= 4 heads; one vector sum a head, elements in rising
  * order. */
-TT_INLINE void score_run(const tt_attention_args *a, key_run run, const float *q, int n_heads,
-                         float *score)
+TT_INLINE void score_run(const tt_attention_args *a, tt_dtype type, key_run run, const float *q,
+                         int n_heads, float *score)
 {
-    int64_t d = a->kv->head_dim;
-    bool bf16 = a->kv->type == TT_BF16;
+    int64_t d = a->kv->head_dim, elem = type == TT_I8 ? 1 : type == TT_BF16 ? 2 : 4;
     for (int32_t t = 0; t < run.n; t++) {
-        const char *k = run.p + t * d * (bf16 ? 2 : 4);
+        const char *k = run.p + t * d * elem;
         vf s[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
         float sum[4];
         _mm_prefetch(k + KEY_AHEAD, _MM_HINT_T0);
         for (int64_t i = 0; i < d; i += VW) {
-            vf x = load_kv(k, i, d, bf16);
+            vf x = load_kv(k, i, d, type);
             for (int h = 0; h < n_heads; h++) {
                 s[h] = vf_fma(x, vf_at(q + h * d, i, d), s[h]);
             }
         }
         vf_sum4(s, sum);
+        float scale = type == TT_I8 ? a->scale * run.scale[t] : a->scale;
         for (int h = 0; h < n_heads; h++) {
-            score[h * SPLIT + run.at + t] = sum[h] * a->scale;
+            score[h * SPLIT + run.at + t] = sum[h] * scale;
         }
     }
 }
 
 /* o_h[d] += sum over the keys of weight[h][key] * v, keys in rising order; o_h lie 2 + d apart. */
-TT_INLINE void value_run(const tt_attention_args *a, key_run run, const float *weight, int n_heads,
-                         float *o)
+TT_INLINE void value_run(const tt_attention_args *a, tt_dtype type, key_run run,
+                         const float *weight, int n_heads, float *o)
 {
-    int64_t d = a->kv->head_dim;
-    bool bf16 = a->kv->type == TT_BF16;
+    int64_t d = a->kv->head_dim, elem = type == TT_I8 ? 1 : type == TT_BF16 ? 2 : 4;
     for (int64_t i = 0; i < d; i += VW) {
         vf s[4];
         for (int h = 0; h < n_heads; h++) {
             s[h] = vf_at(o + h * (2 + d), i, d);
         }
         for (int32_t t = 0; t < run.n; t++) {
-            const char *v = run.p + t * d * (bf16 ? 2 : 4);
+            const char *v = run.p + t * d * elem;
             if (i == 0) {
                 _mm_prefetch(v + KEY_AHEAD, _MM_HINT_T0);
             }
-            vf x = load_kv(v, i, d, bf16);
+            vf x = load_kv(v, i, d, type);
             for (int h = 0; h < n_heads; h++) {
                 s[h] = vf_fma(x, vf_set1(weight[h * SPLIT + run.at + t]), s[h]);
             }
@@ -143,40 +152,77 @@ TT_INLINE void value_run(const tt_attention_args *a, key_run run, const float *w
     }
 }
 
-/* The number of heads as a constant, so that their sums stay in registers. */
-static void score_heads(const tt_attention_args *a, key_run run, const float *q, int n_heads,
-                        float *score)
+/* The number of heads as a constant, so that their sums stay in registers; and the type. */
+TT_INLINE void score_typed(const tt_attention_args *a, tt_dtype type, key_run run, const float *q,
+                           int n_heads, float *score)
 {
     switch (n_heads) {
     case 1:
-        score_run(a, run, q, 1, score);
+        score_run(a, type, run, q, 1, score);
         break;
     case 2:
-        score_run(a, run, q, 2, score);
+        score_run(a, type, run, q, 2, score);
         break;
     case 3:
-        score_run(a, run, q, 3, score);
+        score_run(a, type, run, q, 3, score);
         break;
     default:
-        score_run(a, run, q, 4, score);
+        score_run(a, type, run, q, 4, score);
     }
 }
 
-static void value_heads(const tt_attention_args *a, key_run run, const float *weight, int n_heads,
-                        float *o)
+static void score_heads(const tt_attention_args *a, key_run run, const float *q, int n_heads,
+                        float *score)
+{
+    switch (a->kv->type) {
+    case TT_I8:
+        score_typed(a, TT_I8, run, q, n_heads, score);
+        break;
+    case TT_BF16:
+        score_typed(a, TT_BF16, run, q, n_heads, score);
+        break;
+    default:
+        score_typed(a, TT_F32, run, q, n_heads, score);
+    }
+}
+
+TT_INLINE void value_typed(const tt_attention_args *a, tt_dtype type, key_run run,
+                           const float *weight, int n_heads, float *o)
 {
     switch (n_heads) {
     case 1:
-        value_run(a, run, weight, 1, o);
+        value_run(a, type, run, weight, 1, o);
         break;
     case 2:
-        value_run(a, run, weight, 2, o);
+        value_run(a, type, run, weight, 2, o);
         break;
     case 3:
-        value_run(a, run, weight, 3, o);
+        value_run(a, type, run, weight, 3, o);
         break;
     default:
-        value_run(a, run, weight, 4, o);
+        value_run(a, type, run, weight, 4, o);
+    }
+}
+
+/* weight: with TT_I8 it is multiplied by the values' scales. */
+static void value_heads(const tt_attention_args *a, key_run run, float *weight, int n_heads,
+                        float *o)
+{
+    switch (a->kv->type) {
+    case TT_I8:
+        for (int h = 0; h < n_heads; h++) {
+            float *w = weight + h * SPLIT + run.at;
+            for (int64_t t = 0; t < run.n; t += VW) {
+                vf_put(w, t, run.n, vf_mul(vf_at(w, t, run.n), vf_at(run.scale, t, run.n)));
+            }
+        }
+        value_typed(a, TT_I8, run, weight, n_heads, o);
+        break;
+    case TT_BF16:
+        value_typed(a, TT_BF16, run, weight, n_heads, o);
+        break;
+    default:
+        value_typed(a, TT_F32, run, weight, n_heads, o);
     }
 }
 
@@ -204,14 +250,14 @@ static void run_part(const tt_attention_args *a, const row_ref *r, const part_re
     int64_t d = a->kv->head_dim;
     const float *q = (const float *)tt_ptr(a->q) + ((int64_t)p->row * a->n_heads + p->head0) * d;
     for (int32_t pos = p->lo; pos < p->hi;) {
-        score_heads(a, next_run(a, r, p, a->kv->k, &pos), q, p->n_heads, score);
+        score_heads(a, next_run(a, r, p, false, &pos), q, p->n_heads, score);
     }
     for (int32_t h = 0; h < p->n_heads; h++) {
         soften(score + h * SPLIT, p->hi - p->lo, out + h * (2 + d), out + h * (2 + d) + 1);
         memset(out + h * (2 + d) + 2, 0, (size_t)d * sizeof *out);
     }
     for (int32_t pos = p->lo; pos < p->hi;) {
-        value_heads(a, next_run(a, r, p, a->kv->v, &pos), score, p->n_heads, out + 2);
+        value_heads(a, next_run(a, r, p, true, &pos), score, p->n_heads, out + 2);
     }
 }
 

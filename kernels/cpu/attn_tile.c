@@ -44,7 +44,8 @@ attn_tile TT_FN(tt_attn_tile_at)(const tt_attention_args *a, int64_t i)
                    .kv_head = (int32_t)(i % n_kv),
                    .group = a->n_heads / n_kv,
                    .d = a->kv->head_dim,
-                   .bf16 = TT_GEMM_BF16 && a->kv->type == TT_BF16};
+                   .bf16 = TT_GEMM_BF16 && a->kv->type != TT_F32,
+                   .scaled = a->kv->type == TT_I8};
     t.m = (int64_t)t.n_rows * t.group;
     t.m_pad = tt_gemm_padded(t.m, t.bf16);
     return t;
@@ -67,24 +68,47 @@ void TT_FN(tt_attn_load_rows)(const attn_tile *t, const float *x, void *dst)
            (size_t)((t->m_pad - t->m) * t->d) * elem);
 }
 
-void TT_FN(tt_attn_load_keys)(const attn_tile *t, tt_dev base, int32_t key0, void *dst)
+/* y[n] = x as operands; n is a multiple of 16, since a page has 64 rows. */
+static void widen_i8(const int8_t *x, void *y, int64_t n, bool bf16)
+{
+    for (int64_t i = 0; i < n; i += 16) {
+        vf v[16 / VW];
+        vf_from_i8x16(_mm_loadu_si128((const __m128i *)(const void *)(x + i)), v);
+        for (int j = 0; j < 16 / VW; j++) {
+            attn_put(y, (int)i + j * VW, v[j], bf16);
+        }
+    }
+}
+
+void TT_FN(tt_attn_load_keys)(const attn_tile *t, bool values, int32_t key0, void *dst,
+                              float *scales)
 {
     const tt_kv_layer *kv = t->a->kv;
-    size_t elem = attn_elem(t), stored = kv->type == TT_BF16 ? 2 : 4;
+    const char *base = tt_ptr(values ? kv->v : kv->k),
+               *scale_base = tt_ptr(values ? kv->v_scale : kv->k_scale);
+    size_t elem = attn_elem(t), stored = (size_t)tt_dtypes[kv->type].block_bytes;
     int32_t end = t->pos0 + t->n_rows; /* of the keys that exist */
     for (int32_t k = key0; k < key0 + ATTN_KEYS; k += TT_PAGE_TOKENS) {
         int64_t n = end - k < 0 ? 0 : end - k < TT_PAGE_TOKENS ? end - k : TT_PAGE_TOKENS;
         char *to = (char *)dst + (size_t)((k - key0) * t->d) * elem;
         if (n > 0) {
-            const char *src = (const char *)tt_ptr(base) +
-                              t->pages[k / TT_PAGE_TOKENS] * kv->page_stride +
-                              (size_t)(t->kv_head * TT_PAGE_TOKENS * t->d) * stored;
-            if (elem == stored) {
+            int64_t page = t->pages[k / TT_PAGE_TOKENS] * kv->page_stride;
+            const char *src = base + page + (size_t)(t->kv_head * TT_PAGE_TOKENS * t->d) * stored;
+            if (t->scaled) {
+                /* Whole vectors: what is too much becomes zero below. */
+                widen_i8((const int8_t *)src, to, (n * t->d + 15) / 16 * 16, t->bf16);
+                memcpy(scales + (k - key0),
+                       scale_base + page + (size_t)t->kv_head * TT_PAGE_TOKENS * sizeof *scales,
+                       (size_t)n * sizeof *scales);
+            } else if (elem == stored) {
                 memcpy(to, src, (size_t)(n * t->d) * elem);
             } else {
                 TT_FN(tt_dequant)(kv->type, src, (float *)(void *)to, n * t->d);
             }
         }
         memset(to + (size_t)(n * t->d) * elem, 0, (size_t)((TT_PAGE_TOKENS - n) * t->d) * elem);
+        if (t->scaled) {
+            memset(scales + (k - key0 + n), 0, (size_t)(TT_PAGE_TOKENS - n) * sizeof *scales);
+        }
     }
 }

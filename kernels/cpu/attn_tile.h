@@ -23,6 +23,7 @@ typedef struct attn_tile {
     int64_t m, m_pad; /* n_rows * group; rounded up to the unit of products */
     int64_t d;        /* elements of a head */
     bool bf16;        /* type of the products */
+    bool scaled;      /* keys and values have scales: TT_I8 */
 } attn_tile;
 
 /* Rows of a tile: about 256 matrix rows. */
@@ -34,10 +35,12 @@ attn_tile TT_FN(tt_attn_tile_at)(const tt_attention_args *a, int64_t i);
 
 /* x[R, NQ]'s part of the tile as operand rows [m_pad, d], the last ones zero. */
 void TT_FN(tt_attn_load_rows)(const attn_tile *t, const float *x, void *dst);
-/* Keys or values (base: kv->k or kv->v) of positions [key0, key0 + ATTN_KEYS) as operand rows
- * [ATTN_KEYS, d]; those beyond the tile's last row are zero: the cache behind them may never have
+/* Keys (values) of positions [key0, key0 + ATTN_KEYS) as operand rows [ATTN_KEYS, d], and with
+ * TT_I8 their scales [ATTN_KEYS]: a row is then made of the whole numbers, which every operand type
+ * holds exactly. Those beyond the tile's last row are zero: the cache behind them may never have
  * been written. */
-void TT_FN(tt_attn_load_keys)(const attn_tile *t, tt_dev base, int32_t key0, void *dst);
+void TT_FN(tt_attn_load_keys)(const attn_tile *t, bool values, int32_t key0, void *dst,
+                              float *scales);
 
 /* First position that the tile's first row sees, and end of what its last row sees. */
 static inline int32_t attn_first_key(const attn_tile *t, int32_t row)

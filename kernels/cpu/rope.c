@@ -5,6 +5,7 @@
  * 2^31 lose nothing) and used by all heads; the rotation itself is vectorised for the half-split
  * layout. */
 #include <assert.h>
+#include <float.h>
 #include <math.h>
 #include <omp.h>
 
@@ -58,14 +59,46 @@ static void add_to(float *x, const float *bias, int64_t n)
     }
 }
 
-/* One head to its place in the page. */
-static void store_head(const tt_kv_layer *kv, tt_dev base, int32_t slot, int32_t head,
-                       const float *x)
+/* q[d] and *scale of x (tt_kv_layer); x becomes the rounded quotients. The largest magnitude is
+ * found in the bits, where NaN is beyond infinity and that beyond all numbers. */
+static void quantise(float *x, int64_t d, int8_t *q, float *scale)
 {
-    int64_t d = kv->head_dim, elem = kv->type == TT_BF16 ? 2 : 4;
-    char *to = (char *)tt_ptr(base) + slot / TT_PAGE_TOKENS * kv->page_stride +
-               ((int64_t)head * TT_PAGE_TOKENS + slot % TT_PAGE_TOKENS) * d * elem;
-    if (kv->type == TT_BF16) {
+    uint32_t most = 0;
+    float max;
+    for (int64_t i = 0; i < d; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        bits &= 0x7FFFFFFF;
+        most = bits > most ? bits : most;
+    }
+    memcpy(&max, &most, sizeof max);
+    float s = most < 0x7F800000 ? max / 127 : NAN;
+    s = s < FLT_MIN ? 0 : s;
+    *scale = s;
+    if (!(s > 0)) {
+        memset(q, 0, (size_t)d);
+        return;
+    }
+    const vf by = vf_set1(s);
+    for (int64_t i = 0; i < d; i += VW) {
+        vf_put(x, i, d, vf_round(vf_div(vf_at(x, i, d), by)));
+    }
+    for (int64_t i = 0; i < d; i++) {
+        q[i] = (int8_t)x[i];
+    }
+}
+
+/* One head to its place in the page; x may be overwritten. */
+static void store_head(const tt_kv_layer *kv, bool values, int32_t slot, int32_t head, float *x)
+{
+    int64_t d = kv->head_dim, elem = tt_dtypes[kv->type].block_bytes;
+    int64_t row = (int64_t)head * TT_PAGE_TOKENS + slot % TT_PAGE_TOKENS;
+    int64_t page = slot / TT_PAGE_TOKENS * kv->page_stride;
+    char *to = (char *)tt_ptr(values ? kv->v : kv->k) + page + row * d * elem;
+    if (kv->type == TT_I8) {
+        char *scales = (char *)tt_ptr(values ? kv->v_scale : kv->k_scale) + page;
+        quantise(x, d, (int8_t *)to, (float *)(void *)scales + row);
+    } else if (kv->type == TT_BF16) {
         TT_FN(tt_round_bf16)(x, (uint16_t *)(void *)to, d);
     } else {
         memcpy(to, x, (size_t)d * sizeof *x);
@@ -106,12 +139,12 @@ static void row_kv(const tt_qk_rope_args *a, int32_t r, int32_t slot, const rot 
             TT_FN(tt_norm_row)(head, tt_ptr(a->k_norm), NULL, head, d, a->norm_eps);
         }
         rotate(&a->rope, angles, 1.0f, head);
-        store_head(a->kv, a->kv->k, slot, h, head);
+        store_head(a->kv, false, slot, h, head);
         memcpy(head, v + h * d, (size_t)d * sizeof(float));
         if (bv != NULL) {
             add_to(head, bv + h * d, d);
         }
-        store_head(a->kv, a->kv->v, slot, h, head);
+        store_head(a->kv, true, slot, h, head);
     }
 }
 

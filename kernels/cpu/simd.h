@@ -130,6 +130,13 @@ static inline vf vf_load_f16(const uint16_t *p)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
 
+/* VW signed bytes. */
+static inline vf vf_load_i8(const int8_t *p)
+{
+    __m128i q = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q));
+}
+
 #if defined(__AVX512BF16__)
 /* Round to nearest even; subnormals become zero. */
 static inline void vf_store_bf16(uint16_t *p, vf v)
@@ -281,6 +288,12 @@ static inline vf vf_load_bf16(const uint16_t *p)
 {
     __m256i u = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));
+}
+
+static inline vf vf_load_i8(const int8_t *p)
+{
+    __m128i q = _mm_loadl_epi64((const __m128i *)(const void *)p);
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q));
 }
 
 static inline vf vf_load_f16(const uint16_t *p)

@@ -59,13 +59,23 @@ static int32_t find_keys(const tt_attention_args *a, struct row_keys *rows)
     return most;
 }
 
-/* y[head_dim] = K (base kv->k) or V (kv->v) of position p. */
-static void load_key(const tt_kv_layer *kv, tt_dev base, const struct row_keys *rk, int32_t head,
+/* y[head_dim] = K (V where `values`) of position p. */
+static void load_key(const tt_kv_layer *kv, bool values, const struct row_keys *rk, int32_t head,
                      int32_t p, float *y)
 {
-    int32_t page = rk->pages[p / TT_PAGE_TOKENS], n = kv->head_dim;
-    const char *src = (const char *)tt_ptr(base) + page * kv->page_stride;
-    size_t first = ((size_t)head * TT_PAGE_TOKENS + (size_t)(p % TT_PAGE_TOKENS)) * (size_t)n;
+    int64_t at = rk->pages[p / TT_PAGE_TOKENS] * kv->page_stride;
+    int32_t n = kv->head_dim;
+    const char *src = (const char *)tt_ptr(values ? kv->v : kv->k) + at;
+    size_t row = (size_t)head * TT_PAGE_TOKENS + (size_t)(p % TT_PAGE_TOKENS);
+    size_t first = row * (size_t)n;
+    if (kv->type == TT_I8) {
+        const char *scales = (const char *)tt_ptr(values ? kv->v_scale : kv->k_scale) + at;
+        float scale = ((const float *)(const void *)scales)[row];
+        for (int32_t i = 0; i < n; i++) {
+            y[i] = scale * (float)((const int8_t *)src)[first + (size_t)i];
+        }
+        return;
+    }
     if (kv->type == TT_F32) {
         memcpy(y, (const float *)(const void *)src + first, (size_t)n * sizeof *y);
         return;
@@ -77,12 +87,12 @@ static void load_key(const tt_kv_layer *kv, tt_dev base, const struct row_keys *
 }
 
 /* dot[i] = v . row of position p + i, i < n <= KEYS_AT_ONCE; the rows stay in w->row. */
-static void dot_keys(const tt_kv_layer *kv, tt_dev base, const struct row_keys *rk, int32_t head,
+static void dot_keys(const tt_kv_layer *kv, bool values, const struct row_keys *rk, int32_t head,
                      int32_t p, int32_t n, const double *v, struct work *w,
                      double dot[KEYS_AT_ONCE])
 {
     for (int i = 0; i < KEYS_AT_ONCE; i++) {
-        load_key(kv, base, rk, head, i < n ? p + i : p, w->row[i]);
+        load_key(kv, values, rk, head, i < n ? p + i : p, w->row[i]);
         dot[i] = 0;
     }
     for (int32_t d = 0; d < kv->head_dim; d++) {
@@ -115,7 +125,7 @@ static void attend(const tt_attention_args *a, const struct row_keys *rk, int32_
     to_double((const float *)tt_ptr(a->q) + at, dim, w->q);
     for (int32_t p = rk->first; p < rk->end; p += KEYS_AT_ONCE) {
         int32_t n = group_size(rk->end - p);
-        dot_keys(kv, kv->k, rk, head, p, n, w->q, w, dot);
+        dot_keys(kv, false, rk, head, p, n, w->q, w, dot);
         for (int32_t i = 0; i < n; i++) {
             double score = a->scale * dot[i];
             w->weight[p - rk->first + i] = score;
@@ -126,7 +136,7 @@ static void attend(const tt_attention_args *a, const struct row_keys *rk, int32_
     for (int32_t p = rk->first; p < rk->end; p++) {
         double e = exp(w->weight[p - rk->first] - max);
         sum += e;
-        load_key(kv, kv->v, rk, head, p, w->row[0]);
+        load_key(kv, true, rk, head, p, w->row[0]);
         for (int32_t d = 0; d < dim; d++) {
             w->sum[d] += e * w->row[0][d];
         }
@@ -160,8 +170,8 @@ static void attend_bwd(const tt_attention_bwd_args *b, const struct row_keys *rk
     }
     for (int32_t p = rk->first; p < rk->end; p += KEYS_AT_ONCE) {
         int32_t n = group_size(rk->end - p);
-        dot_keys(kv, kv->v, rk, head, p, n, w->d_out, w, dp);
-        dot_keys(kv, kv->k, rk, head, p, n, w->q, w, score); /* leaves the keys in w->row */
+        dot_keys(kv, true, rk, head, p, n, w->d_out, w, dp);
+        dot_keys(kv, false, rk, head, p, n, w->q, w, score); /* leaves the keys in w->row */
         for (int32_t i = 0; i < n; i++) {
             double ds = exp(a->scale * score[i] - lse) * (dp[i] - delta);
             for (int32_t d = 0; d < dim; d++) {
@@ -178,7 +188,7 @@ static void attend_bwd(const tt_attention_bwd_args *b, const struct row_keys *rk
 /* The forward pass, or the backward pass where b is not NULL. */
 static void run(tt_lane *lane, const tt_attention_args *a, const tt_attention_bwd_args *b)
 {
-    assert(a->kv->type == TT_F32 || a->kv->type == TT_BF16);
+    assert(a->kv->type == TT_F32 || a->kv->type == TT_BF16 || a->kv->type == TT_I8);
     assert(a->n_heads % a->kv->n_kv_heads == 0);
     struct row_keys *rows = tt_lane_scratch(lane, 0, (size_t)a->n_rows * sizeof *rows);
     if (rows == NULL) {

@@ -1,6 +1,7 @@
 /* rope_ref.c - what happens to q, k and v between projection and attention: bias, norm per head,
  * rotary embedding, the write into the pages; and the transpose for q. Source: arXiv 2104.09864. */
 #include <assert.h>
+#include <float.h>
 #include <math.h>
 #include <omp.h>
 
@@ -51,13 +52,36 @@ static void norm_head(const float *w, double eps, int32_t n, double *v)
     }
 }
 
+/* q[n] and *scale of the vector v, rounded to f32: tt_kv_layer. */
+static void quantise(const double *v, int32_t n, int8_t *q, float *scale)
+{
+    float max = 0;
+    bool finite = true;
+    for (int32_t i = 0; i < n; i++) {
+        float x = fabsf((float)v[i]);
+        finite = finite && isfinite(x);
+        max = x > max ? x : max;
+    }
+    float s = max / 127;
+    s = finite ? (s < FLT_MIN ? 0 : s) : NAN;
+    for (int32_t i = 0; i < n; i++) {
+        q[i] = s > 0 ? (int8_t)rintf((float)v[i] / s) : 0;
+    }
+    *scale = s;
+}
+
 /* Stores one head at `slot` of a layer's K or V. */
-static void store_kv(const tt_kv_layer *kv, tt_dev base, int32_t slot, int32_t head,
+static void store_kv(const tt_kv_layer *kv, bool values, int32_t slot, int32_t head,
                      const double *v)
 {
     int32_t page = slot / TT_PAGE_TOKENS, offset = slot % TT_PAGE_TOKENS, n = kv->head_dim;
-    char *dst = (char *)tt_ptr(base) + page * kv->page_stride;
-    size_t first = ((size_t)head * TT_PAGE_TOKENS + (size_t)offset) * (size_t)n;
+    char *dst = (char *)tt_ptr(values ? kv->v : kv->k) + page * kv->page_stride;
+    size_t row = (size_t)head * TT_PAGE_TOKENS + (size_t)offset, first = row * (size_t)n;
+    if (kv->type == TT_I8) {
+        char *scales = (char *)tt_ptr(values ? kv->v_scale : kv->k_scale) + page * kv->page_stride;
+        quantise(v, n, (int8_t *)dst + first, (float *)(void *)scales + row);
+        return;
+    }
     for (int32_t i = 0; i < n; i++) {
         if (kv->type == TT_F32) {
             ((float *)(void *)dst)[first + (size_t)i] = (float)v[i];
@@ -99,9 +123,9 @@ static void kv_row(const tt_qk_rope_args *a, size_t r, int32_t slot, const doubl
         load_biased(at(a->k, first), at(a->bk, col), d, v);
         norm_head(at(a->k_norm, 0), a->norm_eps, d, v);
         rotate(&a->rope, cs, 1, v);
-        store_kv(kv, kv->k, slot, h, v);
+        store_kv(kv, false, slot, h, v);
         load_biased(at(a->v, first), at(a->bv, col), d, v);
-        store_kv(kv, kv->v, slot, h, v);
+        store_kv(kv, true, slot, h, v);
     }
 }
 
@@ -110,7 +134,7 @@ void tt_qk_rope_ref(tt_lane *lane, const tt_qk_rope_args *a)
     int32_t d = a->kv->head_dim;
     const int32_t *positions = tt_ptr(a->positions), *slots = tt_ptr(a->kv_slot);
     assert(a->rope.rot_dim % 2 == 0 && a->rope.rot_dim <= d);
-    assert(a->kv->type == TT_F32 || a->kv->type == TT_BF16);
+    assert(a->kv->type == TT_F32 || a->kv->type == TT_BF16 || a->kv->type == TT_I8);
     if (!tt_lane_reserve_threads(lane, 2 * (size_t)d * sizeof(double))) {
         return;
     }

@@ -106,6 +106,32 @@ def test_another_type_of_keys_and_values_uses_none_of_them(left, small_model):
         assert "another model or build" in s.log_text()
 
 
+def test_pages_of_one_byte_come_back_and_train(tmp_path, small_model):
+    """kv_type q8: about half the memory; its pages survive a restart bit for bit, and a session can be adapted over them."""
+    folder = tmp_path / "state"
+    with Server("--state-dir", str(tmp_path / "other"), model=small_model) as s:
+        bf16 = counted(s, "qttt_kv_bytes") / counted(s, "qttt_kv_pages")
+    with Server("--state-dir", str(folder), "--kv-type", "q8", model=small_model) as s:
+        page = counted(s, "qttt_kv_bytes") / counted(s, "qttt_kv_pages")
+        assert bf16 / 2 < page < bf16 * 0.7
+        session = open_session(s)
+        wait_for_runs(s, 2)
+        tokens, cached = answer(s, session)
+        assert cached >= session["context_tokens"] // 64 * 64
+    with Server("--state-dir", str(folder), "--kv-type", "q8", model=small_model) as s:
+        session = open_session(s)
+        assert counted(s, "qttt_restored_tokens_total") == session["context_tokens"] // 64 * 64
+        assert answer(s, session)[0] == tokens, "bit for bit"
+        r = s.post("/v1/chat/completions", {
+            "messages": [SYSTEM, {"role": "user", "content": "What is the code word?"}], "temperature": 0, "max_tokens": 2,
+            "qttt": {"mode": "on", "steps": 2, "span_tokens": 32}})
+        q = r.json()["qttt"]
+        assert q["status"] == "succeeded" and q["steps_done"] == 2 and q["delta_norm_relative"] > 0
+    with Server("--state-dir", str(folder), model=small_model) as s:
+        open_session(s)
+        assert counted(s, "qttt_restored_tokens_total") == 0
+
+
 def test_an_evicted_session_is_on_disk_until_it_is_used(tmp_path, small_model):
     with Server("--state-dir", str(tmp_path / "a"), model=small_model) as s:
         page = counted(s, "qttt_kv_bytes") / counted(s, "qttt_kv_pages")

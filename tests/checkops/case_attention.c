@@ -53,46 +53,30 @@ static int32_t first_page(const co_shape *s, int seg)
     return at;
 }
 
-/* Index of a stored element; a page is K [kv_heads, 64, dim], V the same, and a gap of another
- * layer. */
-static int64_t kv_index(const co_shape *s, int32_t page, bool is_v, int32_t head, int32_t offset,
-                        int32_t d)
-{
-    int64_t layer = (int64_t)s->kv_heads * TT_PAGE_TOKENS * s->dim;
-    return page * 3 * layer + (is_v ? layer : 0) +
-           ((int64_t)head * TT_PAGE_TOKENS + offset) * s->dim + d;
-}
-
-static void store(const co_shape *s, uint8_t *bytes, int64_t i, double v)
-{
-    float f = (float)v;
-    uint16_t h = tt_f32_to_bf16(f);
-    if (s->type == TT_F32) {
-        memcpy(bytes + 4 * i, &f, 4);
-    } else {
-        memcpy(bytes + 2 * i, &h, 2);
-    }
-}
-
 /* Pages with random keys and values up to each sequence's last position; all else is NaN. */
 static co_buf *make_pages(co_test *t, const int32_t *table, int32_t pool)
 {
     const co_shape *s = &t->shape;
-    int64_t n = 3 * (int64_t)s->kv_heads * TT_PAGE_TOKENS * s->dim * pool;
-    size_t n_bytes = (size_t)n * (s->type == TT_F32 ? 4 : 2);
-    uint8_t *bytes = co_host(t, n_bytes);
-    memset(bytes, 0xFF, n_bytes);
+    int64_t n = pool * co_kv_page_bytes(s);
+    uint8_t *bytes = co_host(t, (size_t)n);
+    double *x = co_host(t, (size_t)s->dim * sizeof *x);
+    tt_kv_layer kv = co_kv_layer(s, 0, 0);
+    memset(bytes, 0xFF, (size_t)n);
     for (int g = 0; g < s->n_segs; g++) {
         for (int32_t p = 0; p < s->ctx[g] + seg_rows(s); p++) {
-            int32_t page = table[first_page(s, g) + p / TT_PAGE_TOKENS];
-            for (int32_t k = 0; k < 2 * s->kv_heads * s->dim; k++) {
-                int32_t h = k / 2 / s->dim, d = k / 2 % s->dim;
-                store(s, bytes, kv_index(s, page, k % 2, h, p % TT_PAGE_TOKENS, d),
-                      co_normal(&t->rng));
+            co_kv_at at = {.page = table[first_page(s, g) + p / TT_PAGE_TOKENS],
+                           .offset = p % TT_PAGE_TOKENS};
+            for (int32_t k = 0; k < 2 * s->kv_heads; k++) {
+                at.head = k / 2;
+                at.is_v = k % 2;
+                for (int32_t d = 0; d < s->dim; d++) {
+                    x[d] = co_normal(&t->rng);
+                }
+                co_kv_put(s, &kv, bytes, at, x);
             }
         }
     }
-    return co_bytes(t, "pages", CO_IN, s->type == TT_F32 ? CO_F32 : CO_BF16, bytes, n);
+    return co_bytes(t, "pages", CO_IN, CO_U8, bytes, n);
 }
 
 /* The segments within the slice, their rows counted from its first. */
@@ -120,15 +104,8 @@ static void setup_common(co_test *t, tt_attention_args *a)
     int32_t table_len, pool = make_table(t, &table, &table_len);
     tt_kv_layer *kv = co_host(t, sizeof *kv);
     tt_seg *segs = co_host(t, MAX_SEGS * sizeof *segs);
-    int64_t layer_bytes =
-        (int64_t)s->kv_heads * TT_PAGE_TOKENS * s->dim * (s->type == TT_F32 ? 4 : 2);
     co_buf *pages = make_pages(t, table, pool);
-    *kv = (tt_kv_layer){.k = pages->dev,
-                        .v = pages->dev + (uint64_t)layer_bytes,
-                        .page_stride = 3 * layer_bytes,
-                        .type = s->type,
-                        .n_kv_heads = s->kv_heads,
-                        .head_dim = s->dim};
+    *kv = co_kv_layer(s, 0, pages->dev);
     int32_t n_segs = cut_segs(t, segs);
     co_buf *segs_dev =
         co_bytes(t, "segs", CO_IN, CO_U8, segs, (int64_t)(n_segs * (int32_t)sizeof *segs));
@@ -171,17 +148,17 @@ static int32_t visible(co_test *t, int32_t r, int32_t h, double *k, double *v)
     const co_shape *s = &t->shape;
     int32_t seg = r / seg_rows(s), pos = s->ctx[seg] + r % seg_rows(s), n = 0;
     const co_buf *pages = co_find(t, "pages"), *table = co_find(t, "table");
+    tt_kv_layer kv = co_kv_layer(s, 0, 0);
     for (int32_t p = 0; p <= pos; p++) {
         if (s->window > 0 && pos - p >= s->window) {
             continue;
         }
-        int32_t page = (int32_t)co_sent(table, first_page(s, seg) + p / TT_PAGE_TOKENS);
-        int32_t kvh = h * s->kv_heads / s->heads;
-        for (int32_t d = 0; d < s->dim; d++) {
-            k[n * s->dim + d] =
-                co_sent(pages, kv_index(s, page, false, kvh, p % TT_PAGE_TOKENS, d));
-            v[n * s->dim + d] = co_sent(pages, kv_index(s, page, true, kvh, p % TT_PAGE_TOKENS, d));
-        }
+        co_kv_at at = {.page = (int32_t)co_sent(table, first_page(s, seg) + p / TT_PAGE_TOKENS),
+                       .head = h * s->kv_heads / s->heads,
+                       .offset = p % TT_PAGE_TOKENS};
+        co_kv_get(s, &kv, pages->sent + CO_GUARD, at, k + (int64_t)n * s->dim);
+        at.is_v = true;
+        co_kv_get(s, &kv, pages->sent + CO_GUARD, at, v + (int64_t)n * s->dim);
         n++;
     }
     return n;
@@ -286,7 +263,7 @@ static double loss_attention(co_test *t, int64_t row, const double *x)
 
 static const co_grad attention_grads[] = {{"q", "dq", CO_NEVER, loss_attention}, {0}};
 
-#define KV_TYPES (CO_BIT(TT_BF16) | CO_BIT(TT_F32))
+#define KV_TYPES (CO_BIT(TT_BF16) | CO_BIT(TT_F32) | CO_BIT(TT_I8))
 
 static const co_shape attention_shapes[] = {
     {.rows = 1,
@@ -294,7 +271,14 @@ static const co_shape attention_shapes[] = {
      .kv_heads = 1,
      .dim = 64,
      .n_segs = 1,
-     .types = KV_TYPES,
+     .types = CO_BIT(TT_BF16) | CO_BIT(TT_F32),
+     .families = CO_BOTH_FAMILIES},
+    {.rows = 1,
+     .heads = 2,
+     .kv_heads = 1,
+     .dim = 64,
+     .n_segs = 1,
+     .types = CO_BIT(TT_I8),
      .families = CO_BOTH_FAMILIES},
     {.rows = 2,
      .heads = 2,
@@ -371,7 +355,7 @@ static const co_shape attention_shapes[] = {
      .n_segs = 2,
      .ctx = {300, 17},
      .window = 100,
-     .types = CO_BIT(TT_BF16),
+     .types = CO_BIT(TT_BF16) | CO_BIT(TT_I8),
      .families = CO_BIT(TT_PREFILL)},
     {.rows = 128,
      .heads = 9,
@@ -379,7 +363,7 @@ static const co_shape attention_shapes[] = {
      .dim = 64,
      .n_segs = 1,
      .ctx = {900},
-     .types = CO_BIT(TT_BF16),
+     .types = CO_BIT(TT_BF16) | CO_BIT(TT_I8),
      .families = CO_BIT(TT_PREFILL),
      .flags = CO_SLOW | CO_BENCH},
     {.rows = 2,
@@ -388,7 +372,7 @@ static const co_shape attention_shapes[] = {
      .dim = 64,
      .n_segs = 2,
      .ctx = {2047, 1000},
-     .types = CO_BIT(TT_BF16),
+     .types = CO_BIT(TT_BF16) | CO_BIT(TT_I8),
      .families = CO_BIT(TT_DECODE),
      .flags = CO_BENCH},
     {.rows = 2,
@@ -398,7 +382,7 @@ static const co_shape attention_shapes[] = {
      .n_segs = 1,
      .ctx = {2000},
      .window = 512,
-     .types = CO_BIT(TT_BF16),
+     .types = CO_BIT(TT_BF16) | CO_BIT(TT_I8),
      .families = CO_BIT(TT_DECODE),
      .flags = CO_BENCH},
 };
@@ -449,14 +433,14 @@ static const co_shape attention_bwd_shapes[] = {
      .dim = 64,
      .n_segs = 1,
      .ctx = {400},
-     .types = CO_BIT(TT_BF16)},
+     .types = CO_BIT(TT_BF16) | CO_BIT(TT_I8)},
     {.rows = 128,
      .heads = 9,
      .kv_heads = 3,
      .dim = 64,
      .n_segs = 1,
      .ctx = {500},
-     .types = CO_BIT(TT_BF16),
+     .types = CO_BIT(TT_BF16) | CO_BIT(TT_I8),
      .flags = CO_SLOW | CO_BENCH},
 };
 

@@ -64,7 +64,6 @@ static void setup_qk_rope(co_test *t)
     int32_t nq = s->heads * s->dim, nk = s->kv_heads * s->dim;
     int32_t n_pages = 2 + (s->rows + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS;
     tt_kv_layer *kv = co_host(t, sizeof *kv);
-    *kv = (tt_kv_layer){.type = s->type, .n_kv_heads = s->kv_heads, .head_dim = s->dim};
     tt_qk_rope_args *a = &t->args.qk_rope;
     *a = (tt_qk_rope_args){.kv = kv, .n_rows = t->n_rows, .n_heads = s->heads, .norm_eps = EPS};
     a->q = co_dev(t, co_inout(t, "q", s->rows, nq, 2));
@@ -86,13 +85,9 @@ static void setup_qk_rope(co_test *t)
     a->kv_slot = co_dev(t, make_slots(t, n_pages));
     a->rope = make_rope(t);
     /* The pages of two layers side by side, this one second: the first must stay untouched. */
-    int64_t layer = (int64_t)nk * TT_PAGE_TOKENS;
-    co_buf *pages =
-        co_out(t, "pages", s->type == TT_F32 ? CO_F32 : CO_BF16, 0, 4 * layer * n_pages);
-    int64_t elem = s->type == TT_F32 ? 4 : 2;
-    kv->page_stride = 4 * layer * elem;
-    kv->k = pages->dev + (uint64_t)(2 * layer * elem);
-    kv->v = kv->k + (uint64_t)(layer * elem);
+    co_buf *pages = co_out(t, "pages", CO_U8, 0, n_pages * co_kv_page_bytes(s));
+    pages->role = CO_SCRATCH; /* compared vector by vector */
+    *kv = co_kv_layer(s, 1, pages->dev);
 }
 
 static void call_qk_rope(co_test *t)
@@ -100,29 +95,49 @@ static void call_qk_rope(co_test *t)
     t->ops->qk_rope(t->lane, &t->args.qk_rope);
 }
 
-/* Index of a stored element in "pages"; part 2 = K, 3 = V. */
-static int64_t page_index(const co_shape *s, int32_t slot, int part, int32_t head, int32_t i)
+/* Nothing but the rows' vectors may have changed: `mark` has 1 where they lie. */
+static void check_rest(co_test *t, const co_buf *pages, const uint8_t *mark)
 {
-    int64_t layer = (int64_t)s->kv_heads * s->dim * TT_PAGE_TOKENS;
-    return (slot / TT_PAGE_TOKENS) * 4 * layer + part * layer +
-           ((int64_t)head * TT_PAGE_TOKENS + slot % TT_PAGE_TOKENS) * s->dim + i;
+    const uint8_t *got = pages->got + CO_GUARD;
+    for (size_t i = 0; i < pages->n_bytes; i++) {
+        if (mark[i] == 0 && got[i] != 0xFF) {
+            co_fail(t, "pages: byte %zu was written, no row lies there", i);
+            return;
+        }
+    }
 }
 
 /* What each row stored, as outputs that are cut by rows. */
 static void after_qk_rope(co_test *t)
 {
     const co_shape *s = &t->shape;
-    int32_t nk = s->kv_heads * s->dim;
     const co_buf *pages = co_find(t, "pages"), *slots = co_find(t, "kv_slot");
-    for (int part = 2; part < 4; part++) {
-        co_buf *b = co_derived(t, part == 2 ? "k_stored" : "v_stored", s->rows, nk);
-        for (int64_t i = 0; i < (int64_t)s->rows * nk; i++) {
-            int32_t slot = (int32_t)co_sent(slots, i / nk), c = (int32_t)(i % nk);
-            co_set_got(b, i,
-                       slot < 0 ? 0
-                                : co_got(pages, page_index(s, slot, part, c / s->dim, c % s->dim)));
+    const tt_kv_layer *kv = t->args.qk_rope.kv;
+    size_t skip = (size_t)(kv->k - pages->dev);
+    uint8_t *mark = co_host(t, pages->n_bytes);
+    double *x = co_host(t, (size_t)s->dim * sizeof *x);
+    for (int part = 0; part < 2; part++) {
+        co_buf *b = co_derived(t, part == 0 ? "k_stored" : "v_stored", s->rows,
+                               (int64_t)s->kv_heads * s->dim);
+        for (int32_t i = 0; i < s->rows * s->kv_heads; i++) {
+            int32_t row = i / s->kv_heads, slot = (int32_t)co_sent(slots, row);
+            co_kv_at at = {.page = slot / TT_PAGE_TOKENS,
+                           .offset = slot % TT_PAGE_TOKENS,
+                           .head = i % s->kv_heads,
+                           .is_v = part == 1};
+            memset(x, 0, (size_t)s->dim * sizeof *x);
+            if (slot >= 0) {
+                co_kv_get(s, kv, pages->got + CO_GUARD + skip, at, x);
+            }
+            if (slot >= 0 && row >= t->row0 && row < t->row0 + t->n_rows) {
+                co_kv_mark(s, kv, mark + skip, at);
+            }
+            for (int32_t d = 0; d < s->dim; d++) {
+                co_set_got(b, (int64_t)i * s->dim + d, x[d]);
+            }
         }
     }
+    check_rest(t, pages, mark);
 }
 
 static void row_of(const co_buf *x, const co_buf *bias, bool use_bias, int64_t row, int64_t at,
@@ -152,7 +167,8 @@ static void rope_head(co_test *t, const char *norm, double position, double *v)
 }
 
 /* K and V are compared where they lie, after their rounding: half a unit in the last of 8 bits is
- * 2^-8 of the value. */
+ * 2^-8 of the value. With TT_I8 an element in the middle between two whole numbers may go either
+ * way. */
 static void formula_qk_rope(co_test *t)
 {
     const co_shape *s = &t->shape;
@@ -175,14 +191,19 @@ static void formula_qk_rope(co_test *t)
             rope_head(t, "k_norm", position, head);
             row_of(co_find(t, "v"), co_find(t, "bv"), bias, r, (int64_t)h * s->dim, s->dim,
                    v + (head - k));
+            if (s->type == TT_I8) {
+                co_kv_quantise(head, s->dim, head);
+                co_kv_quantise(v + (head - k), s->dim, v + (head - k));
+            }
         }
     }
     co_expect(t, "q", q, 1e-13);
     if (s->flags & CO_NORM) {
         co_expect(t, "q_pre", pre, 1e-14);
     }
-    co_expect(t, "k_stored", k, s->type == TT_F32 ? 1e-13 : 1.6e-5);
-    co_expect(t, "v_stored", v, s->type == TT_F32 ? 1e-13 : 1.6e-5);
+    double limit = s->type == TT_F32 ? 1e-13 : s->type == TT_I8 ? 1e-5 : 1.6e-5;
+    co_expect(t, "k_stored", k, limit);
+    co_expect(t, "v_stored", v, limit);
 }
 
 static void setup_q_rope_bwd(co_test *t)
@@ -223,7 +244,7 @@ static double loss_q_rope(co_test *t, int64_t row, const double *x)
 
 static const co_grad q_rope_grads[] = {{"q_pre", "dq", CO_NEVER, loss_q_rope}, {0}};
 
-#define KV_TYPES (CO_BIT(TT_BF16) | CO_BIT(TT_F32))
+#define KV_TYPES (CO_BIT(TT_BF16) | CO_BIT(TT_F32) | CO_BIT(TT_I8))
 
 static const co_shape qk_rope_shapes[] = {
     {.rows = 1, .heads = 1, .kv_heads = 1, .dim = 64, .types = KV_TYPES},
@@ -261,7 +282,7 @@ static const co_shape qk_rope_shapes[] = {
      .heads = 9,
      .kv_heads = 3,
      .dim = 64,
-     .types = CO_BIT(TT_BF16),
+     .types = CO_BIT(TT_BF16) | CO_BIT(TT_I8),
      .flags = CO_BENCH | CO_INTERLEAVED},
 };
 
@@ -280,11 +301,12 @@ static const co_shape q_rope_bwd_shapes[] = {
 #define COUNT(a) (int)(sizeof(a) / sizeof *(a))
 
 /* 1e-6: two tables may round an element of K to neighbouring BF16 values where it lies near the
- * middle. */
+ * middle; 1e-5: two neighbouring whole numbers of TT_I8. */
 const co_op co_rope_ops[] = {
     {.name = "qk_rope",
      .fn = offsetof(tt_ops, qk_rope),
      .max_nmse = 1e-6,
+     .max_i8_nmse = 1e-5,
      .by_row = true,
      .shapes = qk_rope_shapes,
      .n_shapes = COUNT(qk_rope_shapes),

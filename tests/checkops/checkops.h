@@ -151,6 +151,7 @@ typedef struct co_op {
     size_t fn;              /* offset of the op's pointer in tt_ops */
     double max_nmse;        /* against ref: sum of squared errors over sum of squares, per output */
     double max_decode_nmse; /* the same for the DECODE family; 0 = max_nmse */
+    double max_i8_nmse;     /* the same for the type TT_I8; 0 = the others */
     /* Usual size of an output's elements by the making of the inputs: the least that errors are
      * taken relative to, since all elements may be small where terms cancel. 0 = their own size
      * alone. */
@@ -202,6 +203,27 @@ double co_sent(const co_buf *b, int64_t i);
 double co_got(const co_buf *b, int64_t i);
 /* Compares the rows of the slice of output `name` with want [rows, len] (or [len]). */
 void co_expect(co_test *t, const char *name, const double *want, double max_nmse);
+
+/* ---- pages of K and V: two layers each, of the shape's type, kv_heads and dim ---- */
+
+/* One head's vector of one token. */
+typedef struct co_kv_at {
+    int32_t page, head, offset;
+    bool is_v;
+} co_kv_at;
+
+int64_t co_kv_page_bytes(const co_shape *s);
+/* Layer 0 or 1 of pages that begin at `pages`. */
+tt_kv_layer co_kv_layer(const co_shape *s, int layer, tt_dev pages);
+/* Stores x[dim] as the type has it, or gets what is stored; first_k: the host's copy of kv->k. */
+void co_kv_put(const co_shape *s, const tt_kv_layer *kv, uint8_t *first_k, co_kv_at at,
+               const double *x);
+void co_kv_get(const co_shape *s, const tt_kv_layer *kv, const uint8_t *first_k, co_kv_at at,
+               double *x);
+/* Sets all bytes that a vector takes to 1. */
+void co_kv_mark(const co_shape *s, const tt_kv_layer *kv, uint8_t *first_k, co_kv_at at);
+/* y[n] = what TT_I8 leaves of x, without any rounding but that to whole numbers. */
+void co_kv_quantise(const double *x, int32_t n, double *y);
 
 /* One line on stdout; the test counts as failed. */
 void co_fail(co_test *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

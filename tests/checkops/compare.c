@@ -238,6 +238,9 @@ static void slice(const co_test *t, const co_buf *b, int64_t *first, int64_t *en
 static double limit_of(const co_test *t)
 {
     const co_op *op = t->op;
+    if (t->shape.type == TT_I8 && op->max_i8_nmse > 0) {
+        return op->max_i8_nmse;
+    }
     return t->shape.family == TT_DECODE && op->max_decode_nmse > 0 ? op->max_decode_nmse
                                                                    : op->max_nmse;
 }

@@ -102,7 +102,7 @@ struct attn_side {
 static void fill_args(attn_side *side, const attn_rig &rig, tt_dev pages)
 {
     size_t half = rig.half_page() * 2;
-    side->kv = {pages, pages + half, (int64_t)(3 * half), TT_BF16, rig.z.kv_heads, rig.z.dim};
+    side->kv = {pages, pages + half, (int64_t)(3 * half), TT_BF16, rig.z.kv_heads, rig.z.dim, 0, 0};
     side->a = {};
     side->a.segs_host = rig.segs.data();
     side->a.kv = &side->kv;

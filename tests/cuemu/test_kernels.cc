@@ -156,7 +156,9 @@ static void check_embed(tt_dtype type)
 static void test_embed()
 {
     for (int type = 0; type < TT_DTYPE_COUNT; type++) {
-        check_embed((tt_dtype)type);
+        if (type != TT_I8) { /* no weight has it */
+            check_embed((tt_dtype)type);
+        }
     }
 }
 
@@ -220,7 +222,7 @@ static void test_faults()
     kit_array<int32_t> ids(std::vector<int32_t>(8, 0));
     tt_dev p = tt_addr(x.p);
     tt_weight w = {TT_F32, 1, 8, p};
-    tt_kv_layer kv = {p, p, 0, TT_F32, 1, 8};
+    tt_kv_layer kv = {p, p, 0, TT_F32, 1, 8, 0, 0};
     tt_rope rope = {TT_ROPE_HALF, 8, p, 1};
     tt_embed_args embed = {tt_addr(ids.p), &w, p, 1, 1};
     tt_gather_args gather = {p, tt_addr(ids.p), p, 1, 8};

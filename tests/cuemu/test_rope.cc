@@ -77,8 +77,9 @@ struct rope_rig {
     tt_kv_layer layer(bool device)
     {
         tt_dev base = device ? pages.at_device() : pages.at_host();
-        return {base, base + half_page(z), stride, z.f32_pages ? TT_F32 : TT_BF16, z.kv_heads,
-                z.dim};
+        return {
+            base, base + half_page(z), stride, z.f32_pages ? TT_F32 : TT_BF16, z.kv_heads, z.dim, 0,
+            0};
     }
     tt_qk_rope_args args(bool device, const tt_kv_layer *kv)
     {

@@ -1,9 +1,9 @@
 /* test_golden_isolation.c - what must hold bit for bit, for every family: test_golden_isolation
- * MODELS FAMILY ISA Nothing trained changes nothing; the context's K/V are never written; an
+ * MODELS FAMILY ISA [q8] Nothing trained changes nothing; the context's K/V are never written; an
  * adapter acts on its own rows alone, in whatever company and order; the base comes back exactly;
  * sequences share pages and do not see each other; chunks do not show; a run of qttt.h is the
  * hand-made loop over the same spans. (docs/qttt.md, tests 4, 5 and 6.) K/V are BF16, as in the
- * server. */
+ * server, or (q8) of TT_I8. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -312,9 +312,9 @@ static void test_context_was_never_written(void **state)
     assert_true(rig_checksum(&t.r) == t.checksum);
 }
 
-static void setup(const char *path, const char *isa)
+static void setup(const char *path, const char *isa, tt_dtype kv_type)
 {
-    rig_open(&t.r, path, rig_isa(isa), TT_BF16, 40);
+    rig_open(&t.r, path, rig_isa(isa), kv_type, 40);
     tt_rng rng = tt_rng_make(1, 2);
     uint64_t n_vocab = (uint64_t)t.r.model->n_vocab;
     for (int32_t i = 0; i < CONTEXT; i++) {
@@ -331,13 +331,13 @@ static void setup(const char *path, const char *isa)
 
 int main(int argc, char **argv)
 {
-    if (argc != 4) {
-        fprintf(stderr, "usage: test_golden_isolation MODELS FAMILY ISA\n");
+    if (argc != 4 && (argc != 5 || strcmp(argv[4], "q8") != 0)) {
+        fprintf(stderr, "usage: test_golden_isolation MODELS FAMILY ISA [q8]\n");
         return 2;
     }
     char path[512];
     snprintf(path, sizeof path, "%s/%s.gguf", argv[1], argv[2]);
-    setup(path, argv[3]);
+    setup(path, argv[3], argc == 5 ? TT_I8 : TT_BF16);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_nothing_trained_is_the_base),
         cmocka_unit_test(test_base_comes_back),

@@ -1,8 +1,9 @@
 /* test_golden_real.c - the engine against PyTorch on a real model: test_golden_real MODEL.gguf
- * VECTORS.ttv full|ref full: the machine's best kernels and BF16 K/V over 2,000 positions of text
- * in two chunks, then one span's loss and gradient. ref: reference kernels and F32 K/V over the
- * first 250. What is compared and why: README.md. The divergence is KL(PyTorch || engine)
- * over PyTorch's 64 likeliest tokens and one bucket for the rest. */
+ * VECTORS.ttv full|q8|ref. full: the machine's best kernels and BF16 K/V over 2,000 positions of
+ * text in two chunks, then one span's loss and gradient. q8: the same with K/V of TT_I8. ref:
+ * reference kernels and F32 K/V over the first 250. What is compared and why: README.md. The
+ * divergence is KL(PyTorch || engine) over PyTorch's 64 likeliest tokens and one bucket for the
+ * rest. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -23,9 +24,23 @@
 #define CHUNK 250      /* rows of one step */
 #define BLOCK 50       /* rows of logits at a time */
 
+/* What a mode is held to: mean divergence; share of equal argmax; a layer's gradient norm,
+ * relative; 1 - cosine of a layer's gradients. Keys and values of one byte cost accuracy: on
+ * SmolLM2 a divergence of 1.2e-3, 97.5 % and 0.12 % of the loss. */
+static const struct bar {
+    const char *mode;
+    tt_dtype kv_type;
+    double kl, equal, norm, angle;
+} bars[] = {
+    {"full", TT_BF16, 3e-3, 0.98, 0.1, 0.02},
+    {"q8", TT_I8, 3e-3, 0.97, 0.2, 0.05},
+    {"ref", TT_F32, 1e-5, 0.996, 0, 0}, /* one row may differ */
+};
+
 static struct {
     rig r;
     vec_file *v;
+    const struct bar *bar;
     bool ref;
     int32_t n_rows;            /* compared so far */
     int32_t n_equal, n_losses; /* equal argmax; rows whose next token is known */
@@ -140,8 +155,8 @@ static void test_text(void **state)
     printf(
         "    %s: %d positions, KL %.3g nats, equal argmax %.2f %%, mean loss %.5f (PyTorch %.5f)\n",
         t.r.d.ops.isa, t.n_rows, kl, 100 * equal, t.loss / t.n_rows, t.want_loss / t.n_rows);
-    assert_true(kl <= (t.ref ? 1e-5 : 3e-3));
-    assert_true(t.ref ? t.n_equal >= t.n_rows - 1 : equal >= 0.98);
+    assert_true(kl <= t.bar->kl);
+    assert_true(equal >= t.bar->equal);
     assert_true(fabs(t.loss - t.want_loss) <= 0.005 * t.want_loss);
 }
 
@@ -164,7 +179,7 @@ static void test_span_gradient(void **state)
     tt_segment seg = rig_span(&t.r, at[1], at[2], param, targets);
     rig_run(&t.r, &seg, 1,
             &(tt_step_options){.family = TT_PREFILL, .trainee = param, .grads = grads});
-    double loss = 0, worst = 0;
+    double loss = 0, worst = 0, norm = 0;
     for (int32_t i = 0; i < at[2]; i++) {
         loss += tt_step_losses(t.r.step)[i] / at[2];
     }
@@ -185,14 +200,17 @@ static void test_span_gradient(void **state)
             a[i] = g[(int64_t)row * m->hidden + col];
             b[i] = (float)want[l * 64 + i];
         }
-        assert_true(fabs(sqrt(sum) / norms[l] - 1.0) <= 0.1);
+        norm = fmax(norm, fabs(sqrt(sum) / norms[l] - 1.0));
         worst = fmax(worst, rig_angle(a, b, 64));
     }
     free(g);
     double want_loss = vec_f64(t.v, "span.loss");
-    printf("    span loss %.5f (PyTorch %.5f), worst 1 - cosine of the layers' gradients %.2g\n",
-           loss, want_loss, worst);
-    assert_true(worst <= 0.02);
+    printf(
+        "    span loss %.5f (PyTorch %.5f), of the layers' gradients worst 1 - cosine %.2g, norm "
+        "%.2g %% off\n",
+        loss, want_loss, worst, 100 * norm);
+    assert_true(worst <= t.bar->angle);
+    assert_true(norm <= t.bar->norm);
     assert_true(fabs(loss - want_loss) <= 0.005 * want_loss);
     tt_adapter_unref(&t.r.d, &param);
     tt_adapter_unref(&t.r.d, &grads);
@@ -201,19 +219,26 @@ static void test_span_gradient(void **state)
 int main(int argc, char **argv)
 {
     if (argc != 4) {
-        fprintf(stderr, "usage: test_golden_real MODEL.gguf VECTORS.ttv full|ref\n");
+        fprintf(stderr, "usage: test_golden_real MODEL.gguf VECTORS.ttv full|q8|ref\n");
         return 2;
     }
     if (access(argv[1], R_OK) != 0) {
         printf("skip: %s is not there (\"make model\", \"make model-gemma\")\n", argv[1]);
         return RIG_SKIP;
     }
-    t.ref = strcmp(argv[3], "ref") == 0;
+    for (size_t i = 0; i < sizeof bars / sizeof *bars; i++) {
+        t.bar = strcmp(argv[3], bars[i].mode) == 0 ? &bars[i] : t.bar;
+    }
+    if (t.bar == NULL) {
+        fprintf(stderr, "test_golden_real: no mode %s\n", argv[3]);
+        return 2;
+    }
+    t.ref = t.bar->kv_type == TT_F32;
     t.v = vec_open(argv[2]);
     if (!t.v) {
         return 1;
     }
-    rig_open(&t.r, argv[1], rig_isa(t.ref ? "ref" : "auto"), t.ref ? TT_F32 : TT_BF16, 40);
+    rig_open(&t.r, argv[1], rig_isa(t.ref ? "ref" : "auto"), t.bar->kv_type, 40);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_text)};
     const struct CMUnitTest gradient[] = {cmocka_unit_test(test_span_gradient)};
     int failed = cmocka_run_group_tests_name(argv[3], tests, NULL, NULL);

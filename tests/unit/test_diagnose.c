@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #include <cmocka.h>
 
@@ -138,13 +139,84 @@ static void test_no_memory(void **state)
     small_close(&e);
 }
 
+enum { N_KEYS = 70 };
+
+/* The first layer's heads, whose queries do not depend on K; pages: as they are to be, or NULL. */
+static void heads_of(small_engine *e, uint8_t *const *content, tt_head_diagnosis heads[4])
+{
+    int32_t ids[N_KEYS], pages[2];
+    tt_err err = {0};
+    tt_diagnose_params p = {.needle_start = 3, .needle_end = 5, .delta = 1, .epsilon = 0.1};
+    small_ids(ids, N_KEYS, e->model->n_vocab, 3);
+    for (int i = 0; i < 2; i++) {
+        pages[i] = tt_kv_take(e->kv);
+    }
+    tt_segment seg = {.ids = ids, .n_rows = N_KEYS, .pages = pages, .store = true};
+    small_run(e, &seg, 1, &(tt_step_options){0});
+    for (int i = 0; content != NULL && i < 2; i++) {
+        tt_kv_write_page(e->kv, pages[i], content[i]);
+    }
+    seg = (tt_segment){.ids = ids + N_KEYS - 1, .n_rows = 1, .pos0 = N_KEYS - 1, .pages = pages};
+    assert_int_equal(tt_step_begin(e->step, &seg, 1, &(tt_step_options){0}, &err), TT_OK);
+    assert_int_equal(tt_step_run(e->step, 1, &err), TT_STEP_MORE);
+    assert_int_equal(tt_diagnose_layer(e->step, 0, pages, N_KEYS - 1, &p, heads, &err), TT_OK);
+}
+
+/* The K of a page of TT_I8 as F32, layer after layer; V stays zero. */
+static uint8_t *widened(small_engine *e, int32_t page)
+{
+    const tt_model *m = e->model;
+    size_t n = (size_t)m->n_kv_heads * TT_PAGE_TOKENS, dim = (size_t)m->head_dim;
+    uint8_t *from = malloc(tt_kv_page_bytes(m, TT_I8)),
+            *to = calloc(1, tt_kv_page_bytes(m, TT_F32));
+    tt_err err;
+    assert_true(from != NULL && to != NULL);
+    assert_int_equal(tt_kv_read_page(e->kv, page, from, &err), TT_OK);
+    for (int32_t l = 0; l < m->n_layers; l++) {
+        const tt_kv_layer *kv = tt_kv_layer_of(e->kv, l);
+        tt_dev base = tt_kv_layer_of(e->kv, 0)->k;
+        const int8_t *q = (const int8_t *)from + (kv->k - base);
+        const float *scale = (const float *)(const void *)(from + (kv->k_scale - base));
+        float *x = (float *)(void *)to + 2 * n * dim * (size_t)l;
+        for (size_t i = 0; i < n * dim; i++) {
+            x[i] = scale[i / dim] * (float)q[i];
+        }
+    }
+    free(from);
+    return to;
+}
+
+/* Scores of bytes with scales are those of the same numbers as F32. */
+static void test_keys_of_one_byte(void **state)
+{
+    small_engine e;
+    tt_head_diagnosis a[4], b[4];
+    uint8_t *pages[2];
+    small_open(&e, &(small_options){.kv_type = TT_I8, .n_pages = 4, .n_threads = 1});
+    heads_of(&e, NULL, a);
+    for (int i = 0; i < 2; i++) {
+        pages[i] = widened(&e, i);
+    }
+    small_close(&e);
+    small_open(&e, &(small_options){.kv_type = TT_F32, .n_pages = 4, .n_threads = 1});
+    heads_of(&e, pages, b);
+    small_close(&e);
+    for (int h = 0; h < 4; h++) {
+        assert_int_equal(a[h].best, b[h].best);
+        assert_true(isfinite(a[h].margin));
+        assert_true(a[h].margin == b[h].margin && a[h].gap == b[h].gap);
+        assert_true(a[h].needle_mass == b[h].needle_mass && a[h].sink_mass == b[h].sink_mass);
+    }
+    free(pages[0]);
+    free(pages[1]);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_one_against_a_hundred),
-                                       cmocka_unit_test(test_the_required_gap),
-                                       cmocka_unit_test(test_a_needle_of_several_tokens),
-                                       cmocka_unit_test(test_windows),
-                                       cmocka_unit_test(test_extremes),
-                                       cmocka_unit_test(test_no_memory)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_keys_of_one_byte), cmocka_unit_test(test_one_against_a_hundred),
+        cmocka_unit_test(test_the_required_gap), cmocka_unit_test(test_a_needle_of_several_tokens),
+        cmocka_unit_test(test_windows),          cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -78,7 +78,7 @@ static void row_sizes(void **state)
 {
     (void)state;
     static const int64_t bytes_of_256[TT_DTYPE_COUNT] = {1024, 512, 512, 272, 144, 160,
-                                                         176,  192, 144, 176, 210};
+                                                         176,  192, 144, 176, 210, 256};
     for (int t = 0; t < TT_DTYPE_COUNT; t++) {
         assert_int_equal(tt_row_bytes((tt_dtype)t, 256), bytes_of_256[t]);
         assert_int_equal(tt_row_bytes((tt_dtype)t, 0), 0);

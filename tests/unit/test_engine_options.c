@@ -99,6 +99,9 @@ static void test_values(void **state)
     assert_true(o.auto_rule.min_tokens == 12 && o.auto_rule.min_recall == 0.75 &&
                 o.auto_rule.max_load == 13);
     assert_null(o.on_state);
+    set("model.kv_type", "q8");
+    assert_int_equal(tt_engine_options_from(&settings, &o, &err), TT_OK);
+    assert_int_equal(o.kv_type, TT_I8);
 }
 
 int main(void)

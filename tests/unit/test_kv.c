@@ -270,6 +270,43 @@ static void test_checksum_sees_the_tokens_it_covers(void **state)
     tt_kv_unref(f->kv, page);
 }
 
+/* Of a page of TT_I8, whose scales lie apart: each byte of the tokens that are covered counts, and
+ * no other. */
+static void test_checksum_with_scales(void **state)
+{
+    fixture *f = *state;
+    enum { COVERED = 40 };
+    tt_err err;
+    tt_kv_pool *kv = NULL;
+    uint64_t a, b;
+    assert_int_equal(tt_kv_create(&f->d, &(tt_kv_options){TT_I8, 2}, &kv, &err), TT_OK);
+    size_t n = tt_kv_page_bytes(&f->model, TT_I8), counted = 0;
+    assert_int_equal(n, 64 * 2 * 2 * (8 + 4)); /* two layers of K and V */
+    uint8_t *bytes = calloc(n, 1);
+    int32_t page = tt_kv_take(kv);
+    tt_kv_write_page(kv, page, bytes);
+    assert_int_equal(tt_kv_checksum(kv, page, COVERED, &a, &err), TT_OK);
+    for (size_t i = 0; i < n; i++) {
+        bytes[i] = 1;
+        tt_kv_write_page(kv, page, bytes);
+        assert_int_equal(tt_kv_checksum(kv, page, COVERED, &b, &err), TT_OK);
+        counted += a != b;
+        bytes[i] = 0;
+    }
+    assert_int_equal(counted, n / 64 * COVERED);
+    const tt_kv_layer *l = tt_kv_layer_of(kv, 1);
+    size_t start = (size_t)(l->v_scale - tt_kv_layer_of(kv, 0)->k) + sizeof(float) * COVERED;
+    for (size_t i = start - 1; i <= start; i++) { /* the last scales of the page, around the end */
+        bytes[i] = 1;
+        tt_kv_write_page(kv, page, bytes);
+        assert_int_equal(tt_kv_checksum(kv, page, COVERED, &b, &err), TT_OK);
+        assert_int_equal(a != b, i < start);
+        bytes[i] = 0;
+    }
+    free(bytes);
+    tt_kv_destroy(&kv);
+}
+
 /* Random life of many sequences over few pages: the counts always add up and what is found is what
  * was filled. */
 static void test_random_life(void **state)
@@ -330,6 +367,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_reserve_fails_whole, setup, teardown),
         cmocka_unit_test_setup_teardown(test_shared_pages_survive_one_owner, setup, teardown),
         cmocka_unit_test_setup_teardown(test_checksum_sees_the_tokens_it_covers, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_checksum_with_scales, setup, teardown),
         cmocka_unit_test_setup_teardown(test_random_life, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -34,6 +34,8 @@ static void test_what_it_depends_on(void **state)
     assert_true(of(&plain, TT_ISA_ALL, TT_BF16, 1) == base);
     assert_true(of(&plain, TT_ISA_ALL, TT_BF16, 2) == base); /* threads decide no bits */
     assert_true(of(&plain, TT_ISA_ALL, TT_F32, 1) != base);
+    uint64_t bytes = of(&plain, TT_ISA_ALL, TT_I8, 1);
+    assert_true(bytes != base && of(&plain, TT_ISA_ALL, TT_I8, 2) == bytes);
     assert_true(of(&plain, 0, TT_BF16, 1) != base || TT_ISA_ALL == 0);
     const mw_model others[] = {{.layers = 4},
                                {.layers = 3, .rope_freqs = true},

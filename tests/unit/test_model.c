@@ -128,6 +128,8 @@ static void test_llama(void **state)
     assert_int_equal(m->weight_bytes, 4 * m->n_params);
     assert_int_equal(tt_model_kv_bytes_per_token(m, TT_BF16), 2 * 2 * 16 * 2);
     assert_int_equal(tt_model_kv_bytes_per_token(m, TT_F32), 2 * 2 * 16 * 4);
+    assert_true(m->n_kv_heads * m->head_dim == 16 && m->n_kv_heads > 0);
+    assert_int_equal(tt_model_kv_bytes_per_token(m, TT_I8), 2 * 2 * (16 + 4 * m->n_kv_heads));
     assert_int_equal(m->n_tensors, 3 + 2 * 9);
     assert_int_equal(m->vocab.kind, TT_VOCAB_SPM);
     assert_int_equal(m->vocab.n_tokens, 24);

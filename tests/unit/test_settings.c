@@ -129,7 +129,7 @@ static void faults_are_told_with_their_place(void **state)
     expect_refused("server:\n  max_body: 1\n", "f.yaml:2:13", "from 1024");
     expect_refused("stream:\n  heartbeat_seconds: 1e999\n", "f.yaml:2:22", "a number from 0.05");
     expect_refused("stream:\n  heartbeat_seconds: .nan\n", "f.yaml:2:22", "a number");
-    expect_refused("model:\n  kv_type: q8\n", "f.yaml:2:12", "one of bf16, f32");
+    expect_refused("model:\n  kv_type: q4\n", "f.yaml:2:12", "one of bf16, f32, q8");
     expect_refused("server: 3\n", "f.yaml:1:9", "section");
     expect_refused("- 1\n", "f.yaml:1:1", "expected");
     expect_refused("server:\n  host: a\n   port: 1\n", "f.yaml:3:8", "mapping");
@@ -243,7 +243,7 @@ static void bad_flags(void **state)
                                          {"--port=70000", NULL},
                                          {"--port", NULL},
                                          {"--config", "no/such/file"},
-                                         {"--kv-type", "q8"}};
+                                         {"--kv-type", "q4"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char *argv[] = {(char *)"serve", (char *)(intptr_t)bad[i][0], (char *)(intptr_t)bad[i][1],
                         NULL};

@@ -111,6 +111,9 @@ static void test_chunks_do_not_show(void **state)
         check_chunks(archs[i], 0, TT_F32);
         check_chunks(archs[i], TT_ISA_ALL, TT_BF16);
     }
+    check_chunks("qwen3", 0, TT_I8);
+    check_chunks("gemma3", TT_ISA_AVX2, TT_I8);
+    check_chunks("llama", TT_ISA_ALL, TT_I8);
 }
 
 /* Is value `i` (in the pool's order: page, layer, K or V, head, offset, dimension) in one of the
@@ -173,14 +176,14 @@ static tt_adapter *noisy_adapter(small_engine *e, float size, uint64_t seed)
 }
 
 /* Rows that do not store, in a training step and outside: not one byte of the pool moves. */
-static void test_rows_without_pages_of_their_own_write_nothing(void **state)
+static void check_nothing_written(tt_dtype kv)
 {
     small_engine e;
     float y[VOCAB];
     int32_t targets[20];
-    open_poisoned(&e, "gemma3", TT_ISA_ALL, TT_BF16);
+    open_poisoned(&e, "gemma3", TT_ISA_ALL, kv);
     prefill(&e, pages_a, CONTEXT, 64, y);
-    uint8_t *before = pool_bytes(&e, TT_BF16);
+    uint8_t *before = pool_bytes(&e, kv);
     tt_adapter *a = noisy_adapter(&e, 0.1f, 3), *g = noisy_adapter(&e, 1.0f, 4);
     memcpy(targets, ids + 81, sizeof targets);
     tt_segment s = {.ids = ids + 80,
@@ -194,8 +197,8 @@ static void test_rows_without_pages_of_their_own_write_nothing(void **state)
     small_run(&e, &s, 1, &(tt_step_options){.family = TT_PREFILL});
     s.want = TT_WANT_LAST;
     small_run(&e, &s, 1, &(tt_step_options){.family = TT_DECODE});
-    uint8_t *after = pool_bytes(&e, TT_BF16);
-    assert_memory_equal(after, before, N_PAGES * tt_kv_page_bytes(e.model, TT_BF16));
+    uint8_t *after = pool_bytes(&e, kv);
+    assert_memory_equal(after, before, N_PAGES * tt_kv_page_bytes(e.model, kv));
     free(before);
     free(after);
     tt_adapter_unref(&e.d, &a);
@@ -203,14 +206,20 @@ static void test_rows_without_pages_of_their_own_write_nothing(void **state)
     small_close(&e);
 }
 
+static void test_rows_without_pages_of_their_own_write_nothing(void **state)
+{
+    check_nothing_written(TT_BF16);
+    check_nothing_written(TT_I8);
+}
+
 /* Rows of two sequences, of the base and under an adapter (two neighbours that share it), storing
  * and not, and some that want nothing: each as if alone, in every rotation. */
-static void check_company(tt_family family)
+static void check_company(tt_family family, tt_dtype kv)
 {
     enum { N = 4 };
     small_engine e;
     float y[VOCAB], alone[N][VOCAB];
-    open_poisoned(&e, "llama", TT_ISA_ALL, TT_BF16);
+    open_poisoned(&e, "llama", TT_ISA_ALL, kv);
     prefill(&e, pages_a, CONTEXT, CONTEXT, y);
     prefill(&e, pages_b, 70, 70, y);
     tt_adapter *a = noisy_adapter(&e, 0.2f, 8);
@@ -259,8 +268,10 @@ static void check_company(tt_family family)
 
 static void test_company_and_order_do_not_show(void **state)
 {
-    check_company(TT_PREFILL);
-    check_company(TT_DECODE);
+    check_company(TT_PREFILL, TT_BF16);
+    check_company(TT_PREFILL, TT_I8);
+    check_company(TT_DECODE, TT_BF16);
+    check_company(TT_DECODE, TT_I8);
 }
 
 /* ln(sum exp) - y[target], in double. */
