@@ -234,6 +234,21 @@ static void test_decode()
     }
 }
 
+/* For what nvcc makes: windows, several tiles and several segments for each head size; loops over
+ * splits, which it unrolls by four, with more turns than that. */
+#ifndef CUEMU
+static void test_unrolled()
+{
+    for (int dim : {64, 80, 96, 128, 256}) {
+        check_attention({TT_PREFILL, dim, 1, 1, 0, {{0, 130}, {1, 65}}});
+        check_attention({TT_PREFILL, dim, 6, 2, 40, {{60, 7}, {0, 70}, {63, 1}}});
+        check_attention({TT_DECODE, dim, 20, 1, 300, {{299, 2}, {811, 1}, {3, 1}}});
+        check_attention({TT_DECODE, dim, 2, 2, 0, {{5000, 1}, {63, 1}}});
+    }
+    check_attention({TT_DECODE, 64, 1, 1, 0, {{130 * 256, 1}}});
+}
+#endif
+
 /* A row of segment `seg` alone has the bits that it has among others. */
 static void check_alone(tt_family family, int seg, int row)
 {
@@ -333,6 +348,8 @@ static const kit_test tests[] = {
     {"alone", test_alone},     {"nothing", test_nothing},
 #ifdef CUEMU
     {"faults", test_faults},
+#else
+    {"unrolled", test_unrolled},
 #endif
 };
 

@@ -169,6 +169,9 @@ void test_head()
         check_head({3, vocab, 32, 128, TT_BF16, 0.5f});
     }
     check_head({2, 5, 32, 1, TT_Q8_0, 0.5f});
+    /* More than four columns a thread: nvcc unrolls by four. */
+    check_head({5, 1500, 32, 1400, TT_F32, 0.5f});
+    check_head({5, 1500, 32, 1400, TT_BF16, 0.5f});
     /* exp() of these logits overflows, and underflows under the maximum. They are hundreds with an
      * error of 1e-5, and p's relative error is their absolute one. */
     check_head({4, 200, 64, 77, TT_F32, 100.0f}, 1e-8);

@@ -167,6 +167,24 @@ void test_optim_step()
     }
 }
 
+/* More partial sums than threads: rows, blocks of squares, elements of a Gram matrix. Tier A has
+ * them a few a thread as well, so this is for the loops that nvcc unrolls by four. */
+#ifndef CUEMU
+void test_optim_unrolled()
+{
+    optim_rig rig(1100);
+    optim_tensor t(&rig.rnd, 1, 3, TT_F32, false, 1);
+    for (size_t i = 0; i < 3; i++) {
+        t.put_g(i, 0.5f * (float)i + 1.5f); /* squares with exact sums */
+    }
+    for (int i = 0; i < 1100; i++) {
+        rig.add(&t);
+    }
+    rig.begin();
+    CHECK(rig.state.host[0].finite == 1);
+}
+#endif
+
 /* A step with a gradient or a loss that is no finite number counts and changes nothing else. */
 void test_optim_dropped()
 {
@@ -246,7 +264,9 @@ void test_delta_norm()
         check_delta(TT_F32, type, 33, 300, 1, 1);
         check_delta(TT_Q8_0, type, 257, 64, 8, 1e-3f);
         check_delta(TT_F32, type, 31, 31, 5, 0);
+        check_delta(TT_F32, type, 1300, 1300, 2, 1); /* five a thread: nvcc unrolls by four */
     }
+    check_delta(TT_F32, TT_F32, 40, 40, 33, 1);
 }
 
 #ifdef CUEMU

@@ -45,15 +45,18 @@ static expected_sums expected(reference *ref, test_weight *w, const std::vector<
     return e;
 }
 
-static void check_matmul(product_rig *rig, tt_dtype type, const product_shape &z)
+/* shift: x begins that many floats behind a multiple of 16 bytes. */
+static void check_matmul(product_rig *rig, tt_dtype type, const product_shape &z, size_t shift = 0)
 {
     kit_random rnd = {(uint64_t)(z.n_rows * 10007 + z.cols * 101 + z.out + (int)type)};
     size_t n = (size_t)z.n_rows * (size_t)z.out;
     test_weight w(&rnd, type, z.out, z.cols);
-    twin<float> x(random_floats(&rnd, (size_t)z.n_rows * (size_t)z.cols));
+    twin<float> x(random_floats(&rnd, (size_t)z.n_rows * (size_t)z.cols + shift));
     twin<float> y(z.accumulate ? random_floats(&rnd, n) : nothing(n));
+    x.host.erase(x.host.begin(), x.host.begin() + (ptrdiff_t)shift);
     expected_sums e = expected(&rig->ref, &w, x.host, y.host, z);
-    tt_matmul_args d = matmul_args(x.at_device(), &w.device, y.at_device(), z);
+    tt_matmul_args d =
+        matmul_args(x.at_device() + shift * sizeof(float), &w.device, y.at_device(), z);
     CHECK_OK(tt_cuda_matmul(rig->s.s, &rig->p, &d));
     rig->s.sync();
     char what[120];
@@ -82,6 +85,7 @@ static void test_decode()
         check_matmul(&rig, type, {1, 1, unit, TT_DECODE, false});
         check_matmul(&rig, type, {9, 17, 5 * unit, TT_DECODE, true});
         check_matmul(&rig, type, {17, 16, unit == 32 ? 1056 : 1280, TT_DECODE, false});
+        check_matmul(&rig, type, {10, 3, 256, TT_DECODE, false}, 1);
     }
     check_matmul(&rig, TT_F32, {0, 8, 32, TT_DECODE, false});
 }

@@ -13,6 +13,8 @@ static const kit_test tests[] = {
 #ifdef CUEMU
     {"head_faults", test_head_faults},
     {"optim_faults", test_optim_faults},
+#else
+    {"optim_unrolled", test_optim_unrolled},
 #endif
 };
 

@@ -105,6 +105,8 @@ void test_delta_norm();
 #ifdef CUEMU
 void test_head_faults();
 void test_optim_faults();
+#else
+void test_optim_unrolled();
 #endif
 
 #endif
