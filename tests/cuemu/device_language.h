@@ -111,7 +111,9 @@ template <class T>
 static inline T __shfl_xor_sync(unsigned mask, T v, int bits, int width = 32,
                                 cuemu::place at = cuemu::here())
 {
-    return cuemu::exchange(mask, v, cuemu::in_group(cuemu::current->lane ^ bits, width), at);
+    int own = cuemu::current->lane, from = own ^ bits;
+    /* Lanes of earlier groups may be read, those of later ones give the lane's own value. */
+    return cuemu::exchange(mask, v, from < (own | (width - 1)) + 1 ? from : own, at);
 }
 
 template <class T>
