@@ -293,6 +293,14 @@ static __global__ void mma_kernel(float *d, const uint32_t *a, const uint32_t *b
     mma_bf16(d + 4 * lane, a + 4 * lane, b[2 * lane], b[2 * lane + 1]);
 }
 
+/* Of a number that is one. */
+static uint32_t bf16_bits(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    return bits >> 16;
+}
+
 /* Fragments are written and read by the formulas of the PTX manual, which number the elements (a0
  * to a7) and not the registers. */
 static void test_mma()
@@ -316,13 +324,11 @@ static void test_mma()
         for (int i = 0; i < 8; i++) {
             int row = i < 2 || (i >= 4 && i < 6) ? group : group + 8;
             int col = t * 2 + (i & 1) + (i >= 4 ? 8 : 0);
-            ra[(size_t)(lane * 4 + i / 2)] |= (uint32_t)__float2bfloat16(a[row][col]).x
-                                              << (i % 2 * 16);
+            ra[(size_t)(lane * 4 + i / 2)] |= bf16_bits(a[row][col]) << (i % 2 * 16);
         }
         for (int i = 0; i < 4; i++) {
             int row = t * 2 + (i & 1) + (i >= 2 ? 8 : 0);
-            rb[(size_t)(lane * 2 + i / 2)] |= (uint32_t)__float2bfloat16(b[row][group]).x
-                                              << (i % 2 * 16);
+            rb[(size_t)(lane * 2 + i / 2)] |= bf16_bits(b[row][group]) << (i % 2 * 16);
             rd[(size_t)(lane * 4 + i)] = (float)(lane - i);
         }
     }
