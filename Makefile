@@ -8,7 +8,7 @@ MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
 DEFAULT_MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 PY     = build/venv/bin/python
 
-.PHONY: all help setup setup-test setup-deep venv test-venv venv-load model model-gemma build demo run test test-deep test-cuda bench load \
+.PHONY: all help setup setup-test setup-deep venv test-venv venv-load model model-gemma build server demo run test test-deep test-cuda bench load \
         soak fuzz lint image-test clean
 
 all: build
@@ -53,6 +53,10 @@ $(BUILD)/build.ninja: | setup
 build: setup $(BUILD)/build.ninja
 	@ninja -C $(BUILD) $(if $(JOBS),-j$(JOBS))
 
+# All that demo and run want of it: the tests' programs are most of a build.
+server: setup $(BUILD)/build.ninja
+	@ninja -C $(BUILD) $(if $(JOBS),-j$(JOBS)) server/qttt
+
 model: venv
 	@$(PY) tools/fetch_model.py smollm2
 
@@ -60,10 +64,10 @@ model-gemma: venv
 	@$(PY) tools/fetch_model.py gemma3
 
 # The user's own MODEL is used as it is; the default one is fetched.
-demo: build $(if $(filter $(DEFAULT_MODEL),$(MODEL)),model)
+demo: server $(if $(filter $(DEFAULT_MODEL),$(MODEL)),model)
 	@python3 tools/demo.py --binary $(BUILD)/server/qttt --model '$(MODEL)'
 
-run: build $(if $(filter $(DEFAULT_MODEL),$(MODEL)),model)
+run: server $(if $(filter $(DEFAULT_MODEL),$(MODEL)),model)
 	@sh tools/run.sh $(BUILD)/server/qttt '$(MODEL)' '$(HOST)' '$(PORT)'
 
 test: setup-test build test-venv model
