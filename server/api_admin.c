@@ -136,19 +136,14 @@ typedef struct owner {
 
 typedef struct owners {
     tt_server *s;
-    owner *v; /* owned */
+    owner *v; /* owned: of each tenant, at its place; then of scopes without one */
     int32_t n, cap;
     int64_t n_tokens; /* looked up */
     bool kv_complete, failed;
 } owners;
 
-static owner *owner_of(owners *o, const char *scope)
+static owner *add_owner(owners *o, const char *scope)
 {
-    for (int32_t i = 0; i < o->n; i++) {
-        if (strcmp(o->v[i].scope, scope) == 0) {
-            return &o->v[i];
-        }
-    }
     if (o->n == o->cap) {
         int32_t cap = o->cap > 0 ? 2 * o->cap : 16;
         owner *v = realloc(o->v, (size_t)cap * sizeof *v);
@@ -160,8 +155,22 @@ static owner *owner_of(owners *o, const char *scope)
         o->cap = cap;
     }
     o->v[o->n] = (owner){0};
-    strncpy(o->v[o->n].scope, scope, sizeof o->v->scope - 1);
+    snprintf(o->v[o->n].scope, sizeof o->v->scope, "%s", scope);
     return &o->v[o->n++];
+}
+
+static owner *owner_of(owners *o, const char *scope)
+{
+    const tt_tenant *t = tt_tenants_of_scope(&o->s->tenants, scope);
+    if (t != NULL) {
+        return t->place < o->n ? &o->v[t->place] : NULL; /* NULL: memory ran out before it */
+    }
+    for (int32_t i = o->s->tenants.n; i < o->n; i++) {
+        if (strcmp(o->v[i].scope, scope) == 0) {
+            return &o->v[i];
+        }
+    }
+    return add_owner(o, scope);
 }
 
 static void count_session(void *arg, const tt_session_record *r)
@@ -229,15 +238,16 @@ static void put_owner(tt_buf *b, const tt_tenant *t, const owner *w)
 static void put_owners(tt_buf *b, tt_server *s)
 {
     owners o = {.s = s, .kv_complete = true};
-    for (int32_t i = 0; i < s->tenants.n; i++) {
-        owner_of(&o, s->tenants.v[i]->key.scope);
+    const tt_tenants *t = &s->tenants;
+    for (int32_t i = 0; i < t->n && !o.failed; i++) {
+        add_owner(&o, t->v[i]->key.scope);
     }
     tt_session_store_each(s->sessions, count_session, &o);
     tt_job_table_each_live(s->jobs, count_job, &o);
     tt_buf_puts(b, ",\"owners\":[");
     for (int32_t i = 0; i < o.n; i++) {
         tt_buf_puts(b, i > 0 ? "," : "");
-        put_owner(b, tt_tenants_of_scope(&s->tenants, o.v[i].scope), &o.v[i]);
+        put_owner(b, i < t->n ? t->v[i] : NULL, &o.v[i]);
     }
     tt_buf_printf(b, "],\"kv_complete\":%s", o.kv_complete ? "true" : "false");
     b->failed = b->failed || o.failed;

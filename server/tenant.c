@@ -26,14 +26,25 @@ tt_code tt_tenants_read(const tt_settings *set, tt_key_list *ret, tt_err *reterr
     return TT_OK;
 }
 
-static const tt_key *key_of_scope(const tt_key_list *keys, const char *scope)
+static int by_scope(const void *a, const void *b)
 {
-    for (int32_t i = 0; i < keys->n; i++) {
-        if (strcmp(keys->v[i].scope, scope) == 0) {
-            return &keys->v[i];
+    const tt_tenant *const *x = a, *const *y = b;
+    return strcmp((*x)->key.scope, (*y)->key.scope);
+}
+
+/* Its place in `sorted`, -1 = none. */
+static int32_t place_of(const tt_tenants *t, const char *scope)
+{
+    int32_t lo = 0, hi = t->n;
+    while (lo < hi) {
+        int32_t mid = lo + (hi - lo) / 2;
+        if (strcmp(t->sorted[mid]->key.scope, scope) < 0) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
         }
     }
-    return NULL;
+    return lo < t->n && strcmp(t->sorted[lo]->key.scope, scope) == 0 ? lo : -1;
 }
 
 static bool same_limits(const tt_key_limits *a, const tt_key_limits *b)
@@ -80,22 +91,29 @@ static tt_tenant *create(const tt_key *k, double now)
     return t;
 }
 
-/* Makes the tenants of keys that there were not before, at v[0, *ret_n): the one step that can
- * fail.
- */
-static tt_code create_new(const tt_tenants *t, const tt_key_list *keys, double now, tt_tenant **v,
-                          int32_t *ret_n, tt_err *reterr)
+static void free_tenants(tt_tenant **v, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        free(v[i]);
+    }
+}
+
+/* Makes the tenants of keys that there were not before, at v[0, *ret_n), and finds the others'
+ * keys: of[place in t->sorted], NULL = it has none. */
+static tt_code match(const tt_tenants *t, const tt_key_list *keys, double now, tt_tenant **v,
+                     int32_t *ret_n, const tt_key **of, tt_err *reterr)
 {
     int32_t n = 0;
     for (int32_t i = 0; i < keys->n; i++) {
-        if (tt_tenants_of_scope(t, keys->v[i].scope) != NULL) {
+        const tt_key *k = &keys->v[i];
+        int32_t place = place_of(t, k->scope);
+        if (place >= 0) {
+            of[place] = of[place] != NULL ? of[place] : k;
             continue;
         }
-        v[n] = create(&keys->v[i], now);
+        v[n] = create(k, now);
         if (v[n] == NULL) {
-            while (n > 0) {
-                free(v[--n]);
-            }
+            free_tenants(v, n);
             return tt_fail(reterr, TT_E_NOMEM, "out of memory");
         }
         n++;
@@ -104,41 +122,62 @@ static tt_code create_new(const tt_tenants *t, const tt_key_list *keys, double n
     return TT_OK;
 }
 
+/* All that can fail; the tenants that there are stay as they are. */
+static tt_code prepare(tt_tenants *t, const tt_key_list *keys, double now, int32_t *ret_n_new,
+                       const tt_key ***ret_of, tt_err *reterr)
+{
+    size_t n = (size_t)t->n + (size_t)keys->n + 1;
+    tt_tenant **v = realloc(t->v, n * sizeof *v);
+    t->v = v != NULL ? v : t->v;
+    tt_tenant **sorted = v != NULL ? realloc(t->sorted, n * sizeof *sorted) : NULL;
+    t->sorted = sorted != NULL ? sorted : t->sorted;
+    const tt_key **of = sorted != NULL ? calloc((size_t)t->n + 1, sizeof *of) : NULL;
+    if (of == NULL) {
+        return tt_fail(reterr, TT_E_NOMEM, "out of memory");
+    }
+    tt_code rc = match(t, keys, now, v + t->n, ret_n_new, of, reterr);
+    if (rc < 0) {
+        free(of);
+        return rc;
+    }
+    *ret_of = of;
+    return TT_OK;
+}
+
 tt_code tt_tenants_update(tt_tenants *t, const tt_key_list *keys, double now, tt_buf *ret_what,
                           tt_err *reterr)
 {
     int32_t n_new = 0;
-    tt_tenant **v = realloc(t->v, ((size_t)t->n + (size_t)keys->n + 1) * sizeof(tt_tenant *));
-    if (v == NULL) {
-        return tt_fail(reterr, TT_E_NOMEM, "out of memory");
-    }
-    t->v = v;
-    tt_code rc = create_new(t, keys, now, v + t->n, &n_new, reterr);
+    const tt_key **of = NULL;
+    tt_code rc = prepare(t, keys, now, &n_new, &of, reterr);
     if (rc < 0) {
         return rc;
     }
     for (int32_t i = 0; i < t->n; i++) {
-        const tt_key *k = key_of_scope(keys, v[i]->key.scope);
+        const tt_key *k = of[place_of(t, t->v[i]->key.scope)];
         if (k != NULL) {
-            change(v[i], k, now, ret_what);
-        } else if (!v[i]->removed) {
-            tell(ret_what, &v[i]->key, "removed");
-            v[i]->removed = true;
+            change(t->v[i], k, now, ret_what);
+        } else if (!t->v[i]->removed) {
+            tell(ret_what, &t->v[i]->key, "removed");
+            t->v[i]->removed = true;
         }
     }
+    free(of);
     for (int32_t i = t->n; i < t->n + n_new; i++) {
-        tell(ret_what, &v[i]->key, "added");
+        tell(ret_what, &t->v[i]->key, "added");
+        t->v[i]->place = i;
+        t->sorted[i] = t->v[i];
     }
     t->n += n_new;
+    qsort(t->sorted, (size_t)t->n, sizeof *t->sorted, by_scope);
     return TT_OK;
 }
 
 void tt_tenants_finish(tt_tenants *t)
 {
-    for (int32_t i = 0; i < t->n; i++) {
-        free(t->v[i]);
-    }
+    free_tenants(t->v, t->n);
     free(t->v);
+    free(t->sorted);
     *t = (tt_tenants){0};
 }
 
@@ -161,12 +200,8 @@ tt_tenant *tt_tenants_find(const tt_tenants *t, const char *secret)
 
 tt_tenant *tt_tenants_of_scope(const tt_tenants *t, const char *scope)
 {
-    for (int32_t i = 0; i < t->n; i++) {
-        if (strcmp(t->v[i]->key.scope, scope) == 0) {
-            return t->v[i];
-        }
-    }
-    return NULL;
+    int32_t place = place_of(t, scope);
+    return place >= 0 ? t->sorted[place] : NULL;
 }
 
 const char *tt_tenant_name(const tt_tenant *t)

@@ -13,8 +13,9 @@
 #include "server/settings.h"
 
 typedef struct tt_tenant {
-    tt_key key;   /* as the file says now; limits may change under a request */
-    bool removed; /* its secret is refused */
+    tt_key key;    /* as the file says now; limits may change under a request */
+    bool removed;  /* its secret is refused */
+    int32_t place; /* in tt_tenants.v */
     tt_rate requests, tokens;
     int32_t n_open; /* requests in progress */
     uint64_t n_requests, n_limited;
@@ -22,7 +23,8 @@ typedef struct tt_tenant {
 } tt_tenant;
 
 typedef struct tt_tenants {
-    tt_tenant **v; /* owned [n]: in the order in which they appeared */
+    tt_tenant **v;      /* owned [n]: in the order in which they appeared */
+    tt_tenant **sorted; /* owned [n]: the same by scope */
     int32_t n;
 } tt_tenants;
 
@@ -59,8 +61,8 @@ void tt_tenant_take_answer(tt_tenant *t, int64_t n_tokens, double now);
 void tt_tenant_headers(const tt_tenant *t, double now,
                        void (*put)(void *arg, const char *name, const char *value), void *arg);
 
-/* Counters by key, Prometheus text: of the first TT_METRICS_KEYS by name, of the others together.
- */
+/* Counters by key, Prometheus text: of the first TT_METRICS_KEYS that appeared by name, of the
+ * others together. */
 enum { TT_METRICS_KEYS = 100 };
 void tt_tenants_metrics(const tt_tenants *t, tt_buf *b);
 

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "server/tenant.h"
 
@@ -101,6 +102,43 @@ static void test_updates(void **state)
     tt_tenants_finish(&t);
     tt_key_list_finish(&m.list);
     tt_key_list_finish(&other.list);
+}
+
+/* Processor time of n keys that are read again, in seconds; some have gone and some come. */
+static double update_many(int32_t n)
+{
+    tt_key_list keys = {.v = calloc((size_t)n, sizeof(tt_key)), .n = n};
+    tt_tenants t = {0};
+    tt_err err;
+    assert_non_null(keys.v);
+    for (int32_t i = 0; i < n; i++) { /* in no order */
+        snprintf(keys.v[i].name, sizeof keys.v[i].name, "key-%u", (unsigned)i * 2654435761u);
+        strcpy(keys.v[i].scope, keys.v[i].name);
+    }
+    clock_t begin = clock();
+    keys.n = n - 10;
+    assert_int_equal(tt_tenants_update(&t, &keys, 0, NULL, &err), TT_OK);
+    keys.n = n;
+    expect_update(&t, &(tt_key_list){.v = keys.v + 1, .n = n - 11}, 0, "key-0 removed");
+    assert_int_equal(tt_tenants_update(&t, &keys, 0, NULL, &err), TT_OK);
+    assert_int_equal(t.n, n);
+    for (int32_t i = 0; i < n; i++) {
+        assert_ptr_equal(tt_tenants_of_scope(&t, keys.v[i].scope), t.v[i]);
+        assert_true(t.v[i]->place == i && !t.v[i]->removed);
+    }
+    double seconds = (double)(clock() - begin) / CLOCKS_PER_SEC;
+    assert_null(tt_tenants_of_scope(&t, "key-1"));
+    tt_tenants_finish(&t);
+    free(keys.v);
+    return seconds;
+}
+
+/* A reload happens on the loop thread: eight times the keys take about eight times as long, not
+ * sixty-four. */
+static void test_updates_of_many_keys(void **state)
+{
+    double few = update_many(1250), many = update_many(10000);
+    assert_true(many < 24 * few + 0.02);
 }
 
 static void test_requests_and_concurrency(void **state)
@@ -229,6 +267,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_who),
         cmocka_unit_test(test_updates),
+        cmocka_unit_test(test_updates_of_many_keys),
         cmocka_unit_test(test_requests_and_concurrency),
         cmocka_unit_test(test_tokens),
         cmocka_unit_test(test_nobody),
