@@ -233,8 +233,20 @@ static void last_logits(tt_step *s)
                         .y = {s->logits_dev},
                         .family = s->opt.family};
     s->d->ops.matmul(s->d->lane, &a);
-    s->d->ops.download(s->d->lane, s->logits, s->logits_dev,
-                       (size_t)s->n_last * (size_t)m->n_vocab * sizeof(float));
+    if (s->n_logits > 0) {
+        s->d->ops.download(s->d->lane, s->logits, s->logits_dev,
+                           (size_t)s->n_logits * (size_t)m->n_vocab * sizeof(float));
+    }
+    if (s->n_draws > 0) { /* after the download: it takes the rows for its own */
+        s->d->ops.sample(s->d->lane, &(tt_sample_args){.logits = s->logits_dev,
+                                                       .draws = s->draws,
+                                                       .adjusts = s->adjusts,
+                                                       .banned = s->banned,
+                                                       .tokens = s->tokens,
+                                                       .n_draws = s->n_draws,
+                                                       .n_vocab = m->n_vocab});
+        s->d->ops.download(s->d->lane, s->drawn, s->tokens, (size_t)s->n_draws * sizeof *s->drawn);
+    }
 }
 
 /* Head units: with losses one per column block; else one for the last rows' logits; none when

@@ -13,11 +13,18 @@
 
 typedef enum tt_want {
     TT_WANT_NONE, /* only K/V: prefill */
-    TT_WANT_LAST, /* logits of the last row */
+    TT_WANT_LAST, /* logits of the last row, on the host */
     TT_WANT_ALL,  /* the final hidden rows stay, tt_step_logits_block() makes logits of any of them
                    */
     TT_WANT_LOSS  /* per-row loss against targets */
 } tt_want;
+
+/* A token to be drawn from the logits of a segment's last row, on the device. */
+typedef struct tt_draw_order {
+    tt_draw draw;                   /* row, adjust0 and banned0 are the step's to fill in */
+    const tt_logit_adjust *adjusts; /* [draw.n_adjust], borrowed like the segment's arrays */
+    const int32_t *banned;          /* [draw.n_banned] */
+} tt_draw_order;
 
 typedef struct tt_segment {
     const int32_t *ids;   /* [n_rows], within the vocabulary */
@@ -27,7 +34,8 @@ typedef struct tt_segment {
                    they are there */
     const tt_adapter *adapter; /* NULL = base; borrowed until the step is over */
     tt_want want;
-    const int32_t *targets; /* LOSS: [n_rows], -1 = no loss */
+    const int32_t *targets;    /* LOSS: [n_rows], -1 = no loss */
+    const tt_draw_order *draw; /* NULL = no token; not with LOSS */
 } tt_segment;
 
 typedef struct tt_step_options {
@@ -46,7 +54,7 @@ typedef struct tt_step tt_step;
 tt_code tt_step_create(tt_device *d, tt_kv_pool *kv, tt_step **ret_step, tt_err *reterr);
 void tt_step_destroy(tt_step **step);
 
-/* Copies what it needs of segs (pages, ids, targets are read before it returns) and uploads the
+/* Copies what it needs of segs (their arrays and draws are read before it returns) and uploads the
  * descriptors. Grows the workspace. */
 tt_code tt_step_begin(tt_step *s, const tt_segment *segs, int32_t n_segs,
                       const tt_step_options *opt, tt_err *reterr);
@@ -61,6 +69,8 @@ int32_t tt_step_units(const tt_step *s, int32_t *ret_done);
 /* Logits [V] of the i-th segment that wants LAST, in the order of the segments; valid until the
  * next begin. */
 const float *tt_step_logits(const tt_step *s, int32_t i);
+/* The token drawn for the i-th segment that has a draw, likewise. */
+int32_t tt_step_token(const tt_step *s, int32_t i);
 /* Logits [n, V] of rows [row0, row0 + n) of the step (WANT_ALL; n <= 64); valid until the next
  * call. */
 tt_code tt_step_logits_block(tt_step *s, int32_t row0, int32_t n, const float **ret_logits,

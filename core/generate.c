@@ -30,6 +30,13 @@ static tt_code list_banned(const tt_worker *w, tt_task *t, tt_err *reterr)
     memcpy(r->banned + n_stop, w->eog, n_eog * sizeof *r->banned);
     r->n_banned = (int32_t)(n_stop + n_eog);
     qsort(r->banned, n_stop + n_eog, sizeof *r->banned, by_id);
+    int32_t n = 0;
+    for (int32_t i = 0; i < r->n_banned; i++) {
+        if (n == 0 || r->banned[n - 1] != r->banned[i]) {
+            r->banned[n++] = r->banned[i];
+        }
+    }
+    r->n_banned = n;
     return TT_OK;
 }
 
@@ -198,19 +205,20 @@ tt_code tt_generate_arrived(tt_worker *w, tt_task *t, tt_err *reterr)
     if (r->n_out > 0) {
         return TT_OK; /* back from a preemption: the last token drawn is decoded next */
     }
-    const float *logits;
-    tt_code rc = TT_OK;
-    if (t->p->n_prompt_logprobs >= 0) {
-        rc = tt_step_logits_block(w->step, t->piece - 1, 1, &logits, reterr);
-    } else {
-        logits = tt_step_logits(w->step, 0);
+    tt_drawn drawn = {.id = tt_step_token(w->step, 0)};
+    if (tt_generate_wants_logits(t)) {
+        const float *logits;
+        if (tt_prefill_echoes(t)) {
+            tt_code rc = tt_step_logits_block(w->step, t->piece - 1, 1, &logits, reterr);
+            if (rc != TT_OK) {
+                return rc;
+            }
+        } else {
+            logits = tt_step_logits(w->step, 0);
+        }
+        tt_generate_logprobs(w, t, logits, &drawn);
     }
-    tt_drawn drawn;
-    if (rc == TT_OK) {
-        tt_generate_draw(w, t, logits, &drawn);
-        rc = tt_generate_token(w, t, &drawn, reterr);
-    }
-    return rc;
+    return tt_generate_token(w, t, &drawn, reterr);
 }
 
 /* ---- tokens ---- */
@@ -259,14 +267,20 @@ static tt_code push_token(tt_worker *w, tt_task *t, const tt_drawn *drawn, tt_er
     return TT_OK;
 }
 
-void tt_generate_draw(tt_worker *w, tt_task *t, const float *logits, tt_drawn *ret)
+void tt_generate_order(const tt_task *t, tt_draw_order *ret)
 {
-    tt_generate_state *r = &t->r;
-    ret->id = tt_sampler_draw(&r->sampler, logits, r->banned,
-                              r->n_out < t->p->min_tokens ? r->n_banned : 0);
-    if (t->p->n_logprobs >= 0) {
-        ret->logprob = tt_logprobs(logits, w->model->n_vocab, ret->id, ret->top, t->p->n_logprobs);
-    }
+    const tt_generate_state *r = &t->r;
+    tt_sampler_order(&r->sampler, r->banned, r->n_out < t->p->min_tokens ? r->n_banned : 0, ret);
+}
+
+bool tt_generate_wants_logits(const tt_task *t)
+{
+    return t->p->n_logprobs >= 0;
+}
+
+void tt_generate_logprobs(const tt_worker *w, const tt_task *t, const float *logits, tt_drawn *d)
+{
+    d->logprob = tt_logprobs(logits, w->model->n_vocab, d->id, d->top, t->p->n_logprobs);
 }
 
 tt_code tt_generate_token(tt_worker *w, tt_task *t, const tt_drawn *drawn, tt_err *reterr)

@@ -26,6 +26,7 @@ struct tt_kv_pool {
     int32_t head, tail; /* idle pages, next to be taken first; -1 = empty */
     size_t page_bytes;
     tt_dev base;
+    tt_dev sums; /* u64 [2]: where checksums come to lie */
     page *pages; /* [n_pages] */
     /* Guards buckets and keyed pages: the engine writes them under it, tt_kv_has() reads. */
     pthread_mutex_t mutex;
@@ -128,6 +129,9 @@ tt_code tt_kv_create(tt_device *d, const tt_kv_options *opt, tt_kv_pool **ret_po
     } else {
         rc = d->ops.alloc(d->lane, p->page_bytes * (size_t)opt->n_pages, &p->base, reterr);
     }
+    if (rc == TT_OK) {
+        rc = d->ops.alloc(d->lane, 2 * sizeof(uint64_t), &p->sums, reterr);
+    }
     if (rc != TT_OK) {
         tt_kv_destroy(&p);
         return rc;
@@ -148,6 +152,7 @@ void tt_kv_destroy(tt_kv_pool **pool)
         return;
     }
     p->d->ops.free(p->d->lane, p->base);
+    p->d->ops.free(p->d->lane, p->sums);
     free(p->pages);
     free(p->buckets);
     free(p->layers);
@@ -298,45 +303,40 @@ void tt_kv_write_page(tt_kv_pool *p, int32_t i, const void *src)
     p->d->ops.upload(p->d->lane, p->base + (size_t)i * p->page_bytes, src, p->page_bytes);
 }
 
-/* Runs of 64 rows of row_bytes from `at` on, n_runs of them, their first n_tokens rows. */
-static uint64_t sum_rows(const char *at, size_t row_bytes, int32_t n_runs, int32_t n_tokens,
-                         uint64_t sum)
-{
-    for (int32_t i = 0; i < n_runs; i++, at += row_bytes * TT_PAGE_TOKENS) {
-        sum = XXH3_64bits_withSeed(at, row_bytes * (size_t)n_tokens, sum);
-    }
-    return sum;
-}
-
-static uint64_t sum_tokens(const tt_kv_pool *p, const char *bytes, int32_t n_tokens)
+/* Queues the sum of n_bytes a token at `first`, of K and V of all heads in all layers, into `sum`.
+ */
+static void sum_tokens(const tt_kv_pool *p, tt_dev first, int64_t n_bytes, int32_t n_tokens,
+                       tt_dev sum)
 {
     const tt_model *m = p->d->model;
-    size_t row = (size_t)m->head_dim * (size_t)tt_dtypes[p->type].block_bytes;
-    uint64_t sum = 0;
-    for (int32_t i = 0; i < m->n_layers; i++) {
-        const tt_kv_layer *l = &p->layers[i];
-        sum = sum_rows(bytes + (l->k - p->base), row, 2 * m->n_kv_heads, n_tokens, sum);
-        if (p->type == TT_I8) {
-            const char *scales = bytes + (l->k_scale - p->base);
-            sum = sum_rows(scales, sizeof(float), 2 * m->n_kv_heads, n_tokens, sum);
-        }
-    }
-    return sum;
+    tt_checksum_args a = {.data = first,
+                          .row_bytes = n_bytes * n_tokens,
+                          .stride = n_bytes * TT_PAGE_TOKENS,
+                          .group_stride = (int64_t)(p->page_bytes / (size_t)m->n_layers),
+                          .sum = sum,
+                          .n_rows = 2 * m->n_kv_heads,
+                          .n_groups = m->n_layers};
+    p->d->ops.checksum(p->d->lane, &a);
 }
 
 tt_code tt_kv_checksum(tt_kv_pool *p, int32_t i, int32_t n_tokens, uint64_t *ret_sum,
                        tt_err *reterr)
 {
     assert(n_tokens > 0 && n_tokens <= TT_PAGE_TOKENS);
-    char *bytes = malloc(p->page_bytes);
-    if (bytes == NULL) {
-        return tt_fail(reterr, TT_E_NOMEM, "no memory to checksum a page");
+    const tt_kv_layer *l = &p->layers[0];
+    tt_dev at = (tt_dev)i * p->page_bytes;
+    uint64_t sums[2] = {0};
+    size_t n_sums = p->type == TT_I8 ? 2 : 1;
+    sum_tokens(p, l->k + at, (int64_t)l->head_dim * tt_dtypes[p->type].block_bytes, n_tokens,
+               p->sums);
+    if (p->type == TT_I8) {
+        sum_tokens(p, l->k_scale + at, sizeof(float), n_tokens, p->sums + sizeof *sums);
     }
-    tt_code rc = tt_kv_read_page(p, i, bytes, reterr);
+    p->d->ops.download(p->d->lane, sums, p->sums, n_sums * sizeof *sums);
+    tt_code rc = p->d->ops.lane_sync(p->d->lane, reterr);
     if (rc == TT_OK) {
-        *ret_sum = sum_tokens(p, bytes, n_tokens);
+        *ret_sum = sums[0] + 3 * sums[1];
     }
-    free(bytes);
     return rc;
 }
 

@@ -66,7 +66,8 @@ void tt_kv_publish(tt_kv_pool *pool, int32_t page, const tt_page_key *key);
 
 /* Copies a page's bytes over another's (device to device). */
 void tt_kv_copy_page(tt_kv_pool *pool, int32_t dst, int32_t src);
-/* xxh3 of the bytes of a page's first n_tokens over all layers; synchronises the lane. */
+/* The checksum (ops.h) of the bytes of a page's first n_tokens over all layers, made where they
+ * lie: only the sum is downloaded. Synchronises the lane. */
 tt_code tt_kv_checksum(tt_kv_pool *pool, int32_t page, int32_t n_tokens, uint64_t *ret_sum,
                        tt_err *reterr);
 /* Reads or writes the bytes of one whole page; reading synchronises. */

@@ -271,7 +271,8 @@ static tt_code take_ends(builder *b)
     int32_t i = tt_tensor_list_find(b->tensors, embed);
     if (i >= 0 && b->tensors->t[i].n_dims == 2) {
         int64_t rows = b->tensors->t[i].dims[0];
-        tt_code rc = check_range("the number of rows of the embedding", rows, 1 << 24, b->err);
+        tt_code rc =
+            check_range("the number of rows of the embedding", rows, TT_SAMPLE_MAX_VOCAB, b->err);
         if (rc != TT_OK) {
             return rc;
         }

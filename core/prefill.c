@@ -94,7 +94,7 @@ tt_code tt_prefill_fetched(tt_worker *w, tt_task *t, tt_err *reterr)
     return rc;
 }
 
-/* The row whose logits are wanted although its K/V are there: it reads its own. */
+/* The row from which a token is drawn although its K/V are there: it reads its own. */
 static tt_segment last_row(const tt_task *t)
 {
     int32_t pos = t->seq.n - 1;
@@ -102,14 +102,15 @@ static tt_segment last_row(const tt_task *t)
                         .n_rows = 1,
                         .pos0 = pos,
                         .pages = t->seq.pages,
-                        .adapter = adapter_at(t, pos),
-                        .want = TT_WANT_LAST};
+                        .adapter = adapter_at(t, pos)};
 }
 
 static tt_code begin_piece(tt_worker *w, tt_task *t, tt_err *reterr)
 {
     tt_segment seg;
+    tt_draw_order order;
     int32_t at = t->seq.n;
+    bool last = true;
     t->piece = 0;
     if (at == t->until) {
         seg = last_row(t);
@@ -119,7 +120,7 @@ static tt_code begin_piece(tt_worker *w, tt_task *t, tt_err *reterr)
         if (rc != TT_OK) {
             return rc;
         }
-        bool last = t->logits && at + t->piece == t->until;
+        last = t->logits && at + t->piece == t->until;
         seg = (tt_segment){.ids = t->ids + at,
                            .n_rows = t->piece,
                            .pos0 = at,
@@ -127,8 +128,14 @@ static tt_code begin_piece(tt_worker *w, tt_task *t, tt_err *reterr)
                            .store = true,
                            .adapter = adapter_at(t, at),
                            .want = tt_prefill_echoes(t) && at < t->p->n_prompt ? TT_WANT_ALL
-                                   : last                                      ? TT_WANT_LAST
                                                                                : TT_WANT_NONE};
+    }
+    if (last) {
+        tt_generate_order(t, &order);
+        seg.draw = &order;
+        if (seg.want == TT_WANT_NONE && tt_generate_wants_logits(t)) {
+            seg.want = TT_WANT_LAST;
+        }
     }
     tt_family family = t->decoded[seg.pos0] ? TT_DECODE : TT_PREFILL;
     tt_code rc = tt_step_begin(w->step, &seg, 1, &(tt_step_options){.family = family}, reterr);

@@ -5,188 +5,86 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/rng.h"
+
+static bool repeats(const tt_sampling *o)
+{
+    return o->repetition_penalty > 0 && o->repetition_penalty != 1;
+}
+
+static bool counts(const tt_sampling *o)
+{
+    return o->presence_penalty != 0 || o->frequency_penalty != 0;
+}
+
+/* The index of an id's adjustment, which it may get here. */
+static int32_t place_of(tt_sampler *s, int32_t id)
+{
+    if (s->places[id] == 0) {
+        s->adjusts[s->n_adjusts] = (tt_logit_adjust){.id = id, .repetition = 1};
+        s->counts[s->n_adjusts] = 0;
+        s->places[id] = ++s->n_adjusts;
+    }
+    return s->places[id] - 1;
+}
+
 tt_code tt_sampler_init(tt_sampler *s, const tt_sampling *opt, int32_t n_vocab,
                         const int32_t *prompt, int32_t n_prompt, tt_err *reterr)
 {
-    *s = (tt_sampler){.opt = *opt, .rng = tt_rng_make(opt->seed, 0x73616D70), .n_vocab = n_vocab};
-    s->work = malloc((size_t)n_vocab * sizeof *s->work);
-    s->cand = malloc((size_t)n_vocab * sizeof *s->cand);
-    s->count = calloc((size_t)n_vocab, sizeof *s->count);
-    s->in_context = calloc((size_t)n_vocab, sizeof *s->in_context);
-    if (s->work == NULL || s->cand == NULL || s->count == NULL || s->in_context == NULL) {
+    *s = (tt_sampler){.opt = *opt, .stream = tt_rng_make(opt->seed, 0x73616D70).state};
+    if (opt->n_bias == 0 && !repeats(opt) && !counts(opt)) {
+        return TT_OK;
+    }
+    s->adjusts = malloc((size_t)n_vocab * sizeof *s->adjusts);
+    s->counts = malloc((size_t)n_vocab * sizeof *s->counts);
+    s->places = calloc((size_t)n_vocab, sizeof *s->places);
+    if (s->adjusts == NULL || s->counts == NULL || s->places == NULL) {
         tt_sampler_finish(s);
         return tt_fail(reterr, TT_E_NOMEM, "no memory for sampling");
     }
-    for (int32_t i = 0; i < n_prompt; i++) {
-        s->in_context[prompt[i]] = 1;
+    for (int32_t i = 0; i < opt->n_bias; i++) {
+        s->adjusts[place_of(s, opt->bias[i].id)].bias += opt->bias[i].bias;
+    }
+    for (int32_t i = 0; repeats(opt) && i < n_prompt; i++) {
+        s->adjusts[place_of(s, prompt[i])].repetition = opt->repetition_penalty;
     }
     return TT_OK;
 }
 
 void tt_sampler_finish(tt_sampler *s)
 {
-    free(s->work);
-    free(s->cand);
-    free(s->count);
-    free(s->in_context);
+    free(s->adjusts);
+    free(s->counts);
+    free(s->places);
     *s = (tt_sampler){0};
+}
+
+void tt_sampler_order(const tt_sampler *s, const int32_t *banned, int32_t n_banned,
+                      tt_draw_order *ret)
+{
+    const tt_sampling *o = &s->opt;
+    *ret = (tt_draw_order){.draw = {.stream = s->stream,
+                                    .counter = s->n_drawn,
+                                    .temperature = o->temperature,
+                                    .top_p = o->top_p,
+                                    .min_p = o->min_p,
+                                    .top_k = o->top_k,
+                                    .n_adjust = s->n_adjusts,
+                                    .n_banned = n_banned},
+                           .adjusts = s->adjusts,
+                           .banned = banned};
 }
 
 void tt_sampler_accept(tt_sampler *s, int32_t id)
 {
-    s->in_context[id] = 1;
-    s->count[id] += s->count[id] < UINT16_MAX;
-}
-
-static void apply_penalties(tt_sampler *s)
-{
     const tt_sampling *o = &s->opt;
-    bool any = o->presence_penalty != 0 || o->frequency_penalty != 0;
-    bool repeat = o->repetition_penalty > 0 && o->repetition_penalty != 1;
-    for (int32_t i = 0; (any || repeat) && i < s->n_vocab; i++) {
-        if (repeat && s->in_context[i]) {
-            s->work[i] *= s->work[i] > 0 ? 1 / o->repetition_penalty : o->repetition_penalty;
-        }
-        if (any && s->count[i] > 0) {
-            s->work[i] -= o->presence_penalty + o->frequency_penalty * (float)s->count[i];
-        }
+    s->n_drawn++;
+    if (!repeats(o) && !counts(o)) {
+        return;
     }
-}
-
-static void adjust(tt_sampler *s, const float *logits, const int32_t *banned, int32_t n_banned)
-{
-    for (int32_t i = 0; i < s->n_vocab; i++) {
-        s->work[i] = isnan(logits[i]) ? -INFINITY : logits[i];
-    }
-    for (int32_t i = 0; i < s->opt.n_bias; i++) {
-        s->work[s->opt.bias[i].id] += s->opt.bias[i].bias;
-    }
-    apply_penalties(s);
-    for (int32_t i = 0; i < n_banned; i++) {
-        s->work[banned[i]] = -INFINITY;
-    }
-}
-
-static int32_t arg_max(const float *x, int32_t n)
-{
-    int32_t best = 0;
-    for (int32_t i = 1; i < n; i++) {
-        best = x[i] > x[best] ? i : best;
-    }
-    return best;
-}
-
-/* The k-th largest of the candidates' p comes to position k - 1, larger ones before it
- * (quickselect, middle pivot: ties and sorted input stay linear enough; the order inside both parts
- * is arbitrary but deterministic). */
-static void select_top(struct tt_candidate *c, int32_t n, int32_t k)
-{
-    int32_t lo = 0, hi = n - 1;
-    while (lo < hi) {
-        float pivot = c[lo + (hi - lo) / 2].p;
-        int32_t i = lo, j = hi;
-        while (i <= j) {
-            while (c[i].p > pivot) {
-                i++;
-            }
-            while (c[j].p < pivot) {
-                j--;
-            }
-            if (i <= j) {
-                struct tt_candidate t = c[i];
-                c[i++] = c[j];
-                c[j--] = t;
-            }
-        }
-        if (k - 1 <= j) {
-            hi = j;
-        } else if (k - 1 >= i) {
-            lo = i;
-        } else {
-            return;
-        }
-    }
-}
-
-static int by_falling_p(const void *a, const void *b)
-{
-    const struct tt_candidate *x = a, *y = b;
-    if (x->p != y->p) {
-        return x->p < y->p ? 1 : -1;
-    }
-    return (x->id > y->id) - (x->id < y->id);
-}
-
-/* Keeps the smallest set of likeliest candidates whose mass reaches top_p; returns how many. Sorts
- * ever larger heads instead of the whole: nearly always the first 64 suffice. */
-static int32_t keep_top_p(struct tt_candidate *c, int32_t n, float top_p)
-{
-    double total = 0;
-    for (int32_t i = 0; i < n; i++) {
-        total += c[i].p;
-    }
-    for (int32_t head = 64;; head *= 8) {
-        head = head < n && head > 0 ? head : n;
-        select_top(c, n, head);
-        qsort(c, (size_t)head, sizeof *c, by_falling_p);
-        double mass = 0;
-        for (int32_t i = 0; i < head; i++) {
-            mass += c[i].p;
-            if (mass >= (double)top_p * total) {
-                return i + 1;
-            }
-        }
-        if (head == n) {
-            return n;
-        }
-    }
-}
-
-int32_t tt_sampler_draw(tt_sampler *s, const float *logits, const int32_t *banned, int32_t n_banned)
-{
-    const tt_sampling *o = &s->opt;
-    adjust(s, logits, banned, n_banned);
-    int32_t best = arg_max(s->work, s->n_vocab);
-    if (!(s->work[best] > -INFINITY)) {
-        for (int32_t i = 0; i < n_banned; i++) {
-            best = best == banned[i] ? best + 1 : best; /* banned ids come in rising order */
-        }
-        return best < s->n_vocab ? best : s->n_vocab - 1;
-    }
-    if (o->temperature <= 0 || o->top_k == 1 || isinf(s->work[best])) {
-        return best;
-    }
-    float max = s->work[best], floor = o->min_p > 0 ? o->min_p : 0;
-    int32_t n = 0;
-    for (int32_t i = 0; i < s->n_vocab; i++) {
-        float p = expf((s->work[i] - max) / o->temperature);
-        if (p > 0) {
-            s->cand[n++] = (struct tt_candidate){p, i};
-        }
-    }
-    if (o->top_k > 0 && o->top_k < n) {
-        select_top(s->cand, n, o->top_k);
-        n = o->top_k;
-    }
-    if (o->top_p < 1) {
-        n = keep_top_p(s->cand, n, o->top_p);
-    }
-    double total = 0;
-    int32_t m = 0;
-    for (int32_t i = 0; i < n; i++) {
-        if (s->cand[i].p >= floor) {
-            s->cand[m] = s->cand[i];
-            total += s->cand[m++].p;
-        }
-    }
-    double u = tt_rng_uniform(&s->rng) * total;
-    for (int32_t i = 0; i < m; i++) {
-        u -= s->cand[i].p;
-        if (u < 0) {
-            return s->cand[i].id;
-        }
-    }
-    return m > 0 ? s->cand[m - 1].id : best;
+    int32_t i = place_of(s, id);
+    s->adjusts[i].repetition = repeats(o) ? o->repetition_penalty : 1;
+    s->adjusts[i].penalty = o->presence_penalty + o->frequency_penalty * (float)++s->counts[i];
 }
 
 float tt_logprobs(const float *logits, int32_t n_vocab, int32_t chosen, tt_logprob *top,

@@ -1,37 +1,35 @@
-/* sampler.h - from logits to the next token. Order: logit bias, repetition/presence/frequency
- * penalties, temperature, top-k, top-p, min-p, one draw. The vocabulary is never sorted. Thread: a
- * sampler belongs to its generation. */
+/* sampler.h - what a request's draws are: its parameters, what was generated so far, and how many
+ * numbers of its generator are used up. The draw itself is ops.h's `sample`, which works where the
+ * logits are. Thread: a sampler belongs to its generation. */
 #ifndef TT_SAMPLER_H
 #define TT_SAMPLER_H
 
+#include "core/forward.h"
 #include "core/job.h"
-#include "core/rng.h"
 
 typedef struct tt_sampler {
-    tt_sampling opt; /* bias borrowed while the sampler lives */
-    tt_rng rng;
-    int32_t n_vocab;
-    float *work; /* owned [n_vocab]: adjusted logits */
-    struct tt_candidate {
-        float p; /* unnormalised probability, 1 at the maximum */
-        int32_t id;
-    } * cand; /* owned [n_vocab] */
-    uint16_t
-        *count; /* owned [n_vocab]: occurrences in the generated text, for presence and frequency */
-    uint8_t *in_context; /* owned [n_vocab]: occurs in prompt or generated text, for repetition */
+    tt_sampling opt; /* bias is not followed after init */
+    uint64_t stream;
+    uint32_t n_drawn;
+    /* Ids with a bias, and those in prompt or generated text that a penalty falls on. NULL when
+     * nothing of the kind was asked for; else sized for the whole vocabulary, of which only what is
+     * used is touched. */
+    tt_logit_adjust *adjusts; /* owned [n_vocab], n_adjusts of them in use */
+    uint32_t *counts;         /* owned [n_vocab]: occurrences in the generated text, by adjust */
+    int32_t *places;          /* owned [n_vocab]: an id's index in adjusts + 1; 0 = it has none */
+    int32_t n_adjusts;
 } tt_sampler;
 
-/* prompt feeds the repetition penalty. Memory: 13 bytes a vocabulary entry. */
+/* prompt feeds the repetition penalty. TT_E_NOMEM. */
 tt_code tt_sampler_init(tt_sampler *s, const tt_sampling *opt, int32_t n_vocab,
                         const int32_t *prompt, int32_t n_prompt, tt_err *reterr);
 void tt_sampler_finish(tt_sampler *s);
 
-/* Draws from logits [n_vocab] (not changed). `banned` ids cannot be drawn (end of generation before
- * min_tokens). Never fails: with every logit -inf or NaN it returns the first token that is not
- * banned. */
-int32_t tt_sampler_draw(tt_sampler *s, const float *logits, const int32_t *banned,
-                        int32_t n_banned);
-/* Tells the penalties what was generated. */
+/* How the next token is drawn; `banned` ids (rising, none twice) cannot be. Borrows both lists
+ * until the next tt_sampler_accept(). The same draw until then. */
+void tt_sampler_order(const tt_sampler *s, const int32_t *banned, int32_t n_banned,
+                      tt_draw_order *ret);
+/* The draw gave `id`: penalties hear of it, and the next draw has the next number. */
 void tt_sampler_accept(tt_sampler *s, int32_t id);
 
 /* log-softmax of raw logits: fills top[0..n_top) in falling order (ties: lower id first) and

@@ -44,6 +44,7 @@ void tt_step_destroy(tt_step **step)
     free(s->groups);
     free(s->saved);
     free(s->logits);
+    free(s->drawn);
     free(s->block);
     free(s->losses);
     free(s);
@@ -181,12 +182,20 @@ static int32_t pages_of(const tt_segment *g)
 static void count(tt_step *s, const tt_segment *segs, int32_t n_segs)
 {
     s->n_rows = s->n_last = s->n_targets = 0;
+    s->n_logits = s->n_draws = s->n_adjusts = s->n_banned = 0;
     s->any_store = s->any_all = s->any_loss = false;
     for (int32_t i = 0; i < n_segs; i++) {
         const tt_segment *g = &segs[i];
         assert(g->n_rows > 0 && g->pos0 >= 0);
         s->n_rows += g->n_rows;
-        s->n_last += g->want == TT_WANT_LAST;
+        assert(g->draw == NULL || g->want != TT_WANT_LOSS);
+        s->n_logits += g->want == TT_WANT_LAST;
+        s->n_last += g->want == TT_WANT_LAST || g->draw != NULL;
+        if (g->draw != NULL) {
+            s->n_draws++;
+            s->n_adjusts += g->draw->draw.n_adjust;
+            s->n_banned += g->draw->draw.n_banned;
+        }
         s->any_store = s->any_store || g->store;
         s->any_all = s->any_all || g->want == TT_WANT_ALL;
         s->any_loss = s->any_loss || g->want == TT_WANT_LOSS;
@@ -228,15 +237,62 @@ static void write_rows(tt_step *s, int32_t *ids, int32_t *pos, int32_t *slot, in
     }
 }
 
-/* One packed upload: everything that kernels need to know of rows and segments. */
-static tt_code write_descriptors(tt_step *s, tt_err *reterr)
+/* The last rows that go through the head, and what is drawn from them. */
+static void write_last(desc_writer *w)
 {
-    size_t n = (size_t)s->n_rows, n_segs = (size_t)s->n_segs, n_pages = 0;
+    tt_step *s = w->s;
+    int32_t *last = desc_take(w, (size_t)s->n_last * sizeof *last, &s->last_idx);
+    tt_draw *draws = desc_take(w, (size_t)s->n_draws * sizeof *draws, &s->draws);
+    tt_logit_adjust *adjusts = desc_take(w, (size_t)s->n_adjusts * sizeof *adjusts, &s->adjusts);
+    int32_t *banned = desc_take(w, (size_t)s->n_banned * sizeof *banned, &s->banned);
+    int32_t n_logits = 0, n_rest = s->n_logits, n_adjusts = 0, n_banned = 0;
+    for (int32_t i = 0; i < s->n_segs; i++) {
+        const tt_seg *g = &s->dev_segs_host[i];
+        const tt_draw_order *o = s->segs[i].draw;
+        bool logits = s->segs[i].want == TT_WANT_LAST;
+        if (!logits && o == NULL) {
+            continue;
+        }
+        int32_t row = logits ? n_logits++ : n_rest++;
+        last[row] = g->row0 + g->n_rows - 1;
+        if (o != NULL) {
+            tt_draw d = o->draw;
+            d.row = row;
+            d.adjust0 = n_adjusts;
+            d.banned0 = n_banned;
+            if (d.n_adjust > 0) {
+                memcpy(adjusts + n_adjusts, o->adjusts, (size_t)d.n_adjust * sizeof *adjusts);
+            }
+            if (d.n_banned > 0) {
+                memcpy(banned + n_banned, o->banned, (size_t)d.n_banned * sizeof *banned);
+            }
+            n_adjusts += d.n_adjust;
+            n_banned += d.n_banned;
+            *draws++ = d;
+        }
+    }
+}
+
+/* Bytes of the descriptors; the tokens that come back lie behind them. */
+static size_t desc_bytes(const tt_step *s)
+{
+    size_t n = (size_t)s->n_rows, n_pages = 0;
     for (int32_t i = 0; i < s->n_segs; i++) {
         n_pages += (size_t)pages_of(&s->segs[i]);
     }
-    size_t need =
-        5 * pad64(n * 4) + pad64(n_segs * sizeof(tt_seg)) + pad64(n_pages * 4) + pad64(n_segs * 4);
+    return 5 * pad64(n * 4) + pad64((size_t)s->n_segs * sizeof(tt_seg)) + pad64(n_pages * 4) +
+           pad64((size_t)s->n_last * 4) + pad64((size_t)s->n_draws * sizeof(tt_draw)) +
+           pad64((size_t)s->n_adjusts * sizeof(tt_logit_adjust)) + pad64((size_t)s->n_banned * 4) +
+           pad64((size_t)s->n_draws * 4);
+}
+
+/* One packed upload: everything that kernels need to know of rows and segments. */
+static tt_code write_descriptors(tt_step *s, tt_err *reterr)
+{
+    size_t n = (size_t)s->n_rows, n_segs = (size_t)s->n_segs, need = desc_bytes(s), n_pages = 0;
+    for (int32_t i = 0; i < s->n_segs; i++) {
+        n_pages += (size_t)pages_of(&s->segs[i]);
+    }
     tt_code rc = grow_dev(s->d, &s->desc, &s->desc_cap, need, reterr);
     if (rc == TT_OK) {
         rc = grow_host((void **)&s->host_desc, &s->host_desc_cap, need, reterr);
@@ -251,20 +307,19 @@ static tt_code write_descriptors(tt_step *s, tt_err *reterr)
     write_rows(s, ids, pos, slot, targets, weight);
     tt_seg *segs = desc_take(&w, n_segs * sizeof *segs, &s->dev_segs);
     int32_t *table = desc_take(&w, n_pages * 4, &s->page_table);
-    int32_t *last = desc_take(&w, n_segs * 4, &s->last_idx);
-    int32_t row = 0, page = 0, n_last = 0;
+    int32_t row = 0, page = 0;
     for (int32_t i = 0; i < s->n_segs; i++) {
         const tt_segment *g = &s->segs[i];
         segs[i] = (tt_seg){.row0 = row, .n_rows = g->n_rows, .pos0 = g->pos0, .page0 = page};
         memcpy(table + page, g->pages, (size_t)pages_of(g) * 4);
         row += g->n_rows;
         page += pages_of(g);
-        if (g->want == TT_WANT_LAST) {
-            last[n_last++] = row - 1;
-        }
     }
     memcpy(s->dev_segs_host, segs, n_segs * sizeof *segs);
+    write_last(&w);
     s->d->ops.upload(s->d->lane, s->desc, s->host_desc, w.used);
+    desc_take(&w, (size_t)s->n_draws * 4, &s->tokens);
+    assert(w.used == need);
     return TT_OK;
 }
 
@@ -305,10 +360,15 @@ tt_code tt_step_begin(tt_step *s, const tt_segment *segs, int32_t n_segs,
     for (int32_t i = 1; !train && i < m->n_layers; i++) {
         s->saved[i] = s->saved[0];
     }
-    size_t n_logits = (size_t)s->n_last * (size_t)m->n_vocab * sizeof(float);
-    rc = grow_dev(s->d, &s->logits_dev, &s->logits_cap, n_logits, reterr);
+    size_t row_bytes = (size_t)m->n_vocab * sizeof(float);
+    rc = grow_dev(s->d, &s->logits_dev, &s->logits_cap, (size_t)s->n_last * row_bytes, reterr);
     if (rc == TT_OK) {
-        rc = grow_host((void **)&s->logits, &s->logits_host_cap, n_logits, reterr);
+        rc = grow_host((void **)&s->logits, &s->logits_host_cap, (size_t)s->n_logits * row_bytes,
+                       reterr);
+    }
+    if (rc == TT_OK) {
+        rc = grow_host((void **)&s->drawn, &s->drawn_cap, (size_t)s->n_draws * sizeof *s->drawn,
+                       reterr);
     }
     if (rc == TT_OK) {
         rc = grow_host((void **)&s->losses, &s->losses_cap, (size_t)s->n_rows * sizeof(float),
@@ -324,8 +384,14 @@ tt_code tt_step_begin(tt_step *s, const tt_segment *segs, int32_t n_segs,
 
 const float *tt_step_logits(const tt_step *s, int32_t i)
 {
-    assert(s->phase == PHASE_DONE && i >= 0 && i < s->n_last);
+    assert(s->phase == PHASE_DONE && i >= 0 && i < s->n_logits);
     return s->logits + (size_t)i * (size_t)s->d->model->n_vocab;
+}
+
+int32_t tt_step_token(const tt_step *s, int32_t i)
+{
+    assert(s->phase == PHASE_DONE && i >= 0 && i < s->n_draws);
+    return s->drawn[i];
 }
 
 tt_code tt_step_logits_block(tt_step *s, int32_t row0, int32_t n, const float **ret_logits,

@@ -32,11 +32,14 @@ struct tt_step {
     tt_kv_pool *kv;
     /* ---- the begun step ---- */
     tt_step_options opt;
-    tt_segment *segs; /* [n_segs], ids, pages and targets not to be followed any more */
+    tt_segment *segs; /* [n_segs], none of their arrays to be followed any more */
     int32_t n_segs, segs_cap;
     tt_seg *dev_segs_host;    /* [n_segs] */
     tt_adapter_group *groups; /* [n_segs] scratch */
-    int32_t n_rows, n_last, n_targets;
+    int32_t n_rows, n_targets;
+    /* Last rows that go through the head: first those of n_logits segments that want LAST, then
+     * those that only have a draw. */
+    int32_t n_last, n_logits, n_draws, n_adjusts, n_banned;
     bool any_store, any_all, any_loss;
     tt_phase phase;
     int32_t cursor, first_layer; /* layer or head block; lowest trained layer */
@@ -46,6 +49,8 @@ struct tt_step {
     size_t desc_cap, host_desc_cap; /* bytes */
     tt_dev desc;
     tt_dev ids, positions, kv_slot, dev_segs, page_table, last_idx, targets, row_weight;
+    tt_dev draws, adjusts, banned;
+    tt_dev tokens; /* i32 [n_draws], behind what is uploaded */
     /* ---- workspace ---- */
     tt_dev work; /* owned */
     size_t work_cap;
@@ -56,8 +61,10 @@ struct tt_step {
     /* ---- results ---- */
     tt_dev logits_dev; /* owned */
     size_t logits_cap;
-    float *logits; /* host [n_last, V], owned */
+    float *logits; /* host [n_logits, V], owned */
     size_t logits_host_cap;
+    int32_t *drawn; /* host [n_draws], owned */
+    size_t drawn_cap;
     float *block; /* host [rows of a block, V], owned */
     size_t block_cap;
     float *losses; /* host [n_rows], owned */

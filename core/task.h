@@ -133,15 +133,20 @@ tt_code tt_generate_arrived(tt_worker *w, tt_task *t, tt_err *reterr);
 /* The training it waited for (or the cache) has this result; the adapter is transferred. */
 tt_code tt_generate_adapted(tt_worker *w, tt_task *t, const tt_qttt_result *result,
                             tt_adapter *adapter, tt_err *reterr);
-/* A token drawn from logits, with its log-probabilities when the client wants them. */
+/* A token, with its log-probabilities when the client wants them. */
 typedef struct tt_drawn {
     int32_t id;
+    const float *logits; /* [V] of the step; NULL = not wanted. batch.c's own */
     float logprob;
     tt_logprob top[TT_MAX_TOP_LOGPROBS];
 } tt_drawn;
 
-/* Any thread of the engine's, one at a time for a task. */
-void tt_generate_draw(tt_worker *w, tt_task *t, const float *logits, tt_drawn *ret);
+/* How its next token is drawn; good until tt_generate_token(). */
+void tt_generate_order(const tt_task *t, tt_draw_order *ret);
+/* The client wants log-probabilities: the logits have to come to the host. */
+bool tt_generate_wants_logits(const tt_task *t);
+/* Of a token and its logits [V]. Any thread of the engine's. */
+void tt_generate_logprobs(const tt_worker *w, const tt_task *t, const float *logits, tt_drawn *d);
 /* Tells the client. TT_OK: decode on. TT_TASK_OVER. */
 tt_code tt_generate_token(tt_worker *w, tt_task *t, const tt_drawn *drawn, tt_err *reterr);
 /* Fills t->last with TT_EV_DONE. */

@@ -285,6 +285,64 @@ typedef struct tt_head_args {
     int32_t col0, n_cols;
 } tt_head_args;
 
+/* What a draw changes of its row before it looks at it; an id is named once. In this order:
+ * x += bias; x *= x > 0 ? 1 / repetition : repetition; x -= penalty. */
+typedef struct tt_logit_adjust {
+    int32_t id;
+    float bias;
+    float repetition; /* > 0; 1 = none */
+    float penalty;    /* presence and frequency */
+} tt_logit_adjust;
+
+/* How one token is drawn. The generator is splitmix64 (core/rng.h) as a function of a counter:
+ * whoever has stream and counter has the number, so a draw keeps no state. */
+typedef struct tt_draw {
+    uint64_t stream;  /* the generator's state before its first number */
+    uint32_t counter; /* which of its numbers decides: 0, 1, ... */
+    float temperature;
+    float top_p, min_p; /* 1, 0 = off */
+    int32_t top_k;      /* 0 = off */
+    int32_t row;        /* of the logits; each row belongs to one draw at most */
+    int32_t adjust0, n_adjust;
+    int32_t banned0, n_banned; /* ids, rising, none twice */
+} tt_draw;
+
+#define TT_SAMPLE_MAX_VOCAB ((1 << 20) - 1)
+#define TT_SAMPLE_LEAST (-43.0f) /* log2 of the least p that a candidate may have */
+
+/* Draws a token from rows of logits. A row's x are adjusted, banned ids become -inf, NaN counts as
+ * -inf. With m = max x:
+ *   m = -inf: the least id that is not banned (the last of all, when all are).
+ *   m = inf, temperature <= 0 or top_k == 1: the least id with x = m.
+ *   else t = (x - m) * (log2(e) / temperature) in f32; candidates have t >= TT_SAMPLE_LEAST; p =
+ *   2^t, by the operations of exp2_of() in kernels/ref/sample_ref.c, in f32, none contracted. Of
+ *   the candidates in the order of falling p, equal ones by rising id, there stay: the first top_k;
+ *   of these the fewest whose p sum up to top_p of the sum; of these those with p >= min_p. One is
+ *   drawn with probability p / sum: with top_p < 1 they are walked in that order, else by rising
+ *   id, to the first where the sum so far exceeds (the 64-bit number / 2^64) * sum.
+ * Sums are sums of floor(p * 2^44) in 64-bit integers, so their order means nothing and every
+ * device draws the same token from the same logits. */
+typedef struct tt_sample_args {
+    tt_dev logits;            /* [., n_vocab]; a row that is drawn from is undefined afterwards */
+    tt_dev draws;             /* tt_draw [n_draws] in device memory */
+    tt_dev adjusts;           /* tt_logit_adjust */
+    tt_dev banned;            /* i32 */
+    tt_dev tokens;            /* out i32 [n_draws] */
+    int32_t n_draws, n_vocab; /* n_vocab <= TT_SAMPLE_MAX_VOCAB */
+} tt_sample_args;
+
+/* A sum over groups of rows of bytes that finds any change of one word and, as a hash does, any
+ * other: of word i (8 bytes, little-endian, a row's last one filled up with zeros; counted through
+ * groups and rows in order) mix(word + (i + 1) * 0x9E3779B97F4A7C15), mix as splitmix64 has it;
+ * added modulo 2^64, so in any order. */
+typedef struct tt_checksum_args {
+    tt_dev data;                  /* aligned to 8 */
+    int64_t row_bytes;            /* >= 0 */
+    int64_t stride, group_stride; /* bytes from row to row, group to group; multiples of 8 */
+    tt_dev sum;                   /* out u64 */
+    int32_t n_rows, n_groups;     /* rows of a group */
+} tt_checksum_args;
+
 /* What a training step leaves in device memory; downloaded once per step. */
 typedef struct tt_train_state {
     double grad_sq;    /* squared global norm of G */
@@ -350,6 +408,7 @@ typedef struct tt_ops {
                      size_t n_bytes); /* dst valid after lane_sync */
     void (*copy)(tt_lane *lane, tt_dev dst, tt_dev src, size_t n_bytes);
     void (*zero)(tt_lane *lane, tt_dev dst, size_t n_bytes);
+    void (*checksum)(tt_lane *lane, const tt_checksum_args *a);
     /* Makes w->data from the bytes of the model file: the CPU borrows them, CUDA copies them into
      * memory that lane_destroy() gives back. */
     tt_code (*weight_load)(tt_lane *lane, tt_weight *w, const void *file_bytes, tt_err *reterr);
@@ -365,6 +424,7 @@ typedef struct tt_ops {
     void (*gather)(tt_lane *lane, const tt_gather_args *a);
     void (*head_fwd)(tt_lane *lane, const tt_head_args *a);
     void (*head_finish)(tt_lane *lane, const tt_head_args *a);
+    void (*sample)(tt_lane *lane, const tt_sample_args *a);
 
     /* ---- backward ---- */
     void (*head_bwd)(tt_lane *lane, const tt_head_args *a);

@@ -14,6 +14,7 @@ void tt_ops_init_ref(tt_ops *ops)
     ops->gather = tt_gather_ref;
     ops->head_fwd = tt_head_fwd_ref;
     ops->head_finish = tt_head_finish_ref;
+    ops->sample = tt_sample_ref;
     ops->head_bwd = tt_head_bwd_ref;
     ops->rmsnorm_bwd = tt_rmsnorm_bwd_ref;
     ops->matmul_bwd = tt_matmul_bwd_ref;
@@ -26,4 +27,5 @@ void tt_ops_init_ref(tt_ops *ops)
     ops->optim_step = tt_optim_step_ref;
     ops->delta_norm = tt_delta_norm_ref;
     ops->to_bf16 = tt_to_bf16_ref;
+    ops->checksum = tt_checksum_ref;
 }

@@ -21,6 +21,7 @@ void tt_gated_ref(tt_lane *lane, const tt_gated_args *a);
 void tt_gather_ref(tt_lane *lane, const tt_gather_args *a);
 void tt_head_fwd_ref(tt_lane *lane, const tt_head_args *a);
 void tt_head_finish_ref(tt_lane *lane, const tt_head_args *a);
+void tt_sample_ref(tt_lane *lane, const tt_sample_args *a);
 void tt_head_bwd_ref(tt_lane *lane, const tt_head_args *a);
 void tt_rmsnorm_bwd_ref(tt_lane *lane, const tt_rmsnorm_bwd_args *a);
 void tt_matmul_bwd_ref(tt_lane *lane, const tt_matmul_bwd_args *a);
@@ -33,5 +34,6 @@ void tt_optim_begin_ref(tt_lane *lane, const tt_optim_args *a);
 void tt_optim_step_ref(tt_lane *lane, const tt_optim_args *a);
 void tt_delta_norm_ref(tt_lane *lane, const tt_delta_norm_args *a);
 void tt_to_bf16_ref(tt_lane *lane, tt_dev src_f32, tt_dev dst_bf16, int64_t n);
+void tt_checksum_ref(tt_lane *lane, const tt_checksum_args *a);
 
 #endif

@@ -14,7 +14,7 @@
 
 static const co_op *const op_lists[] = {
     co_embed_ops,     co_norm_ops, co_matmul_ops,  co_gated_ops, co_rope_ops,
-    co_attention_ops, co_head_ops, co_adapter_ops, co_optim_ops,
+    co_attention_ops, co_head_ops, co_adapter_ops, co_optim_ops, co_sample_ops,
 };
 
 static const struct {

@@ -107,6 +107,8 @@ typedef union co_args {
     tt_head_args head;
     tt_optim_args optim;
     tt_delta_norm_args delta_norm;
+    tt_sample_args sample;
+    tt_checksum_args checksum;
     struct {
         tt_dev src, dst;
         int64_t n;
@@ -231,7 +233,7 @@ void co_fail(co_test *t, const char *fmt, ...) __attribute__((format(printf, 2, 
 /* ---- the tables of tests, one a file, each ended by a row without a name ---- */
 
 extern const co_op co_embed_ops[], co_norm_ops[], co_matmul_ops[], co_gated_ops[], co_rope_ops[],
-    co_attention_ops[], co_head_ops[], co_adapter_ops[], co_optim_ops[];
+    co_attention_ops[], co_head_ops[], co_adapter_ops[], co_optim_ops[], co_sample_ops[];
 
 /* ---- for the driver ---- */
 

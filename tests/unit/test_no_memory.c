@@ -140,13 +140,12 @@ static tt_code through_textout(tt_err *err)
 
 static tt_code through_sampler(tt_err *err)
 {
-    float logits[24] = {0};
     int32_t prompt[3] = {1, 2, 23};
     tt_sampler s = {0};
     tt_sampling opt = {.temperature = 1, .top_p = 1, .repetition_penalty = 1.1f};
     tt_code rc = tt_sampler_init(&s, &opt, 24, prompt, 3, err);
     if (rc == TT_OK) {
-        tt_sampler_accept(&s, tt_sampler_draw(&s, logits, NULL, 0));
+        tt_sampler_accept(&s, 22);
     }
     tt_sampler_finish(&s);
     return rc;

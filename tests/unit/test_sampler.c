@@ -10,12 +10,51 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/rng.h"
 #include "core/sampler.h"
+#include "kernels/lane.h"
+#include "kernels/ref/ref.h"
 
 #define V 1000
 #define DRAWS 40000
 
 static float logits[V];
+static tt_ops ops;
+static tt_lane *lane;
+
+static int open_table(void **state)
+{
+    tt_err err;
+    tt_ops_init_lane(&ops);
+    tt_ops_init_ref(&ops);
+    return ops.lane_create(&ops, &(tt_lane_options){.n_threads = 1}, &lane, &err) == TT_OK ? 0 : -1;
+}
+
+static int close_table(void **state)
+{
+    ops.lane_destroy(&lane);
+    return 0;
+}
+
+/* The sampler's next token by the reference table, from `logits`, which stay. */
+static int32_t draw(const tt_sampler *s, const int32_t *banned, int32_t n_banned)
+{
+    static float row[V];
+    tt_err err;
+    tt_draw_order o;
+    int32_t token = -1;
+    tt_sampler_order(s, banned, n_banned, &o);
+    memcpy(row, logits, sizeof row);
+    ops.sample(lane, &(tt_sample_args){.logits = tt_addr(row),
+                                       .draws = tt_addr(&o.draw),
+                                       .adjusts = tt_addr(o.adjusts),
+                                       .banned = tt_addr(o.banned),
+                                       .tokens = tt_addr(&token),
+                                       .n_draws = 1,
+                                       .n_vocab = V});
+    assert_int_equal(ops.lane_sync(lane, &err), TT_OK);
+    return token;
+}
 
 static tt_sampling plain(void)
 {
@@ -84,7 +123,9 @@ static void check_distribution(tt_sampling o)
     expected(&o, p);
     memset(hits, 0, sizeof hits);
     for (int i = 0; i < DRAWS; i++) {
-        hits[tt_sampler_draw(&s, logits, NULL, 0)]++;
+        int32_t id = draw(&s, NULL, 0);
+        hits[id]++;
+        tt_sampler_accept(&s, id);
     }
     for (int i = 0; i < V; i++) {
         double sd = sqrt(p[i] * (1 - p[i]) * DRAWS);
@@ -123,7 +164,7 @@ static int32_t draw_one(tt_sampling o, const int32_t *banned, int32_t n)
     tt_err err;
     int32_t none = 0;
     assert_int_equal(tt_sampler_init(&s, &o, V, &none, 0, &err), TT_OK);
-    int32_t id = tt_sampler_draw(&s, logits, banned, n);
+    int32_t id = draw(&s, banned, n);
     tt_sampler_finish(&s);
     return id;
 }
@@ -164,17 +205,17 @@ static void test_penalties_and_bias(void **state)
     o.repetition_penalty = 1.5f; /* 3 / 1.5 = 2 */
     int32_t prompt = 1;
     assert_int_equal(tt_sampler_init(&s, &o, V, &prompt, 1, &err), TT_OK);
-    assert_int_equal(tt_sampler_draw(&s, logits, NULL, 0), 2);
+    assert_int_equal(draw(&s, NULL, 0), 2);
     tt_sampler_accept(&s, 2);
-    assert_int_equal(tt_sampler_draw(&s, logits, NULL, 0), 3);
+    assert_int_equal(draw(&s, NULL, 0), 3);
     tt_sampler_finish(&s);
     o.repetition_penalty = 1;
     o.frequency_penalty = 0.3f; /* after two: 3 - 0.6 < 2.5; presence counts once */
     assert_int_equal(tt_sampler_init(&s, &o, V, &prompt, 1, &err), TT_OK);
     tt_sampler_accept(&s, 1);
-    assert_int_equal(tt_sampler_draw(&s, logits, NULL, 0), 1);
+    assert_int_equal(draw(&s, NULL, 0), 1);
     tt_sampler_accept(&s, 1);
-    assert_int_equal(tt_sampler_draw(&s, logits, NULL, 0), 2);
+    assert_int_equal(draw(&s, NULL, 0), 2);
     tt_sampler_finish(&s);
     struct tt_logit_bias bias[] = {{1, -100}, {900, 2.45f}};
     o = plain();
@@ -182,7 +223,7 @@ static void test_penalties_and_bias(void **state)
     o.bias = bias;
     o.n_bias = 2;
     assert_int_equal(tt_sampler_init(&s, &o, V, &prompt, 1, &err), TT_OK);
-    assert_int_equal(tt_sampler_draw(&s, logits, NULL, 0), 2);
+    assert_int_equal(draw(&s, NULL, 0), 2);
     tt_sampler_finish(&s);
 }
 
@@ -198,6 +239,62 @@ static void test_rubbish_logits(void **state)
     assert_int_equal(draw_one(o, NULL, 0), 17);
     logits[18] = INFINITY;
     assert_int_equal(draw_one(o, NULL, 0), 18);
+}
+
+/* Every number of a stream is had from its index alone, and a seed draws the tokens that it has
+ * always drawn: recorded from the sampler that walked core/rng.h's generator on the host. */
+static void test_seed_has_its_tokens(void **state)
+{
+    static const int32_t plain_ids[] = {255, 27,  869, 255, 369, 160, 804, 897,
+                                        639, 160, 146, 975, 255, 514, 954, 255},
+                         top_p_ids[] = {482, 255, 639, 255, 500, 255, 767, 788,
+                                        372, 255, 255, 509, 902, 629, 472, 482};
+    for (int i = 0; i < 2; i++) {
+        tt_sampler s;
+        tt_err err;
+        tt_sampling o = plain();
+        o.temperature = 1.5f;
+        o.top_k = i == 0 ? 0 : 200;
+        o.top_p = i == 0 ? 1 : 0.9f;
+        o.seed = 42;
+        fill_logits();
+        assert_int_equal(tt_sampler_init(&s, &o, V, NULL, 0, &err), TT_OK);
+        for (size_t k = 0; k < sizeof plain_ids / sizeof *plain_ids; k++) {
+            assert_int_equal(draw(&s, NULL, 0), (i == 0 ? plain_ids : top_p_ids)[k]);
+            tt_sampler_accept(&s, 1);
+        }
+        tt_sampler_finish(&s);
+    }
+}
+
+/* A number beyond 2^-43 of the likeliest is none; of equal ones the lower ids are kept; a share
+ * that is reached exactly is reached. */
+static void test_edges_of_what_is_kept(void **state)
+{
+    for (int i = 0; i < V; i++) {
+        logits[i] = -60;
+    }
+    logits[500] = logits[501] = logits[502] = logits[503] = 0;
+    logits[7] = -40; /* p = 4e-18 */
+    for (uint64_t seed = 0; seed < 300; seed++) {
+        tt_sampling o = plain();
+        o.seed = seed;
+        int32_t id = draw_one(o, NULL, 0);
+        assert_true(id >= 500 && id <= 503);
+        o.top_k = 2;
+        assert_in_range(draw_one(o, NULL, 0), 500, 501);
+        o.top_k = 0;
+        o.top_p = 0.75f;
+        assert_in_range(draw_one(o, NULL, 0), 500, 502);
+        o.top_p = 0;
+        assert_int_equal(draw_one(o, NULL, 0), 500);
+        o.top_p = 1;
+        o.temperature = 1e-38f;
+        assert_in_range(draw_one(o, NULL, 0), 500, 503);
+        o.temperature = 30; /* -60 is then e^-2 */
+        o.min_p = 1;
+        assert_in_range(draw_one(o, NULL, 0), 500, 503);
+    }
 }
 
 static void test_logprobs(void **state)
@@ -228,9 +325,13 @@ static void test_logprobs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_distributions),      cmocka_unit_test(test_greedy_seed_and_ban),
-        cmocka_unit_test(test_penalties_and_bias), cmocka_unit_test(test_rubbish_logits),
+        cmocka_unit_test(test_distributions),
+        cmocka_unit_test(test_greedy_seed_and_ban),
+        cmocka_unit_test(test_penalties_and_bias),
+        cmocka_unit_test(test_rubbish_logits),
+        cmocka_unit_test(test_seed_has_its_tokens),
+        cmocka_unit_test(test_edges_of_what_is_kept),
         cmocka_unit_test(test_logprobs),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, open_table, close_table);
 }

@@ -15,6 +15,7 @@
 
 #include "core/rng.h"
 #include "fail_alloc.h"
+#include "kernels/lane.h"
 #include "small_engine.h"
 
 enum { VOCAB = 24, CONTEXT = 150, PAGES_EACH = 3, N_PAGES = 9 };
@@ -263,6 +264,80 @@ static void check_company(tt_family family, tt_dtype kv)
     small_run(&e, &base, 1, &o);
     assert_memory_not_equal(tt_step_logits(e.step, 0), alone[3], sizeof alone[3]);
     tt_adapter_unref(&e.d, &a);
+    small_close(&e);
+}
+
+/* What the table draws from these logits. */
+static int32_t draw_of(small_engine *e, const float *logits, const tt_draw_order *o)
+{
+    float row[VOCAB];
+    int32_t token = -1;
+    tt_draw d = o->draw;
+    tt_err err;
+    memcpy(row, logits, sizeof row);
+    e->d.ops.sample(e->d.lane, &(tt_sample_args){.logits = tt_addr(row),
+                                                 .draws = tt_addr(&d),
+                                                 .adjusts = tt_addr(o->adjusts),
+                                                 .banned = tt_addr(o->banned),
+                                                 .tokens = tt_addr(&token),
+                                                 .n_draws = 1,
+                                                 .n_vocab = VOCAB});
+    assert_int_equal(e->d.ops.lane_sync(e->d.lane, &err), TT_OK);
+    return token;
+}
+
+/* Segments that want logits, a token, both, all rows and a token, or nothing, in every rotation:
+ * each gets its own, whether or not its neighbours have adjustments and banned ids. */
+static void test_draws_are_of_their_own_rows(void **state)
+{
+    enum { N = 6 };
+    small_engine e;
+    float y[VOCAB], alone[N][VOCAB];
+    open_poisoned(&e, "qwen3", TT_ISA_ALL, TT_BF16);
+    prefill(&e, pages_a, CONTEXT, CONTEXT, y);
+    tt_logit_adjust adjusts[3] = {{3, 2, 1, 0}, {9, 0, 1.5f, 0.25f}, {20, 9, 1, 0}};
+    int32_t banned[3] = {2, 11, 23};
+    tt_draw_order orders[N];
+    tt_segment segs[N];
+    for (int32_t i = 0; i < N; i++) {
+        static const tt_want wants[N] = {TT_WANT_LAST, TT_WANT_NONE, TT_WANT_LAST,
+                                         TT_WANT_ALL,  TT_WANT_NONE, TT_WANT_NONE};
+        orders[i] =
+            (tt_draw_order){.draw = {.stream = 77 + (uint64_t)i,
+                                     .counter = (uint32_t)i,
+                                     .temperature = i == 4 ? 0 : 20, /* flat: any id can come */
+                                     .top_p = 1,
+                                     .n_adjust = i % 4,
+                                     .n_banned = i == 2 || i == 4 ? 3 : i % 2},
+                            .adjusts = adjusts,
+                            .banned = banned};
+        segs[i] = (tt_segment){.ids = ids + 20 * i,
+                               .n_rows = 1 + i,
+                               .pos0 = 90 + i,
+                               .pages = pages_a,
+                               .want = TT_WANT_LAST};
+        small_run(&e, &segs[i], 1, &(tt_step_options){.family = TT_PREFILL});
+        memcpy(alone[i], tt_step_logits(e.step, 0), sizeof alone[i]);
+        segs[i].want = wants[i];
+        segs[i].draw = i == 0 || i == 5 ? NULL : &orders[i];
+    }
+    for (int turn = 0; turn < N; turn++) {
+        tt_segment turned[N];
+        for (int i = 0; i < N; i++) {
+            turned[i] = segs[(i + turn) % N];
+        }
+        small_run(&e, turned, N, &(tt_step_options){.family = TT_PREFILL});
+        for (int i = 0, n_logits = 0, n_draws = 0; i < N; i++) {
+            int of = (i + turn) % N;
+            if (turned[i].want == TT_WANT_LAST) {
+                assert_memory_equal(tt_step_logits(e.step, n_logits++), alone[of], sizeof alone[0]);
+            }
+            if (turned[i].draw != NULL) {
+                assert_int_equal(tt_step_token(e.step, n_draws++),
+                                 draw_of(&e, alone[of], &orders[of]));
+            }
+        }
+    }
     small_close(&e);
 }
 
@@ -527,6 +602,7 @@ int main(void)
         cmocka_unit_test(test_kv_is_written_in_its_slots_alone),
         cmocka_unit_test(test_rows_without_pages_of_their_own_write_nothing),
         cmocka_unit_test(test_company_and_order_do_not_show),
+        cmocka_unit_test(test_draws_are_of_their_own_rows),
         cmocka_unit_test(test_results_agree_with_each_other),
         cmocka_unit_test(test_loss_weights_are_on_the_device),
         cmocka_unit_test(test_pieces_do_not_show),
