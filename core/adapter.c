@@ -82,7 +82,7 @@ tt_code tt_adapter_create(tt_device *d, const tt_adapter_shape *shape, tt_adapte
     a->bytes = tt_adapter_bytes(m, shape);
     a->block = shape->place;
     a->placed = shape->place != 0;
-    rc = a->placed ? TT_OK : d->ops.alloc(d->lane, a->bytes, &a->block, reterr);
+    rc = a->placed ? TT_OK : tt_device_alloc(d, a->bytes, &a->block, reterr);
     if (rc != TT_OK) {
         tt_adapter_unref(d, &a);
         return rc;

@@ -219,6 +219,11 @@ static void make_room(tt_adapter_cache *c, size_t need)
     }
 }
 
+bool tt_adapter_cache_reclaim(tt_adapter_cache *c)
+{
+    return evict_adapter(c, false);
+}
+
 static void drop_last_result(tt_adapter_cache *c)
 {
     entry **last = NULL;

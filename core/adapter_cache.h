@@ -84,6 +84,8 @@ bool tt_adapter_cache_tend(tt_adapter_cache *c, void (*warn)(void *arg, const tt
                            void *arg, double *ret_wait);
 /* Removes the files of all but these and what is pinned. */
 void tt_adapter_cache_keep(tt_adapter_cache *c, const uint64_t *ids, size_t n);
+/* One adapter that nobody uses now leaves memory, to make some. False: none can. */
+bool tt_adapter_cache_reclaim(tt_adapter_cache *c);
 /* Pinned adapters that should have a file and have none. */
 int32_t tt_adapter_cache_unsaved(const tt_adapter_cache *c);
 

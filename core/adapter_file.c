@@ -91,7 +91,7 @@ tt_code tt_adapter_image_take(tt_device *d, const tt_adapter *a, uint64_t contex
         }
     }
     assert(rc != TT_OK || at == img->data + img->n_bytes);
-    rc = rc == TT_OK ? d->ops.lane_sync(d->lane, reterr) : rc;
+    rc = rc == TT_OK ? tt_device_sync(d, reterr) : rc;
     if (rc != TT_OK) {
         tt_adapter_image_free(img);
         return rc;

@@ -62,8 +62,8 @@ static tt_code gemm_rate(tt_bench *b, tt_err *reterr)
         x[i % n_x] = (float)(i % 5) - 2;
     }
     rc = rc == TT_OK ? d->ops.weight_load(d->lane, &weight, w, reterr) : rc;
-    rc = rc == TT_OK ? d->ops.alloc(d->lane, n_x * sizeof *x, &xd, reterr) : rc;
-    rc = rc == TT_OK ? d->ops.alloc(d->lane, n_y * sizeof(float), &yd, reterr) : rc;
+    rc = rc == TT_OK ? tt_device_alloc(d, n_x * sizeof *x, &xd, reterr) : rc;
+    rc = rc == TT_OK ? tt_device_alloc(d, n_y * sizeof(float), &yd, reterr) : rc;
     if (rc == TT_OK) {
         d->ops.upload(d->lane, xd, x, n_x * sizeof *x);
     }
@@ -71,7 +71,7 @@ static tt_code gemm_rate(tt_bench *b, tt_err *reterr)
         double t0 = tt_sys_now();
         d->ops.matmul(d->lane, &(tt_matmul_args){
                                    .x = xd, .n_rows = ROWS, .n_w = 1, .w = {&weight}, .y = {yd}});
-        rc = d->ops.lane_sync(d->lane, reterr);
+        rc = tt_device_sync(d, reterr);
         t[i < 0 ? 0 : i] = tt_sys_now() - t0;
     }
     if (rc == TT_OK) {

@@ -70,16 +70,42 @@ static tt_code load_matrices(tt_device *d, tt_err *reterr)
     return rc;
 }
 
-tt_code tt_device_open(tt_device *d, tt_model *model, unsigned isa_mask,
+tt_code tt_device_check(const tt_device_choice *choice, const tt_model *m, tt_err *reterr)
+{
+    static const int32_t heads[] = {16, 32, 64, 80, 96, 128, 256};
+    for (size_t i = 0; choice->cuda != NULL && i < sizeof heads / sizeof *heads; i++) {
+        if (m->head_dim == heads[i]) {
+            return TT_OK;
+        }
+    }
+    return choice->cuda == NULL ? TT_OK
+                                : tt_fail(reterr, TT_E_UNSUPPORTED,
+                                          "heads of %d elements have no CUDA kernels (16, 32, 64, "
+                                          "80, 96, 128 and 256 have)",
+                                          (int)m->head_dim);
+}
+
+static tt_code open_table(tt_device *d, tt_err *reterr)
+{
+    const tt_device_choice *c = &d->choice;
+    if (c->cuda != NULL) {
+        tt_code rc = tt_device_check(c, d->model, reterr);
+        return rc == TT_OK ? c->cuda->ops(c->ordinal, &d->ops, reterr) : rc;
+    }
+    tt_ops_get(&d->ops, c->isa_mask);
+    return TT_OK;
+}
+
+tt_code tt_device_open(tt_device *d, tt_model *model, const tt_device_choice *choice,
                        const tt_lane_options *lane_options, tt_err *reterr)
 {
-    *d = (tt_device){.model = model};
-    tt_ops_get(&d->ops, isa_mask);
-    tt_code rc = d->ops.lane_create(&d->ops, lane_options, &d->lane, reterr);
+    *d = (tt_device){.model = model, .choice = *choice};
+    tt_code rc = open_table(d, reterr);
+    rc = rc == TT_OK ? d->ops.lane_create(&d->ops, lane_options, &d->lane, reterr) : rc;
     if (rc == TT_OK) {
         vector_walk walk = {.d = d};
         each_vector(model, measure_vector, &walk);
-        rc = d->ops.alloc(d->lane, walk.offset, &d->vectors, reterr);
+        rc = tt_device_alloc(d, walk.offset, &d->vectors, reterr);
     }
     if (rc == TT_OK) {
         vector_walk walk = {.d = d};
@@ -87,12 +113,50 @@ tt_code tt_device_open(tt_device *d, tt_model *model, unsigned isa_mask,
         rc = load_matrices(d, reterr);
     }
     if (rc == TT_OK) {
-        rc = d->ops.lane_sync(d->lane, reterr);
+        rc = tt_device_sync(d, reterr);
     }
     if (rc != TT_OK) {
         tt_device_close(d);
     }
     return rc;
+}
+
+static tt_code note_failure(tt_device *d, tt_code rc, const tt_err *err)
+{
+    if (rc == TT_E_DEVICE && d->failure.code == TT_OK) {
+        d->failure = *err;
+    }
+    return rc;
+}
+
+tt_code tt_device_sync(tt_device *d, tt_err *reterr)
+{
+    tt_err err = {0};
+    tt_code rc = note_failure(d, d->ops.lane_sync(d->lane, &err), &err);
+    return rc == TT_OK ? rc : tt_fail(reterr, rc, "%s", err.msg);
+}
+
+tt_code tt_device_alloc(tt_device *d, size_t n_bytes, tt_dev *ret_addr, tt_err *reterr)
+{
+    tt_err err = {0};
+    tt_code rc;
+    while ((rc = d->ops.alloc(d->lane, n_bytes, ret_addr, &err)) == TT_E_NOMEM &&
+           d->reclaim != NULL && d->reclaim(d->reclaim_arg)) {
+    }
+    note_failure(d, rc, &err);
+    return rc == TT_OK ? rc : tt_fail(reterr, rc, "%s", err.msg);
+}
+
+bool tt_device_memory(const tt_device *d, size_t *ret_free, size_t *ret_total)
+{
+    tt_err err;
+    tt_cuda_info info;
+    if (d->choice.cuda == NULL || d->choice.cuda->info(d->choice.ordinal, &info, &err) != TT_OK) {
+        return false;
+    }
+    *ret_free = info.free_bytes;
+    *ret_total = info.total_bytes;
+    return true;
 }
 
 void tt_device_close(tt_device *d)

@@ -149,7 +149,7 @@ static tt_code score_all(const tt_step *s, layer_keys *l, const int32_t *pages, 
     size_t bytes = n_rows * (size_t)kv->head_dim * (size_t)tt_dtypes[kv->type].block_bytes;
     size_t n_q = (size_t)l->n_heads * (size_t)kv->head_dim;
     s->d->ops.download(s->d->lane, l->q32, tt_step_queries(s), n_q * sizeof *l->q32);
-    tt_code rc = s->d->ops.lane_sync(s->d->lane, reterr);
+    tt_code rc = tt_device_sync(s->d, reterr);
     for (size_t i = 0; rc == TT_OK && i < n_q; i++) {
         l->q[i] = l->q32[i];
     }
@@ -166,7 +166,7 @@ static tt_code score_all(const tt_step *s, layer_keys *l, const int32_t *pages, 
                                    n_rows * sizeof *l->k_scale);
             }
         }
-        rc = s->d->ops.lane_sync(s->d->lane, reterr);
+        rc = tt_device_sync(s->d, reterr);
         if (rc == TT_OK) {
             score_block(l, page, n);
         }

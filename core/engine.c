@@ -101,16 +101,18 @@ tt_engine_state tt_engine_get_state(const tt_engine *engine, tt_err *ret_failure
     tt_engine *e = (tt_engine *)engine;
     pthread_mutex_lock(&e->mutex);
     tt_engine_state state = e->state;
-    if (state == TT_ENGINE_FAILED && ret_failure != NULL) {
+    if ((state == TT_ENGINE_FAILED || state == TT_ENGINE_LOST) && ret_failure != NULL) {
         *ret_failure = e->failure;
     }
     pthread_mutex_unlock(&e->mutex);
     return state;
 }
 
+/* What is immutable from READY on can be read. */
 static bool ready(const tt_engine *e)
 {
-    return tt_engine_get_state(e, NULL) == TT_ENGINE_READY;
+    tt_engine_state state = tt_engine_get_state(e, NULL);
+    return state == TT_ENGINE_READY || state == TT_ENGINE_LOST;
 }
 
 const tt_model *tt_engine_model(const tt_engine *e)
@@ -131,6 +133,11 @@ int32_t tt_engine_max_context(const tt_engine *e)
 const char *tt_engine_isa(const tt_engine *e)
 {
     return ready(e) ? e->worker.device.ops.isa : "";
+}
+
+const char *tt_engine_device(const tt_engine *e)
+{
+    return ready(e) ? e->worker.device_name : "";
 }
 
 int tt_engine_threads(const tt_engine *e)
@@ -179,11 +186,16 @@ static bool trains(const tt_job_params *p)
     return p->kind == TT_JOB_TRAIN || p->qttt.mode == TT_QTTT_ON;
 }
 
-/* What a training takes must be there (room: free memory, bytes; 0 = not known), but for what the
- * last one left to the next. The mutex is held. */
+/* What a training takes must be there (room: free memory of the host, bytes; 0 = not known), but
+ * for what the last one left to the next. A GPU's memory was free when it was last asked, and
+ * adapters that nobody has pinned can leave it. The mutex is held. */
 static tt_code check_training_room(const tt_engine *e, const tt_job_params *p, size_t room,
                                    tt_err *reterr)
 {
+    const tt_engine_stats *s = &e->stats;
+    if (s->device_total_bytes > 0) {
+        room = (size_t)(s->device_free_bytes + s->adapter_bytes - s->adapter_pinned_bytes);
+    }
     size_t need = trains(p) ? tt_worker_training_bytes(&e->worker, &p->qttt) : 0;
     if (need <= e->arena_bytes || room == 0 || need <= room + e->arena_bytes) {
         return TT_OK;
@@ -212,8 +224,9 @@ static tt_code queue(tt_engine *e, tt_sched_task *const *tasks, tt_job *const *j
         room = trains(tt_job_get_params(jobs[i])) ? tt_sys_free_bytes() : 0;
     }
     pthread_mutex_lock(&e->mutex);
-    if (e->stopping) {
-        rc = tt_fail(reterr, TT_E_UNAVAILABLE, "the server is stopping");
+    if (e->stopping || e->state == TT_ENGINE_LOST) {
+        rc = tt_fail(reterr, TT_E_UNAVAILABLE,
+                     e->stopping ? "the server is stopping" : "the device has failed");
     }
     for (int32_t i = 0; rc == TT_OK && i < n; i++) {
         rc = check_adapter_room(e, tt_job_get_params(jobs[i]), reterr);

@@ -4,6 +4,7 @@
 #ifndef TT_ENGINE_H
 #define TT_ENGINE_H
 
+#include "core/device.h"
 #include "core/job.h"
 #include "core/model.h"
 #include "core/tokenizer.h"
@@ -13,7 +14,9 @@ typedef struct tt_engine tt_engine;
 typedef enum tt_engine_state {
     TT_ENGINE_LOADING,
     TT_ENGINE_READY,
-    TT_ENGINE_FAILED
+    TT_ENGINE_FAILED, /* it never came to be ready */
+    TT_ENGINE_LOST    /* its device has failed: what ran and waited has ended, but for jobs that had
+                         not begun; nothing new is taken. What is valid from READY on stays so */
 } tt_engine_state;
 
 /* Hard caps of qTTT (settings); a request beyond them is refused by the server with the range. */
@@ -33,7 +36,11 @@ typedef struct tt_auto_rule {
 
 typedef struct tt_engine_options {
     const char *model_path;
-    unsigned isa_mask;   /* of enum tt_isa */
+    unsigned isa_mask; /* of enum tt_isa */
+    /* The GPU, or NULL: the CPU (core/device_choice.h). */
+    const tt_cuda_module *cuda;
+    int32_t cuda_device;
+    bool cuda_optional;  /* a model that the GPU has no kernels for runs on the CPU */
     int n_threads;       /* 0 = what the machine and the cgroup give */
     int32_t max_context; /* tokens of one sequence, 0 = the model's */
     size_t
@@ -70,6 +77,7 @@ tt_code tt_engine_create(const tt_engine_options *opt, tt_engine **ret_engine, t
  * before this returns. */
 void tt_engine_destroy(tt_engine **engine);
 
+/* ret_failure: of FAILED and LOST. */
 tt_engine_state tt_engine_get_state(const tt_engine *e, tt_err *ret_failure);
 
 /* Valid from TT_ENGINE_READY until destroy; immutable; NULL before. */
@@ -77,6 +85,8 @@ const tt_model *tt_engine_model(const tt_engine *e);
 const tt_tokenizer *tt_engine_tokenizer(const tt_engine *e);
 int32_t tt_engine_max_context(const tt_engine *e);
 const char *tt_engine_isa(const tt_engine *e);
+/* "cpu", "cuda:0". */
+const char *tt_engine_device(const tt_engine *e);
 int tt_engine_threads(const tt_engine *e);
 
 /* Admission: checks the parameters against model and caps and queues the job; the engine takes a
@@ -120,6 +130,8 @@ typedef struct tt_engine_stats {
     /* used: held by sequences; cached: with content, held by nobody, not among the used */
     int64_t kv_pages_total, kv_pages_used, kv_pages_cached;
     int64_t kv_bytes_total, adapter_bytes, adapters, adapter_pinned_bytes;
+    int64_t device_free_bytes, device_total_bytes; /* of a GPU, as it last said; 0 on the CPU */
+    uint64_t device_reclaims; /* what was kept for later and given up for lack of its memory */
     int64_t adapters_unsaved; /* pinned, with a state folder, and without a file: it was told why */
     uint64_t prompt_tokens, cached_tokens, generated_tokens, trained_tokens, qttt_steps;
     uint64_t jobs_done, jobs_cancelled, jobs_failed;

@@ -5,6 +5,23 @@
 #include "core/engine_priv.h"
 #include "core/sysinfo.h"
 
+#define MEMORY_SECONDS 1 /* between two looks at a GPU's memory, each a call of the driver */
+
+/* Into the totals, which are published as they are. */
+static void read_device_memory(tt_engine *e)
+{
+    size_t free_bytes, total;
+    double now = tt_sys_now();
+    if (e->worker.device.choice.cuda == NULL || now < e->memory_read + MEMORY_SECONDS) {
+        return;
+    }
+    e->memory_read = now;
+    if (tt_device_memory(&e->worker.device, &free_bytes, &total)) {
+        e->worker.totals.device_free_bytes = (int64_t)free_bytes;
+        e->worker.totals.device_total_bytes = (int64_t)total;
+    }
+}
+
 /* Counters and the watchdog's clock. */
 void tt_engine_publish(tt_engine *e)
 {
@@ -13,6 +30,7 @@ void tt_engine_publish(tt_engine *e)
     tt_adapter_cache_stats(e->worker.adapters, &bytes, &adapters);
     size_t pinned = tt_adapter_cache_pinned(e->worker.adapters);
     size_t stuck = tt_adapter_cache_stuck(e->worker.adapters);
+    read_device_memory(e);
     pthread_mutex_lock(&e->mutex);
     tt_sched_counts n = tt_sched_get_counts(e->sched);
     tt_engine_stats s = e->worker.totals;

@@ -118,7 +118,15 @@ static void run_prefill(tt_engine *e, tt_task *t, double seconds)
     tt_err err = {0};
     double until = tt_sys_now() + seconds;
     tt_code rc;
-    while ((rc = tt_prefill_run(&e->worker, t, until - tt_sys_now(), &err)) == TT_E_CAPACITY) {
+    for (;;) {
+        rc = tt_prefill_run(&e->worker, t, until - tt_sys_now(), &err);
+        if (rc == TT_E_NOMEM && tt_worker_reclaim(&e->worker)) {
+            tt_prefill_abandon(&e->worker, t); /* the piece is run again */
+            continue;
+        }
+        if (rc != TT_E_CAPACITY) {
+            break;
+        }
         t->sched.held = t->seq.n_pages;
         if (!tt_engine_make_room(e, t, tt_prefill_need(&e->worker, t))) {
             tt_engine_give_way(e, t);
@@ -185,6 +193,22 @@ static int32_t reserve_batch(tt_engine *e, tt_task **batch, int32_t n)
     return kept;
 }
 
+/* One step. A step that memory is missing for has changed nothing: it is tried again when some
+ * could be given up, and at last without the youngest, who ends. Returns how many stay. */
+static int32_t decode(tt_engine *e, tt_task **batch, int32_t n, tt_code *outcome, tt_err *errs,
+                      tt_code *ret_rc, tt_err *reterr)
+{
+    tt_code rc = TT_OK;
+    while (n > 0 &&
+           (rc = tt_batch_decode(&e->worker, batch, n, outcome, errs, reterr)) == TT_E_NOMEM) {
+        if (!tt_worker_reclaim(&e->worker)) {
+            tt_engine_end_task(e, batch[--n], rc, reterr);
+        }
+    }
+    *ret_rc = rc;
+    return n;
+}
+
 static void run_decode(tt_engine *e, const tt_sched_choice *c)
 {
     size_t n = (size_t)c->n;
@@ -200,7 +224,7 @@ static void run_decode(tt_engine *e, const tt_sched_choice *c)
     }
     if (rc == TT_OK) {
         kept = reserve_batch(e, batch, c->n);
-        rc = kept > 0 ? tt_batch_decode(&e->worker, batch, kept, outcome, errs, &err) : TT_OK;
+        kept = decode(e, batch, kept, outcome, errs, &rc, &err);
     } else {
         tt_engine_end_task(e, tt_engine_task_of(c->batch[0]), rc,
                            &err); /* one request fails, the others go on */
@@ -364,11 +388,35 @@ static void wait_for_work(tt_engine *e, double seconds)
     e->stats.last_progress_seconds = tt_sys_now();
 }
 
+/* The device has failed for good. What ran ends, and requests that waited; trainings that had not
+ * begun stay, since the next process takes them up again. */
+static void lose_device(tt_engine *e)
+{
+    tt_err err = e->worker.device.failure;
+    for (int trainings = 0; trainings <= 1; trainings++) { /* requests first, as in drain() */
+        for (tt_task *t = tt_engine_next_task(e, NULL), *next; t != NULL; t = next) {
+            next = tt_engine_next_task(e, t);
+            bool waits = t->t != NULL && t->last != NULL && t->started <= 0;
+            if ((t->t != NULL) == (trainings == 1) && !waits) {
+                tt_engine_end_task(e, t, TT_E_DEVICE, &err);
+            }
+        }
+    }
+    set_state(e, TT_ENGINE_LOST, &err);
+    pthread_mutex_lock(&e->mutex);
+    e->sleeping = true;
+    while (!e->stopping) {
+        pthread_cond_wait(&e->wake, &e->mutex);
+    }
+    pthread_mutex_unlock(&e->mutex);
+}
+
+/* Until the engine is told to stop, or its device fails. */
 static void serve(tt_engine *e)
 {
     double refreshed = 0;
     tt_sched_set_pages_total(e->sched, tt_kv_total(e->worker.kv)); /* nobody else asks it yet */
-    for (;;) {
+    while (e->worker.device.failure.code == TT_OK) {
         tt_engine_tend_adapters(e);
         tt_engine_do_pins(e);
         sweep(e, tt_sys_now(), &refreshed);
@@ -427,6 +475,9 @@ void *tt_engine_main(void *arg)
     tt_engine_publish(e);
     set_state(e, TT_ENGINE_READY, NULL);
     serve(e);
+    if (e->worker.device.failure.code != TT_OK) {
+        lose_device(e);
+    }
     drain(e);
     tt_engine_close_store(e);
     return NULL;

@@ -44,6 +44,7 @@ struct tt_engine {
     tt_adapter_store *adapter_store; /* owned; NULL = no state folder */
     tt_pin_order *held_unpins;       /* of adapters that a task still waits for */
     double tend_wait;                /* tt_adapter_cache_tend()'s */
+    double memory_read;              /* when the GPU's memory was last asked for */
 };
 
 void *tt_engine_main(void *engine);

@@ -54,7 +54,8 @@ void tt_engine_close_store(tt_engine *e)
     if (e->saver == NULL) {
         return;
     }
-    while (tt_saver_waiting(e->saver) > 0 && tt_sys_now() < until) {
+    bool lost = e->worker.device.failure.code != TT_OK; /* no page can be read any more */
+    while (!lost && tt_saver_waiting(e->saver) > 0 && tt_sys_now() < until) {
         if (!tt_saver_run(e->saver, CLOSE_SECONDS)) {
             nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); /* the disk is behind */
         }

@@ -347,7 +347,7 @@ tt_code tt_step_run(tt_step *s, int32_t max_units, tt_err *reterr)
         }
         run_unit(s);
     }
-    tt_code rc = s->d->ops.lane_sync(s->d->lane, reterr);
+    tt_code rc = tt_device_sync(s->d, reterr);
     if (rc != TT_OK) {
         s->phase = PHASE_DONE;
         return rc;

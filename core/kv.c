@@ -127,7 +127,7 @@ tt_code tt_kv_create(tt_device *d, const tt_kv_options *opt, tt_kv_pool **ret_po
     if (p->pages == NULL || p->buckets == NULL || p->layers == NULL) {
         rc = tt_fail(reterr, TT_E_NOMEM, "no memory for the K/V pool's tables");
     } else {
-        rc = d->ops.alloc(d->lane, p->page_bytes * (size_t)opt->n_pages, &p->base, reterr);
+        rc = tt_device_alloc(d, p->page_bytes * (size_t)opt->n_pages, &p->base, reterr);
     }
     if (rc == TT_OK) {
         rc = d->ops.alloc(d->lane, 2 * sizeof(uint64_t), &p->sums, reterr);
@@ -295,7 +295,7 @@ void tt_kv_copy_page(tt_kv_pool *p, int32_t dst, int32_t src)
 tt_code tt_kv_read_page(tt_kv_pool *p, int32_t i, void *dst, tt_err *reterr)
 {
     p->d->ops.download(p->d->lane, dst, p->base + (size_t)i * p->page_bytes, p->page_bytes);
-    return p->d->ops.lane_sync(p->d->lane, reterr);
+    return tt_device_sync(p->d, reterr);
 }
 
 void tt_kv_write_page(tt_kv_pool *p, int32_t i, const void *src)

@@ -135,7 +135,7 @@ static tt_code grow_dev(tt_device *d, tt_dev *block, size_t *cap, size_t n, tt_e
     d->ops.free(d->lane, *block);
     *block = 0;
     *cap = 0;
-    tt_code rc = d->ops.alloc(d->lane, n, block, reterr);
+    tt_code rc = tt_device_alloc(d, n, block, reterr);
     *cap = rc == TT_OK ? n : 0;
     return rc;
 }
@@ -415,7 +415,7 @@ tt_code tt_step_logits_block(tt_step *s, int32_t row0, int32_t n, const float **
                         .family = s->opt.family};
     s->d->ops.matmul(s->d->lane, &a);
     s->d->ops.download(s->d->lane, s->block, s->logits_dev, bytes);
-    rc = s->d->ops.lane_sync(s->d->lane, reterr);
+    rc = tt_device_sync(s->d, reterr);
     if (rc == TT_OK) {
         *ret_logits = s->block;
     }

@@ -45,13 +45,13 @@ static tt_code take_block(tt_trainer *t, size_t n, tt_err *reterr)
 {
     tt_device *d = t->d;
     if (d->arena_taken) {
-        return d->ops.alloc(d->lane, n, &t->block, reterr);
+        return tt_device_alloc(d, n, &t->block, reterr);
     }
     if (d->arena_bytes < n) {
         d->ops.free(d->lane, d->arena);
         d->arena = 0;
         d->arena_bytes = 0;
-        tt_code rc = d->ops.alloc(d->lane, n, &d->arena, reterr);
+        tt_code rc = tt_device_alloc(d, n, &d->arena, reterr);
         if (rc != TT_OK) {
             return rc;
         }
@@ -246,7 +246,7 @@ tt_code tt_trainer_update(tt_trainer *t, const tt_step *step, bool want_norm,
     if (want_norm) {
         queue_norms(t, t->param);
     }
-    tt_code rc = t->d->ops.lane_sync(t->d->lane, reterr);
+    tt_code rc = tt_device_sync(t->d, reterr);
     if (rc == TT_OK) {
         *ret_report = (tt_train_report){.loss = state.loss,
                                         .grad_norm = sqrt(state.grad_sq),
@@ -259,7 +259,7 @@ tt_code tt_trainer_update(tt_trainer *t, const tt_step *step, bool want_norm,
 tt_code tt_trainer_delta_norm(tt_trainer *t, const tt_adapter *a, double *ret_norm, tt_err *reterr)
 {
     queue_norms(t, a);
-    tt_code rc = t->d->ops.lane_sync(t->d->lane, reterr);
+    tt_code rc = tt_device_sync(t->d, reterr);
     if (rc == TT_OK) {
         *ret_norm = largest_norm(t, a);
     }
@@ -291,14 +291,14 @@ static tt_code widen(tt_trainer *t, tt_dev src, tt_dev dst, int64_t n, tt_err *r
                      : TT_OK;
     if (rc == TT_OK) {
         t->d->ops.download(t->d->lane, half, src, (size_t)n * sizeof *half);
-        rc = t->d->ops.lane_sync(t->d->lane, reterr);
+        rc = tt_device_sync(t->d, reterr);
     }
     for (int64_t i = 0; rc == TT_OK && i < n; i++) {
         full[i] = tt_bf16_to_f32(half[i]);
     }
     if (rc == TT_OK) {
         t->d->ops.upload(t->d->lane, dst, full, (size_t)n * sizeof *full);
-        rc = t->d->ops.lane_sync(t->d->lane, reterr);
+        rc = tt_device_sync(t->d, reterr);
     }
     free(half);
     free(full);

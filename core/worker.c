@@ -1,14 +1,18 @@
 /* worker.c - opening, sizing and admission, see worker.h. */
 #include "core/worker.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/memory_plan.h"
 #include "core/probe.h"
 #include "core/qttt.h"
 #include "core/sysinfo.h"
 
 #define SCRATCH_PAGES 64 /* private pages of re-read passages, beside the contexts */
+
+enum { MIN_PAGES = 8, MAX_PAGES = 4000000 };
 
 static tt_code list_eog(tt_worker *w, tt_err *reterr)
 {
@@ -26,26 +30,120 @@ static tt_code list_eog(tt_worker *w, tt_err *reterr)
     return TT_OK;
 }
 
-/* Pages for eight full contexts, at most half of what is free; at least one context of 512 tokens.
- * Memory of pages that were never used costs nothing. */
+/* What the pool gets when the settings leave it open. On the CPU pages for eight full contexts, at
+ * most half of what is free: pages that were never used cost nothing. A GPU has no other use for
+ * its memory: what the rest of the engine leaves. */
+static size_t pool_bytes(const tt_worker *w, const tt_engine_options *opt, size_t page)
+{
+    size_t free_bytes, total;
+    if (tt_device_memory(&w->device, &free_bytes, &total)) {
+        tt_memory_plan plan;
+        tt_memory_options o = {.kv_type = opt->kv_type,
+                               .max_context = w->max_context,
+                               .prefill_chunk = w->prefill_chunk,
+                               .max_running = opt->max_running,
+                               .max_jobs = opt->max_jobs,
+                               .adapter_bytes = opt->adapter_cache_bytes};
+        tt_memory_plan_make(w->model, &o, true, &plan);
+        return tt_memory_plan_pool(&plan, free_bytes);
+    }
+    int32_t context_pages = (w->max_context + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS;
+    size_t half = tt_sys_free_bytes() / 2;
+    size_t bytes = page * (size_t)(8 * context_pages + SCRATCH_PAGES);
+    return half > 0 && bytes > half ? half : bytes;
+}
+
+static void warn_smaller(const tt_engine_options *opt, size_t wanted, size_t got, const tt_err *why)
+{
+    char text[400];
+    snprintf(text, sizeof text, "the K/V pool has %zu MiB of the %zu MiB that it should have: %s",
+             got >> 20, wanted >> 20, why->msg);
+    if (opt->on_warning != NULL) {
+        opt->on_warning(opt->on_warning_arg, text);
+    }
+}
+
+/* A pool that does not fit into a GPU's memory gets smaller by an eighth until it does. */
 static tt_code open_pool(tt_worker *w, const tt_engine_options *opt, tt_err *reterr)
 {
-    size_t page = tt_kv_page_bytes(w->model, opt->kv_type), bytes = opt->kv_bytes;
-    int32_t context_pages = (w->max_context + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS;
-    if (bytes == 0) {
-        size_t half = tt_sys_free_bytes() / 2;
-        bytes = page * (size_t)(8 * context_pages + SCRATCH_PAGES);
-        bytes = half > 0 && bytes > half ? half : bytes;
-    }
-    size_t n = bytes / page;
-    if (n < 8) {
+    size_t page = tt_kv_page_bytes(w->model, opt->kv_type);
+    size_t bytes = opt->kv_bytes > 0 ? opt->kv_bytes : pool_bytes(w, opt, page), n = bytes / page;
+    if (n < MIN_PAGES) {
         return tt_fail(reterr, TT_E_CAPACITY,
                        "the K/V pool of %zu MiB holds %zu pages of 64 tokens (%zu KiB each); at "
-                       "least 8 are needed",
-                       bytes >> 20, n, page >> 10);
+                       "least %d are needed",
+                       bytes >> 20, n, page >> 10, MIN_PAGES);
     }
-    tt_kv_options o = {.type = opt->kv_type, .n_pages = n > 4000000 ? 4000000 : (int32_t)n};
-    return tt_kv_create(&w->device, &o, &w->kv, reterr);
+    n = n > MAX_PAGES ? MAX_PAGES : n;
+    size_t wanted = n;
+    tt_err err = {0};
+    tt_code rc;
+    for (;; n -= n / 8 > 0 ? n / 8 : 1) {
+        tt_kv_options o = {.type = opt->kv_type, .n_pages = (int32_t)n};
+        tt_err why = {0};
+        rc = tt_kv_create(&w->device, &o, &w->kv, &why);
+        if (rc == TT_OK && n < wanted) {
+            warn_smaller(opt, wanted * page, n * page, &err);
+        }
+        err = why;
+        if (rc != TT_E_NOMEM || n <= MIN_PAGES || w->device.choice.cuda == NULL) {
+            break;
+        }
+    }
+    return rc == TT_OK ? rc : tt_fail(reterr, rc, "%s", err.msg);
+}
+
+/* What is kept for the next training, then adapters that nobody uses now. */
+static bool reclaim(void *arg)
+{
+    tt_worker *w = arg;
+    tt_device *d = &w->device;
+    bool some = true;
+    if (w->spare_step != NULL) {
+        tt_step_destroy(&w->spare_step);
+    } else if (d->arena != 0 && !d->arena_taken) {
+        d->ops.free(d->lane, d->arena);
+        d->arena = 0;
+        d->arena_bytes = 0;
+    } else {
+        some = w->adapters != NULL && tt_adapter_cache_reclaim(w->adapters);
+    }
+    w->totals.device_reclaims += some;
+    return some;
+}
+
+bool tt_worker_reclaim(tt_worker *w)
+{
+    bool any = false;
+    while (reclaim(w)) {
+        any = true;
+    }
+    return any;
+}
+
+/* A model that the GPU has no kernels for runs on the CPU, unless somebody insists. */
+static tt_code open_device(tt_worker *w, const tt_engine_options *opt, tt_err *reterr)
+{
+    tt_lane_options lane = {.n_threads = w->n_threads};
+    tt_device_choice c = {
+        .isa_mask = opt->isa_mask, .cuda = opt->cuda, .ordinal = opt->cuda_device};
+    tt_err err;
+    if (opt->cuda_optional && tt_device_check(&c, w->model, &err) == TT_E_UNSUPPORTED) {
+        c = (tt_device_choice){.isa_mask = TT_ISA_ALL};
+        if (opt->on_warning != NULL) {
+            opt->on_warning(opt->on_warning_arg, err.msg);
+        }
+    }
+    tt_code rc = tt_device_open(&w->device, w->model, &c, &lane, reterr);
+    if (rc == TT_OK) {
+        w->device.reclaim = reclaim;
+        w->device.reclaim_arg = w;
+        snprintf(w->device_name, sizeof w->device_name, "cpu");
+        if (c.cuda != NULL) {
+            snprintf(w->device_name, sizeof w->device_name, "cuda:%d", (int)c.ordinal);
+        }
+    }
+    return rc;
 }
 
 tt_code tt_worker_open(tt_worker *w, const tt_engine_options *opt, tt_err *reterr)
@@ -66,8 +164,7 @@ tt_code tt_worker_open(tt_worker *w, const tt_engine_options *opt, tt_err *reter
     }
     if (rc == TT_OK) {
         w->n_threads = opt->n_threads > 0 ? opt->n_threads : tt_sys_cpus();
-        tt_lane_options lane = {.n_threads = w->n_threads};
-        rc = tt_device_open(&w->device, w->model, opt->isa_mask, &lane, reterr);
+        rc = open_device(w, opt, reterr);
     }
     if (rc == TT_OK) {
         bool bounded = opt->max_context > 0 && opt->max_context < w->model->n_ctx_train;

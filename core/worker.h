@@ -21,6 +21,7 @@ typedef struct tt_worker {
     tt_adapter_cache *adapters; /* owned */
     tt_page_store *store;       /* owned: pages on disk; NULL = none */
     int n_threads;
+    char device_name[20]; /* "cpu", "cuda:0" */
     int32_t max_context, prefill_chunk;
     tt_qttt_caps caps;
     tt_auto_rule auto_rule;
@@ -33,6 +34,10 @@ typedef struct tt_worker {
 tt_code tt_worker_open(tt_worker *w, const tt_engine_options *opt, tt_err *reterr);
 /* Legal on a zeroed worker. */
 void tt_worker_close(tt_worker *w);
+
+/* Gives up what is kept in device memory for later only: adapters that nobody uses, a training's
+ * arena. False: there was nothing. */
+bool tt_worker_reclaim(tt_worker *w);
 
 /* Could this request ever run here? Ids, context length, pool size, caps. */
 tt_code tt_worker_check(const tt_worker *w, const tt_job_params *p, tt_err *reterr);

@@ -316,6 +316,29 @@ static void put_disk(tt_buf *b, const tt_server *s, const tt_engine_stats *st)
     tt_buf_putc(b, '}');
 }
 
+/* The device that serves; of a GPU what it said at the start, and its free memory now. */
+static void put_device(tt_buf *b, const tt_server *s, const tt_engine_stats *st)
+{
+    const tt_cuda_info *g = &s->device.info;
+    tt_buf_puts(b, ",\"device\":{\"name\":");
+    tt_buf_puts_json(b, s->served != NULL ? tt_engine_device(s->engine) : s->device.name);
+    tt_buf_member_text(b, "kernels", s->served != NULL ? tt_engine_isa(s->engine) : NULL);
+    tt_buf_member_text(b, "why", s->device.why);
+    if (g->name[0] == '\0') {
+        tt_buf_puts(b, ",\"gpu\":null}");
+        return;
+    }
+    tt_buf_puts(b, ",\"gpu\":{\"name\":");
+    tt_buf_puts_json(b, g->name);
+    tt_buf_printf(b, ",\"compute\":\"%d.%d\",\"driver\":\"%d.%d\",\"runtime\":\"%d.%d\"",
+                  (int)(g->sm / 10), (int)(g->sm % 10), (int)(g->driver / 1000),
+                  (int)(g->driver % 1000 / 10), (int)(g->runtime / 1000),
+                  (int)(g->runtime % 1000 / 10));
+    member_int(b, "memory_bytes", (int64_t)g->total_bytes);
+    member_int(b, "free_bytes", st->device_free_bytes);
+    tt_buf_puts(b, "}}");
+}
+
 void tt_api_admin_state(tt_http_request *req)
 {
     tt_server *s = req->server;
@@ -332,6 +355,7 @@ void tt_api_admin_state(tt_http_request *req)
     member_int(&b, "started_at", s->started_unix);
     tt_buf_member_double(&b, "uptime_seconds", tt_now() - s->started);
     member_int(&b, "open_requests", tt_http_active(s->http));
+    put_device(&b, s, &st);
     put_engine(&b, &st);
     put_disk(&b, s, &st);
     tt_buf_printf(&b, ",\"sessions\":{\"count\":%d,\"bytes\":%lld}", (int)sessions.sessions,

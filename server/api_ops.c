@@ -1,5 +1,7 @@
 /* api_ops.c - what operators and orchestrators ask: health probes and metrics. Thread: the loop
  * thread; nothing here waits for the engine. */
+#include <stdio.h>
+
 #include "server/api.h"
 #include "server/health.h"
 #include "server/server.h"
@@ -36,8 +38,15 @@ static void probe(tt_http_request *req, int status, const char *text, bool with_
 /* The loop lives, or nobody would answer; the engine's watchdog may say otherwise. */
 void tt_api_livez(tt_http_request *req)
 {
-    bool alive = tt_health_alive(req->server);
-    probe(req, alive ? 200 : 503, alive ? "ok" : "the engine makes no progress", false);
+    const tt_server *s = req->server;
+    bool alive = tt_health_alive(s);
+    char lost[sizeof s->engine_error.msg + 32];
+    snprintf(lost, sizeof lost, "the device has failed: %s", s->engine_error.msg);
+    probe(req, alive ? 200 : 503,
+          alive               ? "ok"
+          : tt_health_lost(s) ? lost
+                              : "the engine makes no progress",
+          false);
 }
 
 void tt_api_readyz(tt_http_request *req)
@@ -87,6 +96,9 @@ void tt_api_metrics(tt_http_request *req)
                            .state = tt_state_get_counts(s->state),
                            .sessions = sessions.sessions,
                            .session_bytes = (int64_t)sessions.bytes,
+                           .device = s->served != NULL ? tt_engine_device(s->engine) : NULL,
+                           .kernels = s->served != NULL ? tt_engine_isa(s->engine) : NULL,
+                           .gpu = s->device.info,
                            .max_context = s->served != NULL ? s->served->max_context : 0});
     tt_tenants_metrics(&s->tenants, &b);
     tt_http_reply(req, 200, "text/plain; version=0.0.4; charset=utf-8", &b);

@@ -124,6 +124,7 @@ int tt_cmd_bench(int argc, char **argv)
     }
     tt_settings settings;
     tt_engine_options engine;
+    tt_device_found device;
     tt_bench_report report;
     tt_err err = {0};
     const char *json_path = NULL;
@@ -131,21 +132,23 @@ int tt_cmd_bench(int argc, char **argv)
     tt_bench_options options = {.engine = &engine, .on_figure = print_figure};
     tt_code rc = tt_settings_init(&settings, &err);
     rc = rc == TT_OK ? parse(&settings, argc, argv, &json_path, &options, &err) : rc;
-    rc = rc == TT_OK ? tt_engine_options_from(&settings, &engine, &err) : rc;
-    int usage = rc == TT_OK ? 1 : 2;
+    rc = rc == TT_OK ? tt_engine_options_from(&settings, &engine, &device, &err) : rc;
+    int status = rc == TT_OK ? 0 : tt_exit_status(rc);
     if (rc == TT_OK) {
+        fprintf(stderr, "%s\n", device.why);
         cpu_name(cpu, sizeof cpu);
         printf("%s\n%-32s %10s %-9s %10s\n", cpu, "figure", "median", "", "limit");
         rc = tt_bench_run(&options, &report, &err);
-        usage = rc == TT_E_MODEL || rc == TT_E_IO || rc == TT_E_UNSUPPORTED ? 2 : 1;
+        status = rc == TT_OK ? 0 : tt_exit_status(rc);
     }
     if (rc == TT_OK) {
         printf("model %s, kernels %s, %d threads\n", report.model, report.isa, report.threads);
         rc = json_path != NULL ? write_json(&report, cpu, json_path, &err) : TT_OK;
+        status = rc == TT_OK ? 0 : TT_EXIT_FAILED;
     }
     if (rc != TT_OK) {
         fprintf(stderr, "qttt: %s\n", err.msg);
     }
     tt_settings_finish(&settings);
-    return rc == TT_OK ? 0 : usage;
+    return status;
 }

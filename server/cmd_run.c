@@ -389,11 +389,15 @@ static tt_code run_all(const tt_settings *settings, run_options *o, tt_err *rete
 {
     signal_box box = {.state = TT_ENGINE_LOADING};
     tt_engine_options options;
+    tt_device_found device;
     tt_engine *engine = NULL;
     tt_buf document = {0};
     pthread_mutex_init(&box.mutex, NULL);
     pthread_cond_init(&box.cond, NULL);
-    tt_code rc = tt_engine_options_from(settings, &options, reterr);
+    tt_code rc = tt_engine_options_from(settings, &options, &device, reterr);
+    if (rc == TT_OK && (device.choice.cuda != NULL || device.wanted)) {
+        fprintf(stderr, "%s\n", device.why);
+    }
     if (rc == TT_OK) {
         rc = read_prompt(o->prompt_file, &document, reterr);
     }
@@ -409,7 +413,7 @@ static tt_code run_all(const tt_settings *settings, run_options *o, tt_err *rete
         } while (state == TT_ENGINE_LOADING);
         if (state == TT_ENGINE_FAILED) {
             *reterr = box.failure;
-            rc = box.failure.code == TT_E_NOMEM ? TT_E_NOMEM : TT_E_INVALID;
+            rc = box.failure.code == TT_E_CAPACITY ? TT_E_INVALID : box.failure.code;
         } else {
             rc = run_loaded(engine, settings, o, &document, &box, reterr);
         }
@@ -455,9 +459,5 @@ int tt_cmd_run(int argc, char **argv)
     json_decref(o.qttt);
     json_decref(o.body);
     tt_settings_finish(&settings);
-    return rc >= 0 ? 0
-           : rc == TT_E_INVALID || rc == TT_E_CONTEXT_LENGTH || rc == TT_E_MODEL ||
-                   rc == TT_E_UNSUPPORTED || rc == TT_E_IO
-               ? 2
-               : 1;
+    return rc >= 0 ? 0 : tt_exit_status(rc);
 }

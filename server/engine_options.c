@@ -1,29 +1,34 @@
 /* engine_options.c - see engine_options.h. */
 #include "server/engine_options.h"
 
-#include <string.h>
-
-tt_code tt_engine_options_from(const tt_settings *s, tt_engine_options *ret, tt_err *reterr)
+tt_code tt_engine_options_from(const tt_settings *s, tt_engine_options *ret,
+                               tt_device_found *ret_device, tt_err *reterr)
 {
-    int mask = tt_isa_parse(s->isa); /* of enum tt_isa, which core/engine.h brings along */
+    static const tt_dtype kv_types[] = {TT_BF16, TT_F32,
+                                        TT_I8}; /* as the settings table has them */
+    tt_device_wish wish = {.device = s->device,
+                           .module = s->cuda_module,
+                           .isa = s->isa,
+                           .kv_type = kv_types[s->kv_type]};
+    tt_device_found found;
     if (s->model_path[0] == '\0') {
         return tt_fail(reterr, TT_E_INVALID,
                        "no model: give --model PATH (a GGUF file or a Hugging Face folder) or set "
                        "model.path");
     }
-    if (mask < 0) {
-        return tt_fail(reterr, TT_E_INVALID,
-                       "model.isa is '%.40s'; expected auto, ref, avx2, avx512 or avx512bf16",
-                       s->isa);
+    tt_code rc = tt_device_find(&wish, &found, reterr);
+    if (rc != TT_OK) {
+        return rc;
     }
-    static const tt_dtype kv_types[] = {TT_BF16, TT_F32,
-                                        TT_I8}; /* as the settings table has them */
     *ret = (tt_engine_options){.model_path = s->model_path,
-                               .isa_mask = (unsigned)mask,
+                               .isa_mask = found.choice.isa_mask,
+                               .cuda = found.choice.cuda,
+                               .cuda_device = found.choice.ordinal,
+                               .cuda_optional = found.automatic,
                                .n_threads = (int)s->threads,
                                .max_context = (int32_t)s->max_context,
                                .kv_bytes = (size_t)s->kv_size,
-                               .kv_type = kv_types[s->kv_type],
+                               .kv_type = wish.kv_type,
                                .adapter_cache_bytes = (size_t)s->adapter_cache,
                                .prefill_chunk = (int32_t)s->prefill_chunk,
                                .max_queue = (int32_t)s->max_requests,
@@ -40,5 +45,23 @@ tt_code tt_engine_options_from(const tt_settings *s, tt_engine_options *ret, tt_
                                         .max_rank = (int32_t)s->qttt_max_rank,
                                         .max_learning_rate = s->qttt_max_learning_rate,
                                         .max_delta_norm = s->qttt_max_delta_norm}};
+    *ret_device = found;
     return TT_OK;
+}
+
+int tt_exit_status(tt_code rc)
+{
+    switch (rc) {
+    case TT_E_INVALID:
+    case TT_E_MODEL:
+    case TT_E_UNSUPPORTED:
+    case TT_E_IO:
+    case TT_E_CONTEXT_LENGTH:
+        return TT_EXIT_USAGE;
+    case TT_E_UNAVAILABLE:
+    case TT_E_DEVICE:
+        return TT_EXIT_DEVICE;
+    default:
+        return TT_EXIT_FAILED;
+    }
 }

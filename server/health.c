@@ -21,14 +21,14 @@ static void on_timer(uv_timer_t *t)
     tt_health *h = t->data;
     tt_server *s = h->server;
     double seconds = tt_health_stalled(s);
-    bool alive = tt_health_alive(s);
-    if (!alive && !h->stalled) {
+    bool alive = tt_health_alive(s), lost = tt_health_lost(s);
+    if (!alive && !h->stalled && !lost) {
         h->stalls++;
         tt_log(TT_LOG_ERROR, "watchdog: work is pending and nothing has moved for %.0f s", seconds);
     } else if (alive && h->stalled) {
         tt_log(TT_LOG_WARN, "watchdog: the engine moves again");
     }
-    h->stalled = !alive;
+    h->stalled = !alive && !lost;
     if (alive && h->notify.watchdog_seconds > 0) {
         tt_notify_send(&h->notify, "WATCHDOG=1");
     }
@@ -88,9 +88,14 @@ double tt_health_stalled(const tt_server *s)
     return seconds > 0 ? seconds : 0;
 }
 
+bool tt_health_lost(const tt_server *s)
+{
+    return s->engine_seen == TT_ENGINE_LOST;
+}
+
 bool tt_health_alive(const tt_server *s)
 {
-    return tt_health_stalled(s) <= s->settings->watchdog_seconds;
+    return !tt_health_lost(s) && tt_health_stalled(s) <= s->settings->watchdog_seconds;
 }
 
 uint64_t tt_health_stalls(const tt_server *s)

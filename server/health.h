@@ -19,7 +19,10 @@ void tt_health_stop(tt_health **health);
 
 /* Seconds for which nothing has moved though work is pending; 0 when all is well. */
 double tt_health_stalled(const struct tt_server *s);
-/* False when that is longer than watchdog.seconds: only a new process helps. */
+/* The device has failed: the process is about to end. */
+bool tt_health_lost(const struct tt_server *s);
+/* False when it has, or when nothing has moved for longer than watchdog.seconds: only a new process
+ * helps. */
 bool tt_health_alive(const struct tt_server *s);
 /* How often it came to that. */
 uint64_t tt_health_stalls(const struct tt_server *s);

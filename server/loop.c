@@ -25,7 +25,8 @@
 #include "server/state_setup.h"
 #include "server/work.h"
 
-enum { CLOSE_WAIT_MS = 200 };
+enum { CLOSE_WAIT_MS = 200, LOST_WAIT_MS = 100 };
+#define LOST_SECONDS 5.0 /* for answers under way, and for probes, when the device has failed */
 
 double tt_now(void)
 {
@@ -97,10 +98,10 @@ static void on_compiled(tt_work *w)
             s->phase = TT_PHASE_READY;
             tt_health_tell_phase(s);
         }
-        tt_log(TT_LOG_INFO, "ready: %s (%s, %s), context %d, kernels %s, %d threads, %.2f s",
+        tt_log(TT_LOG_INFO, "ready: %s (%s, %s), context %d, %s, kernels %s, %d threads, %.2f s",
                s->served->name, s->served->model->arch, s->served->model->quant,
-               (int)s->served->max_context, tt_engine_isa(s->engine), tt_engine_threads(s->engine),
-               tt_now() - s->started);
+               (int)s->served->max_context, tt_engine_device(s->engine), tt_engine_isa(s->engine),
+               tt_engine_threads(s->engine), tt_now() - s->started);
         tt_job_state_resume(s);
     }
     free(sw);
@@ -117,6 +118,23 @@ static void on_engine_state(void *arg, tt_engine_state state, const tt_err *err)
     uv_async_send(&s->wake);
 }
 
+static void watch_drain(uv_timer_t *t);
+
+/* Requests have their errors by now. They get a moment to be read, then the process ends, so that
+ * its supervisor starts another. */
+static void lose_device(tt_server *s)
+{
+    tt_log(TT_LOG_ERROR, "the device has failed, the process ends: %s", s->engine_error.msg);
+    s->exit_status = TT_EXIT_LOST;
+    double until = tt_now() + LOST_SECONDS;
+    if (s->phase < TT_PHASE_DRAINING || s->drain_deadline > until) {
+        s->phase = TT_PHASE_DRAINING;
+        s->drain_deadline = until;
+    }
+    tt_health_tell_phase(s);
+    uv_timer_start(&s->drain_timer, watch_drain, LOST_WAIT_MS, 0);
+}
+
 static void follow_engine(tt_server *s)
 {
     int state = atomic_load(&s->engine_state);
@@ -125,8 +143,11 @@ static void follow_engine(tt_server *s)
     }
     s->engine_seen = state;
     if (state == TT_ENGINE_FAILED) {
+        tt_code rc = s->engine_error.code;
         fprintf(stderr, "qttt: %s\n", s->engine_error.msg);
-        stop_loop(s, s->engine_error.code == TT_E_NOMEM ? 1 : 2);
+        stop_loop(s, rc == TT_E_CAPACITY ? TT_EXIT_USAGE : tt_exit_status(rc));
+    } else if (state == TT_ENGINE_LOST) {
+        lose_device(s);
     } else if (state == TT_ENGINE_READY) {
         serve_work *sw = calloc(1, sizeof *sw);
         if (sw == NULL) {
@@ -155,7 +176,8 @@ static void on_wake(uv_async_t *a)
 
 static void stop_now(uv_timer_t *t)
 {
-    stop_loop(t->data, 0);
+    tt_server *s = t->data;
+    stop_loop(s, s->exit_status);
 }
 
 /* The bound has passed, or there was a second signal: streams are told, and get a moment to hear
@@ -347,7 +369,13 @@ int tt_serve(tt_settings *settings)
     s->started_unix = (int64_t)time(NULL);
     s->engine_seen = TT_ENGINE_LOADING;
     atomic_init(&s->engine_state, TT_ENGINE_LOADING);
-    tt_code rc = tt_engine_options_from(settings, &options, &err);
+    tt_code rc = tt_engine_options_from(settings, &options, &s->device, &err);
+    if (rc == TT_OK) {
+        tt_log(s->device.wanted ? TT_LOG_WARN : TT_LOG_INFO, "%s", s->device.why);
+        options.on_warning = on_engine_warning;
+    } else {
+        s->exit_status = tt_exit_status(rc);
+    }
     if (rc == TT_OK) {
         rc = read_keys(s, &err);
     }
@@ -375,7 +403,6 @@ int tt_serve(tt_settings *settings)
         snprintf(s->adapter_folder, sizeof s->adapter_folder, "%s/adapters", s->state_dir);
         options.adapter_folder = s->adapter_folder;
         options.page_store_bytes = (uint64_t)settings->state_max_bytes;
-        options.on_warning = on_engine_warning;
     }
     if (rc == TT_OK) {
         options.on_state = on_engine_state;
@@ -384,7 +411,9 @@ int tt_serve(tt_settings *settings)
     }
     if (rc < 0) {
         fprintf(stderr, "qttt: %s\n", err.msg);
-        s->exit_status = rc == TT_E_INVALID ? 2 : 1;
+        s->exit_status = s->exit_status != 0  ? s->exit_status
+                         : rc == TT_E_INVALID ? TT_EXIT_USAGE
+                                              : TT_EXIT_FAILED;
     } else {
         uv_run(&s->loop, UV_RUN_DEFAULT);
     }

@@ -6,7 +6,7 @@
 #include "server/settings.h"
 
 /* Serves until SIGTERM or SIGINT; SIGHUP reads keys and settings again (reload.h). Exit status: 0
- * after a clean drain, 1 failed, 2 the model cannot be used. */
+ * after a clean drain, else one of engine_options.h. */
 int tt_serve(tt_settings *settings);
 
 #endif

@@ -163,6 +163,41 @@ static void write_process(tt_buf *b, const tt_metrics_page *page)
           (double)tt_sys_free_bytes());
 }
 
+/* The label's value, then what follows it. */
+static void put_labelled(tt_buf *b, const char *name, const char *value)
+{
+    tt_buf_printf(b, "%s=\"", name);
+    put_label(b, value);
+    tt_buf_putc(b, '"');
+}
+
+static void write_device(tt_buf *b, const tt_engine_stats *st, const tt_metrics_page *page)
+{
+    const tt_cuda_info *g = &page->gpu;
+    head(b, "qttt_device_info", "gauge",
+         "What the model runs on; of a GPU its name, compute capability and CUDA versions; "
+         "always 1.");
+    tt_buf_puts(b, "qttt_device_info{");
+    put_labelled(b, "device", page->device);
+    tt_buf_putc(b, ',');
+    put_labelled(b, "kernels", page->kernels);
+    if (g->name[0] != '\0') {
+        tt_buf_putc(b, ',');
+        put_labelled(b, "name", g->name);
+        tt_buf_printf(b, ",compute=\"%d.%d\",driver=\"%d.%d\",runtime=\"%d.%d\"", (int)(g->sm / 10),
+                      (int)(g->sm % 10), (int)(g->driver / 1000), (int)(g->driver % 1000 / 10),
+                      (int)(g->runtime / 1000), (int)(g->runtime % 1000 / 10));
+    }
+    tt_buf_puts(b, "} 1\n");
+    gauge(b, "qttt_device_memory_bytes", "Memory of the GPU; 0 on the CPU.",
+          (double)st->device_total_bytes);
+    gauge(b, "qttt_device_free_memory_bytes", "Of it, what nobody has.",
+          (double)st->device_free_bytes);
+    counter(b, "qttt_device_reclaims_total",
+            "Times that something kept for later was given up for lack of device memory.",
+            st->device_reclaims);
+}
+
 static void write_health(tt_buf *b, const tt_metrics_page *page)
 {
     gauge(b, "qttt_ready", "1 when /readyz says 200.", page->ready);
@@ -349,6 +384,7 @@ void tt_metrics_write(tt_buf *b, const tt_metrics *m, const tt_engine_stats *st,
                       const tt_metrics_page *page)
 {
     write_process(b, page);
+    write_device(b, st, page);
     write_health(b, page);
     write_requests(b, m);
     write_times(b, m);

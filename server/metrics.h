@@ -63,6 +63,8 @@ typedef struct tt_metrics_page {
     int open_requests;
     int max_context;
     int64_t sessions, session_bytes;
+    const char *device, *kernels; /* NULL while loading */
+    tt_cuda_info gpu;             /* name "": none */
     bool state_on, state_degraded;
     tt_state_counts state;
     int64_t max_requests, max_queued_jobs, max_sessions, adapter_bytes_limit; /* settings */

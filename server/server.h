@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <uv.h>
 
+#include "core/device_choice.h"
 #include "core/engine.h"
 #include "server/metrics.h"
 #include "server/prompt.h"
@@ -22,6 +23,7 @@ typedef enum tt_phase {
 
 typedef struct tt_server {
     const tt_settings *settings; /* any */
+    tt_device_found device;      /* any: what the engine was told to run on */
     uv_loop_t loop;
     uv_async_t wake; /* any: jobs have events, or the engine has changed state */
     tt_engine *engine;
@@ -63,7 +65,7 @@ typedef struct tt_server {
     double started;        /* monotonic seconds */
     int64_t started_unix;
     atomic_int engine_state; /* any: written by the engine thread */
-    tt_err engine_error;     /* written before engine_state becomes TT_ENGINE_FAILED */
+    tt_err engine_error;     /* written before engine_state becomes TT_ENGINE_FAILED or _LOST */
 } tt_server;
 
 /* Asks for tt_generations_tick and tt_job_streams_tick as soon as one can be due. */

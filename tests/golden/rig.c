@@ -44,7 +44,8 @@ void rig_open(rig *r, const char *path, unsigned isa_mask, tt_dtype kv_type, int
     *r = (rig){0};
     must(tt_model_open(path, &r->model, &err), &err, path);
     tt_lane_options lane = {.n_threads = 2};
-    must(tt_device_open(&r->d, r->model, isa_mask, &lane, &err), &err, "device");
+    tt_device_choice choice = {.isa_mask = isa_mask};
+    must(tt_device_open(&r->d, r->model, &choice, &lane, &err), &err, "device");
     must(tt_kv_create(&r->d, &(tt_kv_options){.type = kv_type, .n_pages = n_pages}, &r->kv, &err),
          &err, "pages");
     must(tt_step_create(&r->d, r->kv, &r->step, &err), &err, "step");

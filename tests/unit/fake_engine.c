@@ -475,6 +475,11 @@ const char *tt_engine_isa(const tt_engine *e)
     return "fake";
 }
 
+const char *tt_engine_device(const tt_engine *e)
+{
+    return "fake";
+}
+
 int tt_engine_threads(const tt_engine *e)
 {
     return 1;

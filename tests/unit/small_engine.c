@@ -39,7 +39,8 @@ void small_open(small_engine *e, const small_options *opt)
     *e = (small_engine){0};
     e->model = small_model(&opt->shape, &e->folder);
     tt_lane_options lane = {.n_threads = opt->n_threads};
-    must(tt_device_open(&e->d, e->model, opt->isa_mask, &lane, &err), &err);
+    tt_device_choice choice = {.isa_mask = opt->isa_mask};
+    must(tt_device_open(&e->d, e->model, &choice, &lane, &err), &err);
     tt_kv_options kv = {.type = opt->kv_type, .n_pages = opt->n_pages};
     must(tt_kv_create(&e->d, &kv, &e->kv, &err), &err);
     must(tt_step_create(&e->d, e->kv, &e->step, &err), &err);

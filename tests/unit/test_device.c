@@ -16,7 +16,8 @@
 
 static tt_code open_device(tt_device *d, tt_model *m, tt_err *err)
 {
-    return tt_device_open(d, m, 0, &(tt_lane_options){.n_threads = 1}, err);
+    return tt_device_open(d, m, &(tt_device_choice){.isa_mask = 0},
+                          &(tt_lane_options){.n_threads = 1}, err);
 }
 
 /* dev is set exactly where the model has the vector, and holds its numbers. */

@@ -40,12 +40,13 @@ static void set(const char *key, const char *value)
 static void test_refusals(void **state)
 {
     tt_engine_options o;
+    tt_device_found device;
     tt_err err = {0};
-    assert_int_equal(tt_engine_options_from(&settings, &o, &err), TT_E_INVALID);
+    assert_int_equal(tt_engine_options_from(&settings, &o, &device, &err), TT_E_INVALID);
     assert_non_null(strstr(err.msg, "--model"));
     set("model.path", "m.gguf");
     set("model.isa", "sse9");
-    assert_int_equal(tt_engine_options_from(&settings, &o, &err), TT_E_INVALID);
+    assert_int_equal(tt_engine_options_from(&settings, &o, &device, &err), TT_E_INVALID);
     assert_non_null(strstr(err.msg, "sse9"));
     assert_non_null(strstr(err.msg, "avx512bf16")); /* and what it may be */
 }
@@ -53,10 +54,11 @@ static void test_refusals(void **state)
 static void test_values(void **state)
 {
     tt_engine_options o;
+    tt_device_found device;
     tt_err err;
     set("model.path", "m.gguf");
     set("model.isa", "auto");
-    assert_int_equal(tt_engine_options_from(&settings, &o, &err), TT_OK);
+    assert_int_equal(tt_engine_options_from(&settings, &o, &device, &err), TT_OK);
     assert_int_equal(o.isa_mask, TT_ISA_ALL);
     assert_int_equal(o.kv_type, TT_BF16);
     assert_true(o.max_queue == 256 && o.max_running == 32 && o.target_gap == 0.1);
@@ -85,7 +87,7 @@ static void test_values(void **state)
     set("qttt.max_rank", "6");
     set("qttt.max_learning_rate", "0.0002");
     set("qttt.max_delta_norm", "0.25");
-    assert_int_equal(tt_engine_options_from(&settings, &o, &err), TT_OK);
+    assert_int_equal(tt_engine_options_from(&settings, &o, &device, &err), TT_OK);
     assert_string_equal(o.model_path, "m.gguf");
     assert_int_equal(o.isa_mask, 0);
     assert_true(o.n_threads == 3 && o.max_context == 4096 && o.prefill_chunk == 128);
@@ -100,7 +102,7 @@ static void test_values(void **state)
                 o.auto_rule.max_load == 13);
     assert_null(o.on_state);
     set("model.kv_type", "q8");
-    assert_int_equal(tt_engine_options_from(&settings, &o, &err), TT_OK);
+    assert_int_equal(tt_engine_options_from(&settings, &o, &device, &err), TT_OK);
     assert_int_equal(o.kv_type, TT_I8);
 }
 
