@@ -13,6 +13,9 @@ extern "C" {
 static void test_unknown_ids()
 {
     for (int type = 0; type < TT_DTYPE_COUNT; type++) {
+        if (type == TT_I8) { /* no weight has it */
+            continue;
+        }
         const int64_t rows = 2, cols = 2304;
         kit_stream s;
         kit_array<uint8_t> table(
