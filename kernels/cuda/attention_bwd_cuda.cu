@@ -144,6 +144,10 @@ cudaError_t tt_cuda_attention_bwd(cudaStream_t stream, const tt_attention_bwd_ar
         return cudaSuccess;
     }
     switch (a->fwd.kv->head_dim) {
+    case 16:
+        return launch_bwd<16>(stream, a, n_tiles);
+    case 32:
+        return launch_bwd<32>(stream, a, n_tiles);
     case 64:
         return launch_bwd<64>(stream, a, n_tiles);
     case 80:

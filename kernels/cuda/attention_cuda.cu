@@ -112,6 +112,10 @@ cudaError_t tt_cuda_attention(cudaStream_t stream, const tt_attention_args *a, t
         return cudaSuccess;
     }
     switch (a->kv->head_dim) {
+    case 16:
+        return launch_prefill<16>(stream, a, n_tiles);
+    case 32:
+        return launch_prefill<32>(stream, a, n_tiles);
     case 64:
         return launch_prefill<64>(stream, a, n_tiles);
     case 80:

@@ -304,6 +304,10 @@ cudaError_t tt_cuda_attn_decode(cudaStream_t stream, const tt_attention_args *a,
         return cudaSuccess;
     }
     switch (a->kv->head_dim) {
+    case 16:
+        return launch_decode<16>(stream, a, scratch, z);
+    case 32:
+        return launch_decode<32>(stream, a, scratch, z);
     case 64:
         return launch_decode<64>(stream, a, scratch, z);
     case 80:

@@ -164,7 +164,9 @@ int64_t tt_cuda_head_scratch(const tt_head_args *a)
 
 static cudaError_t error_of(cublasStatus_t status)
 {
-    return status == CUBLAS_STATUS_SUCCESS ? cudaSuccess : cudaErrorUnknown;
+    return status == CUBLAS_STATUS_SUCCESS        ? cudaSuccess
+           : status == CUBLAS_STATUS_ALLOC_FAILED ? cudaErrorMemoryAllocation
+                                                  : cudaErrorUnknown;
 }
 
 /* What the products of a call read. */

@@ -100,11 +100,15 @@ static size_t cut(const tt_cuda_products *p, product_run *r)
     r->panel_bytes = p->panel_bytes != 0 ? p->panel_bytes : TT_CUDA_PANEL_BYTES;
     int64_t rows = round_up(p->max_rows, r->pass_rows), dim = padded(p->max_dim);
     int64_t rank = padded(p->max_rank);
-    r->panel = dev_ptr<__nv_bfloat16>(take(r->panel_bytes));
+    int64_t panel =
+        p->max_panel > 0 && p->max_panel < r->panel_bytes ? p->max_panel : r->panel_bytes;
+    int32_t most = padded(at_most(p->max_out, TT_CUDA_SLICE_ROWS));
+    r->tail_cols = most > dim ? most : (int32_t)dim;
+    r->panel = dev_ptr<__nv_bfloat16>(take(panel));
     r->operand[OPERAND_FIRST] = dev_ptr<__nv_bfloat16>(take(rows * dim * 2));
     r->operand[OPERAND_SECOND] = dev_ptr<__nv_bfloat16>(take(rows * dim * 2));
     r->operand[OPERAND_INNER] = dev_ptr<__nv_bfloat16>(take(rows * rank * 2));
-    r->tail = dev_ptr<float>(take(r->pass_rows * dim * 4));
+    r->tail = dev_ptr<float>(take((int64_t)r->pass_rows * r->tail_cols * 4));
     r->inner = dev_ptr<float>(take((int64_t)p->max_rows * p->max_rank * 4));
     return (size_t)(at - base);
 }
@@ -158,11 +162,22 @@ void product_operand(product_run *r, operand_slot slot, const float *x, int32_t 
     unpack(r, TT_F32, x, n_rows, cols, r->operand[slot], (int32_t)round_up(n_rows, r->pass_rows));
 }
 
+/* A weight that is a panel already. */
+static bool lies_as_panel(const tt_weight *w)
+{
+    return w->type == TT_BF16 && w->cols % GROUP == 0 && w->data % 16 == 0;
+}
+
+int64_t tt_cuda_panel_bytes(const tt_weight *w)
+{
+    return lies_as_panel(w) ? 0 : 2 * w->rows * padded(w->cols);
+}
+
 /* Rows of w in a slice: equal parts, whole groups, small enough for the panel and for the tail. */
 static int32_t slice_rows(const product_run *r, const tt_weight *w)
 {
     int64_t most = r->panel_bytes / (2 * padded(w->cols)) / GROUP * GROUP;
-    most = at_most(most, padded(r->p->max_dim));
+    most = at_most(most, TT_CUDA_SLICE_ROWS);
     int64_t n_slices = (w->rows + most - 1) / most;
     return padded((w->rows + n_slices - 1) / n_slices);
 }
@@ -172,7 +187,7 @@ static const __nv_bfloat16 *weight_panel(product_run *r, const tt_weight *w, int
                                          int32_t n)
 {
     uint64_t src = w->data + (uint64_t)(row0 * tt_row_bytes(w->type, w->cols));
-    if (w->type == TT_BF16 && w->cols % GROUP == 0 && w->data % 16 == 0) {
+    if (lies_as_panel(w)) {
         return dev_ptr<const __nv_bfloat16>(src);
     }
     unpack(r, w->type, dev_ptr<const void>(src), n, (int32_t)w->cols, r->panel, n);
@@ -224,6 +239,7 @@ static void pass(product_run *r, const product_call *c, float *y, int64_t ldy, i
         multiply(r, c, y, ldy);
         return;
     }
+    assert(c->m <= r->tail_cols);
     if (c->beta != 0) {
         copy_rows(r, r->tail, c->m, y, ldy, n_rows, c->m);
     }

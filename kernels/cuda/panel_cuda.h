@@ -25,7 +25,8 @@ struct product_run {
     int64_t panel_bytes;
     __nv_bfloat16 *panel;                  /* panel_bytes */
     __nv_bfloat16 *operand[OPERAND_SLOTS]; /* rows up to a whole pass, columns up to a group */
-    float *tail;  /* [pass_rows, max_dim]: results of a pass that has fewer rows */
+    float *tail; /* [pass_rows, tail_cols]: results of a pass that has fewer rows */
+    int32_t tail_cols;
     float *inner; /* [max_rows, max_rank]: the low-rank middle */
 };
 

@@ -20,8 +20,11 @@
  * call has tiles enough for all multiprocessors: 512 x 2560 outputs are 80 tiles of 128 x 128, half
  * the matrix would be 40. Larger matrices go in slices of rows. */
 #define TT_CUDA_PANEL_BYTES ((int64_t)64 << 20)
+/* Outputs of a slice at most: they bound the results of a pass that was filled up. */
+#define TT_CUDA_SLICE_ROWS 16384
 
-/* What products need: borrowed for the call, the workspace until the stream has run. */
+/* What products need: borrowed for the call, the workspace until the stream has run. How a product
+ * is cut depends on its weight, pass_rows and panel_bytes alone. */
 typedef struct tt_cuda_products {
     cublasHandle_t blas; /* on the stream of the calls, host pointer mode, a workspace of its own */
     tt_dev workspace;    /* tt_cuda_products_bytes(), aligned to 256 */
@@ -30,10 +33,14 @@ typedef struct tt_cuda_products {
     int32_t max_rank;    /* of a LoRA adapter; 0 = there are none */
     int32_t pass_rows;   /* 0 = TT_CUDA_PASS_ROWS */
     int64_t panel_bytes; /* 0 = TT_CUDA_PANEL_BYTES; else at least 64 * max_dim rounded up to 32 */
+    int64_t max_panel;   /* bytes of the largest panel that is made; 0 = panel_bytes */
+    int32_t max_out;     /* rows of a weight in a forward product, where they exceed max_dim */
 } tt_cuda_products;
 
 /* Bytes of workspace for these limits; what p->workspace is does not matter. */
 size_t tt_cuda_products_bytes(const tt_cuda_products *p);
+/* Bytes of w as one panel; 0 where it is used as it lies. Larger ones than panel_bytes are cut. */
+int64_t tt_cuda_panel_bytes(const tt_weight *w);
 
 /* matmul_cuda.cu. Quantised weights begin at multiples of 16 bytes. */
 cudaError_t tt_cuda_matmul(cudaStream_t stream, const tt_cuda_products *p, const tt_matmul_args *a);

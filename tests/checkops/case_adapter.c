@@ -315,6 +315,7 @@ const co_op co_adapter_ops[] = {
      .scale = 1,
      .max_nmse = 4e-5,
      .max_decode_nmse = 1e-9,
+     .max_device_decode_nmse = 4e-5,
      .by_row = true,
      .shapes = fwd_shapes,
      .n_shapes = COUNT(fwd_shapes),

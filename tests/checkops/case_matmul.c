@@ -215,6 +215,7 @@ const co_op co_matmul_ops[] = {
      .scale = 1,
      .max_nmse = 4e-5,
      .max_decode_nmse = 1e-9,
+     .max_device_decode_nmse = 4e-5,
      .by_row = true,
      .shapes = matmul_shapes,
      .n_shapes = COUNT(matmul_shapes),

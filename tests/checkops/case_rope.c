@@ -308,6 +308,7 @@ const co_op co_rope_ops[] = {
      .max_nmse = 1e-6,
      .max_i8_nmse = 1e-5,
      .by_row = true,
+     .kv_type = true,
      .shapes = qk_rope_shapes,
      .n_shapes = COUNT(qk_rope_shapes),
      .setup = setup_qk_rope,

@@ -154,11 +154,15 @@ typedef struct co_op {
     double max_nmse;        /* against ref: sum of squared errors over sum of squares, per output */
     double max_decode_nmse; /* the same for the DECODE family; 0 = max_nmse */
     double max_i8_nmse;     /* the same for the type TT_I8; 0 = the others */
+    /* The same on a GPU, where DECODE multiplies on tensor cores: activations are BF16, too. 0 =
+     * max_decode_nmse. */
+    double max_device_decode_nmse;
     /* Usual size of an output's elements by the making of the inputs: the least that errors are
      * taken relative to, since all elements may be small where terms cancel. 0 = their own size
      * alone. */
     double scale;
-    bool by_row; /* rows are independent: slices are tried */
+    bool by_row;  /* rows are independent: slices are tried */
+    bool kv_type; /* the shape's type is that of the K/V pages */
     const co_shape *shapes;
     int n_shapes;
     void (*setup)(co_test *t);

@@ -241,8 +241,14 @@ static double limit_of(const co_test *t)
     if (t->shape.type == TT_I8 && op->max_i8_nmse > 0) {
         return op->max_i8_nmse;
     }
-    return t->shape.family == TT_DECODE && op->max_decode_nmse > 0 ? op->max_decode_nmse
-                                                                   : op->max_nmse;
+    bool device = t->ops->memory != NULL; /* a table with memory of its own */
+    if (t->shape.family != TT_DECODE) {
+        return op->max_nmse;
+    }
+    if (device && op->max_device_decode_nmse > 0) {
+        return op->max_device_decode_nmse;
+    }
+    return op->max_decode_nmse > 0 ? op->max_decode_nmse : op->max_nmse;
 }
 
 double co_test_compare(co_test *t, const co_test *want)

@@ -35,6 +35,12 @@ struct product {
     float alpha, beta;
 };
 
+/* What an injected failure looks like from outside. */
+static cublasStatus_t failed(cudaError_t err, cublasStatus_t otherwise)
+{
+    return err == cudaErrorMemoryAllocation ? CUBLAS_STATUS_ALLOC_FAILED : otherwise;
+}
+
 static size_t element_bytes(cudaDataType type)
 {
     return type == CUDA_R_32F ? 4 : 2;
@@ -66,9 +72,10 @@ static void store(void *p, cudaDataType type, size_t i, float v)
     }
 }
 
-/* One of the batch as rows [n_rows, k]; its column-major storage has k along the leading dimension
- * when k_leads. */
-static std::vector<float> pack(const matrix &x, int index, int n_rows, int k, bool k_leads)
+/* Element (r, i) of one of the batch, r < n_rows, i < k; its column-major storage has k along the
+ * leading dimension when k_leads. Written to out[r * row_step + i * k_step]. */
+static std::vector<float> pack(const matrix &x, int index, int n_rows, int k, bool k_leads,
+                               size_t row_step, size_t k_step)
 {
     std::vector<float> out((size_t)n_rows * (size_t)k);
     const char *base = static_cast<const char *>(x.p) +
@@ -77,29 +84,38 @@ static std::vector<float> pack(const matrix &x, int index, int n_rows, int k, bo
         for (int i = 0; i < k; i++) {
             size_t at = k_leads ? (size_t)r * (size_t)x.ld + (size_t)i
                                 : (size_t)i * (size_t)x.ld + (size_t)r;
-            out[(size_t)r * (size_t)k + (size_t)i] = load(base, x.type, at);
+            out[(size_t)r * row_step + (size_t)i * k_step] = load(base, x.type, at);
         }
     }
     return out;
 }
 
+/* A column of C at a time: each element is one sum in rising order of k, and the compiler makes
+ * many elements at once. */
 static void multiply(const product &p, int index)
 {
-    std::vector<float> a = pack(p.a, index, p.m, p.k, p.a.transposed);
-    std::vector<float> b = pack(p.b, index, p.n, p.k, !p.b.transposed);
+    size_t m = (size_t)p.m, k = (size_t)p.k;
+    std::vector<float> a = pack(p.a, index, p.m, p.k, p.a.transposed, 1, m);
+    std::vector<float> b = pack(p.b, index, p.n, p.k, !p.b.transposed, k, 1);
+    std::vector<float> column(m);
     char *c = static_cast<char *>(p.c) +
               (long long)index * p.c_stride * (long long)element_bytes(p.c_type);
     for (int j = 0; j < p.n; j++) {
-        for (int i = 0; i < p.m; i++) {
-            const float *x = a.data() + (size_t)i * (size_t)p.k;
-            const float *y = b.data() + (size_t)j * (size_t)p.k;
-            float sum = 0;
-            for (int l = 0; l < p.k; l++) {
-                sum += x[l] * y[l];
+        float *sum = column.data();
+        for (size_t i = 0; i < m; i++) {
+            sum[i] = 0;
+        }
+        for (size_t l = 0; l < k; l++) {
+            const float *x = a.data() + l * m;
+            float y = b[(size_t)j * k + l];
+            for (size_t i = 0; i < m; i++) {
+                sum[i] += x[i] * y;
             }
+        }
+        for (int i = 0; i < p.m; i++) {
             size_t at = (size_t)j * (size_t)p.ldc + (size_t)i;
             float old = p.beta == 0 ? 0 : p.beta * load(c, p.c_type, at);
-            store(c, p.c_type, at, p.alpha * sum + old);
+            store(c, p.c_type, at, p.alpha * sum[i] + old);
         }
     }
 }
@@ -127,7 +143,7 @@ cublasStatus_t cublasCreate(cublasHandle_t *handle)
 {
     api_call call;
     if (call.err != cudaSuccess) {
-        return CUBLAS_STATUS_ALLOC_FAILED;
+        return failed(call.err, CUBLAS_STATUS_NOT_INITIALIZED);
     }
     *handle = new cublasContext();
     (*handle)->device = current_device();
@@ -147,7 +163,7 @@ cublasStatus_t cublasSetStream(cublasHandle_t handle, cudaStream_t stream)
 {
     api_call call;
     if (call.err != cudaSuccess) {
-        return CUBLAS_STATUS_NOT_INITIALIZED;
+        return failed(call.err, CUBLAS_STATUS_NOT_INITIALIZED);
     }
     if (stream != nullptr && device_of(stream) != handle->device) {
         return CUBLAS_STATUS_INVALID_VALUE;
@@ -161,7 +177,7 @@ cublasStatus_t cublasSetWorkspace(cublasHandle_t, void *p, size_t)
 {
     api_call call;
     if (call.err != cudaSuccess) {
-        return CUBLAS_STATUS_NOT_INITIALIZED;
+        return failed(call.err, CUBLAS_STATUS_NOT_INITIALIZED);
     }
     check_argument(&p, sizeof p, "a workspace");
     return reinterpret_cast<uintptr_t>(p) % 256 != 0 ? CUBLAS_STATUS_INVALID_VALUE
@@ -190,7 +206,7 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation
 {
     api_call call;
     if (call.err != cudaSuccess) {
-        return CUBLAS_STATUS_EXECUTION_FAILED;
+        return failed(call.err, CUBLAS_STATUS_EXECUTION_FAILED);
     }
     product p = {};
     p.m = m;
@@ -216,6 +232,7 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation
     check_argument(&a, sizeof a, "A of a product");
     check_argument(&b, sizeof b, "B of a product");
     check_argument(&c, sizeof c, "C of a product");
+    n_launches++;
     cudaError_t err = enqueue(handle->stream, [p] {
         for (int i = 0; i < p.n_batch; i++) {
             multiply(p, i);

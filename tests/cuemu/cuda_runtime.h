@@ -130,6 +130,10 @@ long cuemu_calls(void);
 /* Device and pinned allocations, streams, events and cuBLAS handles that were made and not
  * destroyed. */
 long cuemu_live(void);
+/* Kernels launched so far, products of cuBLAS included. */
+long cuemu_launches(void);
+/* Calls so far in which the host waits for the device, or may. */
+long cuemu_waits(void);
 }
 
 template <class T> static inline cudaError_t cudaMalloc(T **p, size_t n_bytes)

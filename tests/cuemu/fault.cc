@@ -10,7 +10,7 @@ namespace cuemu
 {
 
 std::recursive_mutex api_lock;
-long n_live_objects;
+long n_live_objects, n_launches, n_waits;
 
 /* The call that fails, counted from the first; what a sticky error has left of the device. */
 static struct {
@@ -188,6 +188,11 @@ static void plan_call(long n, cudaError_t err, bool sticky)
     }
 }
 
+api_wait::api_wait()
+{
+    n_waits++;
+}
+
 } // namespace cuemu
 
 using namespace cuemu;
@@ -214,6 +219,16 @@ long cuemu_live(void)
 {
     std::lock_guard<std::recursive_mutex> guard(api_lock);
     return n_live_objects;
+}
+
+long cuemu_launches(void)
+{
+    return n_launches;
+}
+
+long cuemu_waits(void)
+{
+    return n_waits;
 }
 
 cudaError_t cudaGetLastError(void)

@@ -314,6 +314,7 @@ cudaError_t launch(const cudaLaunchConfig_t &c, const void *kernel, std::functio
     if (c.stream != nullptr && device_of(c.stream) != current_device()) {
         return remember(cudaErrorInvalidResourceHandle);
     }
+    n_launches++;
     auto run = std::make_shared<grid_run>(grid_run{g, b, c.dynamicSmemBytes, std::move(body), 0});
     return enqueue(c.stream, [run] { run_grid(run.get()); });
 }

@@ -333,7 +333,7 @@ cudaError_t cudaMalloc(void **p, size_t n_bytes)
 
 cudaError_t cudaFree(void *p)
 {
-    api_call call;
+    api_wait call;
     if (p != nullptr) {
         device_free(p);
     }
@@ -374,7 +374,7 @@ cudaError_t cudaMallocHost(void **p, size_t n_bytes)
 
 cudaError_t cudaFreeHost(void *p)
 {
-    api_call call;
+    api_wait call;
     if (p != nullptr) {
         for (int device = 0; device < conf().devices; device++) {
             drain_device(device);
@@ -401,7 +401,7 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n_bytes, cudaMemc
 /* Between places of one device the host does not wait, as for cudaMemset(). */
 cudaError_t cudaMemcpy(void *dst, const void *src, size_t n_bytes, cudaMemcpyKind kind)
 {
-    api_call call;
+    api_wait call;
     if (call.err != cudaSuccess || n_bytes == 0) {
         return call.err;
     }
@@ -452,7 +452,7 @@ cudaError_t cudaMemsetAsync(void *dst, int value, size_t n_bytes, cudaStream_t s
 
 cudaError_t cudaMemset(void *dst, int value, size_t n_bytes)
 {
-    api_call call;
+    api_wait call;
     if (call.err != cudaSuccess || n_bytes == 0) {
         return call.err;
     }

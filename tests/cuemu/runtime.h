@@ -155,7 +155,11 @@ struct api_call {
     {
     }
 };
-extern long n_live_objects;
+/* One that makes the host wait for the device. */
+struct api_wait : api_call {
+    api_wait();
+};
+extern long n_live_objects, n_launches, n_waits;
 /* A sticky error has struck: what is queued does not run any more. */
 bool is_dead();
 

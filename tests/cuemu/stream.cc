@@ -208,7 +208,7 @@ cudaError_t cudaStreamCreate(cudaStream_t *stream)
 /* Does not wait: what is in it runs when it may. */
 cudaError_t cudaStreamDestroy(cudaStream_t s)
 {
-    api_call call;
+    api_wait call;
     check_stream(s);
     s->destroyed = true;
     n_live_objects--;
@@ -217,7 +217,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t s)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
-    api_call call;
+    api_wait call;
     if (call.err != cudaSuccess) {
         return call.err;
     }
@@ -243,7 +243,7 @@ cudaError_t cudaStreamQuery(cudaStream_t s)
 
 cudaError_t cudaDeviceSynchronize(void)
 {
-    api_call call;
+    api_wait call;
     if (call.err != cudaSuccess) {
         return call.err;
     }
@@ -307,7 +307,7 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 
 cudaError_t cudaEventSynchronize(cudaEvent_t e)
 {
-    api_call call;
+    api_wait call;
     if (call.err != cudaSuccess) {
         return call.err;
     }
