@@ -456,12 +456,53 @@ static bool resume(tt_server *s, tt_job_record *r)
     return true;
 }
 
-void tt_job_state_resume(tt_server *s)
+typedef struct waiting_job {
+    tt_session_loader loader;
+    tt_server *s;
+} waiting_job;
+
+static void resume_all(tt_server *s, bool read);
+
+/* Whether they could be read or not: who looks for them now is told why. */
+static void on_loaded(tt_session_loader *l, const tt_err *err)
+{
+    waiting_job *w = (waiting_job *)(void *)l;
+    tt_server *s = w->s;
+    free(w);
+    s->jobs_loading = false;
+    resume_all(s, true);
+}
+
+/* The session's tokens left memory while its job waited for a place in the queue. True: they are
+ * being read, and this thread does not wait for the one that writes. */
+static bool load_first(tt_server *s, const tt_job_record *r)
+{
+    tt_err err;
+    tt_session_record *ses = tt_session_store_find(s->sessions, r->scope, r->session_id);
+    if (ses == NULL || tt_session_usable(ses, &err) < 0 || tt_session_in_memory(ses)) {
+        return false;
+    }
+    waiting_job *w = malloc(sizeof *w);
+    if (w != NULL) {
+        *w = (waiting_job){.loader = {.go = on_loaded}, .s = s};
+        s->jobs_loading = true;
+        tt_session_load(ses, &w->loader);
+    }
+    return w != NULL;
+}
+
+/* read: the oldest's session has just been read. */
+static void resume_all(tt_server *s, bool read)
 {
     tt_job_record *r;
-    while (s->served != NULL && s->jobs_waiting > 0 && !s->jobs_frozen &&
+    while (s->served != NULL && s->jobs_waiting > 0 && !s->jobs_frozen && !s->jobs_loading &&
            (r = oldest_waiting(s)) != NULL) {
-        if (tt_now() < s->jobs_retry_at || queue_is_full(s) || !resume(s, r)) {
+        bool later = tt_now() < s->jobs_retry_at || queue_is_full(s);
+        if (!later && !read && load_first(s, r)) {
+            return;
+        }
+        read = false;
+        if (later || !resume(s, r)) {
             arm_timer(s);
             return;
         }
@@ -470,4 +511,9 @@ void tt_job_state_resume(tt_server *s)
     if (s->served != NULL && s->jobs_waiting > 0 && oldest_waiting(s) == NULL) {
         s->jobs_waiting = 0; /* the others were cancelled meanwhile */
     }
+}
+
+void tt_job_state_resume(tt_server *s)
+{
+    resume_all(s, false);
 }

@@ -41,6 +41,7 @@ typedef struct tt_server {
     int32_t jobs_waiting;              /* of before a restart, not queued again yet */
     double jobs_stuck_since;           /* monotonic: the oldest of them failed; 0 = it did not */
     double jobs_retry_at;              /* monotonic: when it may be tried again */
+    bool jobs_loading;                 /* the oldest of them waits for its session's tokens */
     bool jobs_frozen;                  /* the process ends: their rows stay as they are */
     struct tt_generation *generations; /* list of running ones */
     int32_t n_generations;

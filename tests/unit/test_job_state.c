@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "server/job_setup.h"
@@ -27,7 +28,7 @@ static char engine; /* only its address is used */
 
 static double clock_now;
 static tt_code submit_rc, read_rc;
-static int n_submits;
+static int n_submits, n_blocking; /* reads on this thread */
 static int32_t queued_jobs;
 
 double __wrap_tt_now(void);
@@ -58,6 +59,7 @@ tt_code __wrap_tt_state_read(tt_state_db *db, const tt_state_key *keys, int32_t 
                              tt_state_fetched done, void *arg, tt_err *reterr)
 {
     tt_err err;
+    n_blocking++;
     if (read_rc == TT_OK) {
         return __real_tt_state_read(db, keys, n, done, arg, reterr);
     }
@@ -120,7 +122,7 @@ static int set_up(void **state)
     s.engine = (tt_engine *)(void *)&engine;
     clock_now = 100;
     submit_rc = read_rc = TT_OK;
-    n_submits = queued_jobs = 0;
+    n_submits = n_blocking = queued_jobs = 0;
     strcpy(dir, "/tmp/qttt-jobs-XXXXXX");
     assert_non_null(mkdtemp(dir));
     assert_int_equal(tt_settings_init(&settings, &err), TT_OK);
@@ -168,6 +170,16 @@ static tt_job_record *job(int n)
     return r;
 }
 
+/* What is being read for the jobs is there. */
+static void hear(void)
+{
+    for (int i = 0; s.jobs_loading && i < 2000; i++) {
+        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+        tt_state_poll(s.state);
+    }
+    assert_false(s.jobs_loading);
+}
+
 /* Both wait and nothing was said of them; then both are queued. */
 static void expect_patience(void)
 {
@@ -180,6 +192,7 @@ static void expect_patience(void)
     queued_jobs = 0;
     clock_now += 2;
     tt_job_state_resume(&s);
+    hear();
     assert_int_equal(s.jobs_waiting, 0);
     for (int i = 1; i <= 2; i++) {
         assert_int_equal(job(i)->status, TT_JOB_QUEUED);
@@ -250,6 +263,39 @@ static void a_full_queue_is_not_asked(void **state)
     expect_patience();
 }
 
+/* Its session may leave memory while a job waits for a place in the queue. The tokens are read by
+ * the thread that writes, which may be at a long fsync: this one does not wait for it. */
+static void a_session_that_left_memory(void **state)
+{
+    begin();
+    tt_session_record *ses = tt_session_store_find(s.sessions, "t", job(1)->session_id);
+    assert_true(tt_session_unload_record(ses));
+    n_blocking = 0;
+    tt_job_state_resume(&s);
+    tt_job_state_resume(&s); /* something else wakes it meanwhile */
+    assert_true(s.jobs_loading);
+    assert_int_equal(n_submits, 0);
+    hear();
+    assert_int_equal(n_blocking, 0);
+    assert_int_equal(n_submits, 2);
+    assert_int_equal(s.jobs_waiting, 0);
+    assert_int_equal(job(1)->n_jobs, 1);
+}
+
+/* The process ends while they are being read: the jobs stay for the next one. */
+static void an_end_while_it_is_read(void **state)
+{
+    begin();
+    assert_true(
+        tt_session_unload_record(tt_session_store_find(s.sessions, "t", job(1)->session_id)));
+    tt_job_state_resume(&s);
+    end();
+    assert_false(s.jobs_loading);
+    assert_int_equal(n_submits, 0);
+    begin();
+    assert_int_equal(s.jobs_waiting, 2);
+}
+
 /* Nothing else has to happen for it to be tried again. */
 static void again_by_itself(void **state)
 {
@@ -293,6 +339,8 @@ int main(void)
         WITH_JOBS(what_cannot_be_read_now),
         WITH_JOBS(what_stays),
         WITH_JOBS(a_full_queue_is_not_asked),
+        WITH_JOBS(a_session_that_left_memory),
+        WITH_JOBS(an_end_while_it_is_read),
         WITH_JOBS(again_by_itself),
         WITH_JOBS(not_for_ever),
     };
