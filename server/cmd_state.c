@@ -12,7 +12,9 @@ static void print_usage(FILE *f)
             "\n"
             "Reads everything under a state.dir and compares it with its sums: the database, its\n"
             "rows, every run of pages and every adapter. Exit status 1 when something is not what\n"
-            "was written; a server that starts with it computes it again or says what is lost.\n");
+            "was written; a server that starts with it computes it again or says what is lost.\n"
+            "An adapter that its session names and that the disk did not take is told, and is no\n"
+            "fault.\n");
 }
 
 static void tell(void *arg, const char *fault)
@@ -39,10 +41,10 @@ int tt_cmd_state(int argc, char **argv)
     }
     printf("%lld sessions, %lld contexts, %lld jobs, %lld answers under a key\n"
            "%lld files, %lld bytes; %lld unfinished\n"
-           "%lld faults\n",
+           "%lld faults, %lld adapters that were not saved\n",
            (long long)r.rows[TT_STATE_SESSION], (long long)r.rows[TT_STATE_CONTEXT],
            (long long)r.rows[TT_STATE_JOB], (long long)r.rows[TT_STATE_IDEMPOTENCY],
            (long long)r.files, (long long)r.file_bytes, (long long)r.unfinished,
-           (long long)r.faults);
+           (long long)r.faults, (long long)r.lost);
     return r.faults > 0 ? 1 : 0;
 }

@@ -2,6 +2,7 @@
 #include "server/state_check.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +19,7 @@
 enum { MAX_DEPTH = 4, MAX_EVENTS = 1000000 };
 
 typedef struct check {
+    const char *dir;
     void (*tell)(void *arg, const char *fault);
     void *arg;
     tt_state_report report;
@@ -65,6 +67,29 @@ static tt_code check_json(const tt_state_row *row, tt_err *reterr)
     return ok ? TT_OK : tt_fail(reterr, TT_E_INVALID, "its text is no JSON object");
 }
 
+/* An adapter that could not be written before the server ended is no fault of what was. */
+static void look_for_adapters(check *c, const tt_state_row *row)
+{
+    json_t *o = json_loads(row->json, 0, NULL);
+    const json_t *list = json_object_get(o, "generations"), *g;
+    size_t i;
+    json_array_foreach(list, i, g)
+    {
+        char path[PATH_MAX], text[PATH_MAX];
+        struct stat sb;
+        const char *id = json_string_value(json_object_get(g, "adapter"));
+        snprintf(path, sizeof path, "%s/adapters/%.16s.qa", c->dir, id != NULL ? id : "");
+        if (id != NULL && stat(path, &sb) != 0 && errno == ENOENT) {
+            c->report.lost++;
+            snprintf(text, sizeof text,
+                     "session %.100s: the adapter of generation %d was not saved", row->id,
+                     (int)json_integer_value(json_object_get(g, "number")));
+            c->tell(c->arg, text);
+        }
+    }
+    json_decref(o);
+}
+
 static tt_code check_row(void *arg, const tt_state_row *row)
 {
     check *c = arg;
@@ -78,6 +103,8 @@ static tt_code check_row(void *arg, const tt_state_row *row)
     }
     if (rc < 0) {
         fault(c, table_names[c->table], row->id, err.msg);
+    } else if (c->table == TT_STATE_SESSION) {
+        look_for_adapters(c, row);
     }
     return TT_OK;
 }
@@ -158,7 +185,7 @@ static tt_code check_folder(check *c, const char *folder, int depth, tt_err *ret
 tt_code tt_state_check(const char *dir, void (*tell)(void *arg, const char *what), void *arg,
                        tt_state_report *ret, tt_err *reterr)
 {
-    check c = {.tell = tell, .arg = arg};
+    check c = {.dir = dir, .tell = tell, .arg = arg};
     tt_code rc = check_database(&c, dir, reterr);
     if (rc == TT_OK) {
         rc = check_folder(&c, dir, 0, reterr);

@@ -110,6 +110,24 @@ static void spoilt_files(void **state)
     assert_int_equal(check().faults, 0);
 }
 
+/* What the session says of its generations is compared with the files that are there. */
+static void adapters_that_were_not_saved(void **state)
+{
+    put(TT_STATE_SESSION, "ses_x",
+        "{\"version\":1,\"generations\":[{\"number\":2,\"adapter\":\"00000000000000ab\"},"
+        "{\"number\":1,\"adapter\":\"000000000000000c\"}]}");
+    tt_state_report r = check();
+    assert_true(r.lost == 2 && r.faults == 0);
+    assert_string_equal(faults, "session ses_x: the adapter of generation 2 was not saved\n"
+                                "session ses_x: the adapter of generation 1 was not saved\n");
+    char from[200];
+    strcpy(from, at("adapters/a"));
+    assert_int_equal(rename(from, at("adapters/00000000000000ab.qa")), 0);
+    r = check();
+    assert_int_equal(r.lost, 1);
+    assert_non_null(strstr(faults, "generation 1 was not saved"));
+}
+
 static void spoilt_rows(void **state)
 {
     put(TT_STATE_SESSION, "bad-session", "[");
@@ -140,6 +158,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(what_is_well, set_up, tear_down),
         cmocka_unit_test_setup_teardown(spoilt_files, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(adapters_that_were_not_saved, set_up, tear_down),
         cmocka_unit_test_setup_teardown(spoilt_rows, set_up, tear_down),
         cmocka_unit_test_setup_teardown(spoilt_database, set_up, tear_down),
     };
