@@ -125,8 +125,8 @@ tt_code tt_bpe_init(tt_tokenizer *tok, tt_err *reterr)
     return tt_pairs_init(tok, reterr);
 }
 
-static bool find_pair(const void *ctx, int32_t left, int32_t right, const char *p, size_t n,
-                      uint32_t *ret_rank, int32_t *ret_merged)
+bool tt_pairs_find(const void *ctx, int32_t left, int32_t right, const char *p, size_t n,
+                   uint32_t *ret_rank, int32_t *ret_merged)
 {
     const tt_tokenizer *tok = ctx;
     const struct tt_pair_slot *pair = tt_pair_map_find(&tok->pairs, left, right);
@@ -172,7 +172,7 @@ static tt_code encode_word(tt_encoding *e, const char *word, size_t n, tt_err *r
             tt_merge_add(&e->merge, (uint32_t)i, id);
         }
     }
-    ok = ok && tt_merge_run(&e->merge, find_pair, tok);
+    ok = ok && tt_merge_run(&e->merge, tt_pairs_find, tok);
     for (uint32_t i = e->merge.head; ok && i != n; i = e->merge.next[i]) {
         ok = tt_encoding_push(e, e->merge.ids[i] >= 0 ? e->merge.ids[i] : tok->vocab->unk);
     }

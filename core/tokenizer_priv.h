@@ -52,6 +52,9 @@ tt_code tt_spm_init(tt_tokenizer *tok, tt_err *reterr);
 /* "left right" merges of the vocabulary into tok->pairs. A merge whose parts or whole are no tokens
  * can never apply and is left out. TT_E_MODEL: a merge without a space. */
 tt_code tt_pairs_init(tt_tokenizer *tok, tt_err *reterr);
+/* A tt_merge_find over them; ctx: the tokenizer. */
+bool tt_pairs_find(const void *ctx, int32_t left, int32_t right, const char *p, size_t n,
+                   uint32_t *ret_rank, int32_t *ret_merged);
 
 /* Appends the ids of plain text (no added tokens in it); any bytes. TT_E_NOMEM, TT_E_INTERNAL. */
 tt_code tt_bpe_encode(tt_encoding *e, const char *text, size_t n, tt_err *reterr);

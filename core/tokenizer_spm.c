@@ -187,19 +187,6 @@ static bool find_by_score(const void *ctx, int32_t left, int32_t right, const ch
     return true;
 }
 
-static bool find_by_merge(const void *ctx, int32_t left, int32_t right, const char *p, size_t n,
-                          uint32_t *ret_rank, int32_t *ret_merged)
-{
-    const tt_tokenizer *tok = ctx;
-    const struct tt_pair_slot *pair = tt_pair_map_find(&tok->pairs, left, right);
-    if (pair == NULL) {
-        return false;
-    }
-    *ret_rank = pair->rank;
-    *ret_merged = pair->merged;
-    return true;
-}
-
 /* A character without a token: its bytes if the vocabulary has all of them, else unk, once for
  * neighbours. */
 static bool push_unknown(tt_encoding *e, const char *p, size_t n)
@@ -250,7 +237,7 @@ static bool encode_merges(tt_encoding *e, const char *word, size_t n)
         tt_merge_add(&e->merge, (uint32_t)i, id >= 0 && may_merge_into(tok, id) ? id : -1);
         i += len;
     }
-    if (!tt_merge_run(&e->merge, tok->pairs.slots != NULL ? find_by_merge : find_by_score, tok)) {
+    if (!tt_merge_run(&e->merge, tok->pairs.slots != NULL ? tt_pairs_find : find_by_score, tok)) {
         return false;
     }
     bool ok = true;

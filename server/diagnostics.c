@@ -100,11 +100,6 @@ static void on_session_deleted(tt_session_user *u)
 
 /* ---- the jobs ---- */
 
-static void wake_loop(void *arg)
-{
-    uv_async_send(arg); /* engine thread */
-}
-
 /* The prompt under one generation, with the flags that the session has for its tokens. */
 static tt_code make_job(tt_diagnostics *d, const tt_session_generation *g, tt_job **ret,
                         tt_err *reterr)
@@ -127,7 +122,7 @@ static tt_code make_job(tt_diagnostics *d, const tt_session_generation *g, tt_jo
                        .timeout_seconds = d->limits.request_timeout,
                        .diagnose = d->asked};
     snprintf(p.adapter_scope, sizeof p.adapter_scope, "%s", d->http->scope);
-    rc = rc == TT_OK ? tt_job_create(&p, wake_loop, &d->server->wake, ret, reterr) : rc;
+    rc = rc == TT_OK ? tt_job_create(&p, tt_server_wake, &d->server->wake, ret, reterr) : rc;
     tt_session_plan_finish(&plan);
     return rc;
 }

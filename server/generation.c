@@ -88,18 +88,13 @@ static void on_gone(void *arg)
     tt_generation_destroy(g);
 }
 
-static void wake_loop(void *arg)
-{
-    uv_async_send(arg); /* engine thread */
-}
-
 /* All jobs of the request, or none. */
 static tt_code submit(tt_generation *g, tt_err *reterr)
 {
     tt_job **jobs = calloc((size_t)g->n_choices, sizeof *jobs);
     tt_code rc = jobs != NULL ? TT_OK : tt_fail(reterr, TT_E_NOMEM, "no memory for a request");
     for (int32_t i = 0; rc == TT_OK && i < g->n_choices; i++) {
-        rc = tt_choice_create_job(&g->choices[i], g->http->scope, wake_loop, &g->server->wake,
+        rc = tt_choice_create_job(&g->choices[i], g->http->scope, tt_server_wake, &g->server->wake,
                                   reterr);
         jobs[i] = g->choices[i].job;
     }

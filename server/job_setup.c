@@ -79,11 +79,6 @@ tt_code tt_jobs_start(tt_server *s, tt_err *reterr)
         &s->jobs, reterr);
 }
 
-static void wake_loop(void *arg)
-{
-    uv_async_send(arg); /* engine thread */
-}
-
 /* Requests that run keep the generation that they began with: the engine holds its adapter. */
 static void publish(tt_job_record *r, void *arg)
 {
@@ -113,7 +108,7 @@ static tt_code create_job(tt_server *s, tt_session_record *ses, const tt_qttt_pa
     p.qttt.mode = TT_QTTT_ON;
     p.qttt.context_tokens = p.n_prompt;
     snprintf(p.adapter_scope, sizeof p.adapter_scope, "%s", ses->scope);
-    return tt_job_create(&p, wake_loop, &s->wake, ret_job, reterr);
+    return tt_job_create(&p, tt_server_wake, &s->wake, ret_job, reterr);
 }
 
 tt_code tt_jobs_train(tt_server *s, tt_session_record *ses, const tt_qttt_request *q,

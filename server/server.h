@@ -69,6 +69,12 @@ typedef struct tt_server {
     tt_err engine_error;     /* written before engine_state becomes TT_ENGINE_FAILED or _LOST */
 } tt_server;
 
+/* A callback of other threads: &server->wake. */
+static inline void tt_server_wake(void *wake)
+{
+    uv_async_send(wake);
+}
+
 /* Asks for tt_generations_tick and tt_job_streams_tick as soon as one can be due. */
 void tt_server_arm_tick(tt_server *s);
 

@@ -47,11 +47,6 @@ static void on_flush(uv_timer_t *t)
     tt_session_state_flush(((tt_server *)t->data)->sessions, false);
 }
 
-static void wake_loop(void *arg)
-{
-    uv_async_send(arg); /* engine thread */
-}
-
 static tt_code may_add(void *arg, const char *scope, size_t n_bytes, tt_err *reterr)
 {
     return tt_quota_session(arg, scope, n_bytes, reterr);
@@ -102,7 +97,7 @@ tt_code tt_sessions_start(tt_server *s, tt_err *reterr)
                                     .state = state_of,
                                     .on_prefilled = on_prefilled,
                                     .on_deleted = on_deleted,
-                                    .wake = wake_loop,
+                                    .wake = tt_server_wake,
                                     .arg = s,
                                     .wake_arg = &s->wake},
         &s->sessions, reterr);

@@ -6,11 +6,6 @@
 #include "server/state_db.h"
 #include "server/state_dir.h"
 
-static void wake_loop(void *arg)
-{
-    uv_async_send(arg); /* writer thread */
-}
-
 tt_code tt_server_open_state(tt_server *s, tt_err *reterr)
 {
     tt_code rc = tt_state_dir(s->settings->state_dir, s->state_dir, sizeof s->state_dir, reterr);
@@ -18,7 +13,7 @@ tt_code tt_server_open_state(tt_server *s, tt_err *reterr)
         return rc;
     }
     rc = tt_state_open(
-        &(tt_state_options){.dir = s->state_dir, .wake = wake_loop, .wake_arg = &s->wake},
+        &(tt_state_options){.dir = s->state_dir, .wake = tt_server_wake, .wake_arg = &s->wake},
         &s->state, reterr);
     if (rc == TT_OK && tt_state_note(s->state)[0] != '\0') {
         tt_log(TT_LOG_WARN, "%s", tt_state_note(s->state));
