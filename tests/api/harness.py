@@ -26,12 +26,22 @@ MODEL = os.environ.get("QTTT_MODEL", REAL_MODEL)  # another one: tests marked re
 # Sanitizer builds are slower; limits on time are multiplied by this.
 TIME_FACTOR = float(os.environ.get("QTTT_TIME_FACTOR", "1"))
 LONG = 120 * TIME_FACTOR  # seconds after which a test gives up
+ENDED = ("succeeded", "failed", "cancelled")  # of qTTT jobs
 
 
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def until(get, holds=bool, seconds=LONG, told=None, every=0.02):
+    """What get() gives as soon as holds(it); after `seconds` it fails with what was given last, or with told()."""
+    deadline = time.monotonic() + seconds
+    while not holds(now := get()):
+        assert time.monotonic() < deadline, now if told is None else told()
+        time.sleep(every)
+    return now
 
 
 class Response:
@@ -219,6 +229,14 @@ class Server:
 
     def get(self, path, **kw):
         return self.request("GET", path, **kw)
+
+    def until(self, path, holds, seconds=LONG):
+        """The JSON at a path as soon as holds(it)."""
+        return until(lambda: self.get(path).json(), holds, seconds)
+
+    def job(self, job, holds=lambda j: j["status"] in ENDED, seconds=LONG):
+        """A qTTT job (its id, or what was told of it) as soon as holds(it); without: as soon as it has ended."""
+        return self.until(f"/v1/qttt/jobs/{job if isinstance(job, str) else job['id']}", holds, seconds)
 
     def metrics(self):
         from prometheus_client.parser import text_string_to_metric_families

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import uuid
 
 import yaml
@@ -78,12 +77,10 @@ class Proxy:
             command = [PROGRAMS[kind], "-db", "-f", str(DOCKER / "haproxy.cfg")]
         self.log = open(self.log_path, "wb")
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT, env=env)
-        deadline = time.monotonic() + harness.LONG
-        while not self.answers():
-            assert self.process.poll() is None and time.monotonic() < deadline, self.log_text()
-            time.sleep(0.02)
+        harness.until(self.answers, told=self.log_text)
 
     def answers(self):
+        assert self.process.poll() is None, self.log_text()
         with contextlib.suppress(OSError):
             return self.request("GET", "/metrics").status == 404
         return False

@@ -2,12 +2,10 @@
 import contextlib
 import signal
 import tempfile
-import time
 
 import harness
 
 JOBS, SESSIONS, CHAT = "/v1/qttt/jobs", "/v1/sessions", "/v1/chat/completions"
-ENDED = ("succeeded", "failed", "cancelled")
 
 
 @contextlib.contextmanager
@@ -22,10 +20,11 @@ class Restarting:
     def __init__(self, folder, settings=None, model=None, **kw):
         self.folder, self.settings, self.kw = folder, settings, kw
         self.model = model or harness.MODEL
-        self.server = self.begin()
+        self.begin()
 
     def begin(self):
-        return harness.Server("--state-dir", str(self.folder), settings=self.settings, model=self.model, **self.kw)
+        self.server = harness.Server("--state-dir", str(self.folder), settings=self.settings, model=self.model, **self.kw)
+        return self.server
 
     def end(self, how=signal.SIGKILL):
         status = self.server.stop(how)
@@ -33,7 +32,7 @@ class Restarting:
 
     def again(self, how=signal.SIGKILL):
         self.end(how)
-        self.server = self.begin()
+        return self.begin()
 
     def __enter__(self):
         return self
@@ -53,13 +52,9 @@ class Restarting:
         return r.json()
 
     def wait_for(self, path, test, seconds=None):
-        deadline = time.monotonic() + (seconds or harness.LONG)
-        while not test(now := self.get(path)):
-            assert time.monotonic() < deadline, now
-            time.sleep(0.01)
-        return now
+        return harness.until(lambda: self.get(path), test, seconds or harness.LONG, every=0.01)
 
-    def job(self, job, test=lambda j: j["status"] in ENDED):
+    def job(self, job, test=lambda j: j["status"] in harness.ENDED):
         """The job as soon as test(job) holds."""
         return self.wait_for(f"{JOBS}/{job['id']}", test)
 

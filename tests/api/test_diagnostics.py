@@ -49,10 +49,7 @@ def train(server, session, **fields):
     """A job whose adapter is kept: the session's next generation."""
     body = {"steps": 4, "span_tokens": 64, "guard": False, "learning_rate": 1e-3, **fields}
     job = server.post(f"{SESSIONS}/{session['id']}/qttt/jobs", body).json()
-    deadline = time.monotonic() + harness.LONG
-    while (now := server.get(f"/v1/qttt/jobs/{job['id']}").json())["status"] in ("queued", "running"):
-        assert time.monotonic() < deadline, now
-        time.sleep(0.02)
+    now = server.job(job["id"])
     assert now["status"] == "succeeded" and now["result"]["kept"], now
     return now["result"]["generation_after"]
 

@@ -136,20 +136,12 @@ class Rig:
         return failures, text
 
     def ended(self, job_id):
-        deadline = time.monotonic() + harness.LONG
-        while True:
-            r = self.request("GET", f"{JOBS}/{job_id}")
-            if r is not None and r.json()["status"] in ("succeeded", "failed", "cancelled"):
-                return r.json()
-            assert time.monotonic() < deadline, r and r.body
-            time.sleep(0.005)
+        return harness.until(lambda: self.request("GET", f"{JOBS}/{job_id}"),
+                             lambda r: r is not None and r.json()["status"] in harness.ENDED, every=0.005).json()
 
     def durable(self, seconds=30):
         """Waits until what was only in memory is on disk again."""
-        deadline = time.monotonic() + seconds
-        while (state := self.server.get("/readyz").json())["state"] != "durable":
-            assert time.monotonic() < deadline, state
-            time.sleep(0.05)
+        self.server.until("/readyz", lambda r: r["state"] == "durable", seconds)
 
     def check_restart(self):
         self.durable()
@@ -240,13 +232,9 @@ def test_a_full_disk_and_back(rig):
     """From some write on none succeeds: degraded, said in /readyz and in the log, and everything is served on; then back."""
     _, text = rig.story(0)
     rig.faults.arm("write", 1, errno.ENOSPC, forever=True)
-    deadline = time.monotonic() + 60
-    while True:  # the requests that meet it fail; then the server goes on in memory
-        r = rig.request("POST", SESSIONS, {"messages": CONTEXT})
-        if r is not None:
-            break
-        assert time.monotonic() < deadline, rig.server.log_text()
-        time.sleep(0.1)
+    # the requests that meet it fail; then the server goes on in memory
+    r = harness.until(lambda: rig.request("POST", SESSIONS, {"messages": CONTEXT}), lambda r: r is not None, 60,
+                      rig.server.log_text, 0.1)
     state = rig.server.get("/readyz")
     assert state.status == 200 and state.json()["state"] == "degraded" and state.json()["state_message"], state.body
     assert r.json()["durable"] is False

@@ -29,16 +29,6 @@ def trained(server, qttt=QUICK, **kw):
     return server.get(f"{JOBS}/{r.json()['qttt']['job_id']}", **kw).json()
 
 
-def wait_for(server, job_id, test, seconds=None):
-    deadline = time.monotonic() + (seconds or harness.LONG)
-    while True:
-        job = server.get(f"{JOBS}/{job_id}").json()
-        if test(job):
-            return job
-        assert time.monotonic() < deadline, job
-        time.sleep(0.02)
-
-
 class Running:
     """A request that trains while the block runs, its connection, and its job."""
 
@@ -47,13 +37,7 @@ class Running:
         known = {j["id"] for j in server.get(f"{JOBS}?limit=100").json()["data"]}
         self.connection = server.connect()
         self.connection.send(harness.encode("POST", CHAT, body_of(qttt, **fields)))
-        deadline = time.monotonic() + harness.LONG
-        while True:
-            new = [j for j in server.get(f"{JOBS}?limit=100").json()["data"] if j["id"] not in known]
-            if new:
-                break
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        new = harness.until(lambda: [j for j in server.get(f"{JOBS}?limit=100").json()["data"] if j["id"] not in known])
         assert len(new) == 1
         self.id = new[0]["id"]
 
@@ -133,10 +117,10 @@ def test_cancelling_the_job_of_a_request_lets_the_base_answer(server):
     plain = server.post(CHAT, body_of({"mode": "off"}, logprobs=True)).json()
     for samples in (1, 2):
         with Running(server, logprobs=True, n=samples) as run:
-            wait_for(server, run.id, lambda job: job["steps_done"] >= 1)
+            server.job(run.id, lambda job: job["steps_done"] >= 1)
             run.act("cancel")
             run.act("cancel")
-            job = wait_for(server, run.id, lambda job: job["status"] != "running", 5 * harness.TIME_FACTOR)
+            job = server.job(run.id, lambda job: job["status"] != "running", 5 * harness.TIME_FACTOR)
             assert job["status"] == "cancelled" and job["error"] is None and job["result"]["kept"] is False
             answer = run.connection.response("POST", CHAT)
             assert answer.status == 200
@@ -166,28 +150,28 @@ def test_a_stream_tells_its_job_while_it_trains(server):
 
 def test_a_client_that_leaves_cancels_its_job(server):
     with Running(server) as run:
-        wait_for(server, run.id, lambda job: job["steps_done"] >= 1)
-    job = wait_for(server, run.id, lambda job: job["status"] != "running", 5 * harness.TIME_FACTOR)
+        server.job(run.id, lambda job: job["steps_done"] >= 1)
+    job = server.job(run.id, lambda job: job["status"] != "running", 5 * harness.TIME_FACTOR)
     assert job["status"] == "cancelled"
 
 
 def test_pause_and_resume(server):
     with Running(server) as run:
-        wait_for(server, run.id, lambda job: job["steps_done"] >= 2)
+        server.job(run.id, lambda job: job["steps_done"] >= 2)
         for _ in range(2):
             run.act("pause")
-            paused = wait_for(server, run.id, lambda job: job["status"] == "paused", 10 * harness.TIME_FACTOR)
+            paused = server.job(run.id, lambda job: job["status"] == "paused", 10 * harness.TIME_FACTOR)
         assert paused["estimated_finish"] is None and paused["finished_at"] is None
         time.sleep(0.3)
-        assert wait_for(server, run.id, lambda job: True)["steps_done"] == paused["steps_done"]
+        assert server.job(run.id, lambda job: True)["steps_done"] == paused["steps_done"]
         for _ in range(2):
             run.act("resume")
-            job = wait_for(server, run.id, lambda job: job["status"] == "running", 10 * harness.TIME_FACTOR)
-        wait_for(server, run.id, lambda job: job["steps_done"] > paused["steps_done"])
+            job = server.job(run.id, lambda job: job["status"] == "running", 10 * harness.TIME_FACTOR)
+        server.job(run.id, lambda job: job["steps_done"] > paused["steps_done"])
         run.act("pause")
-        wait_for(server, run.id, lambda job: job["status"] == "paused")
+        server.job(run.id, lambda job: job["status"] == "paused")
         run.act("cancel")  # also of one that stands still
-        job = wait_for(server, run.id, lambda job: job["status"] == "cancelled", 10 * harness.TIME_FACTOR)
+        job = server.job(run.id, lambda job: job["status"] == "cancelled", 10 * harness.TIME_FACTOR)
         events = server.get(f"{JOBS}/{run.id}/events?limit=1000").json()["data"]
         assert [e["data"]["status"] for e in events if e["type"] == "status"] == \
             ["running", "paused", "running", "paused", "cancelled"]
@@ -196,10 +180,10 @@ def test_pause_and_resume(server):
 def test_the_estimate_comes_true(server):
     """From the first steps of a job of 40; wide bounds, because the machine may have other work."""
     with Running(server, {**LONG_RUN, "steps": 40}) as run:
-        job = wait_for(server, run.id, lambda job: job["steps_done"] >= 8)
+        job = server.job(run.id, lambda job: job["steps_done"] >= 8)
         now, said = time.time(), job["estimated_finish"]
         assert said is not None
-        end = wait_for(server, run.id, lambda job: job["status"] == "succeeded")["finished_at"]
+        end = server.job(run.id, lambda job: job["status"] == "succeeded")["finished_at"]
         assert (end - now) / 3 - 2 <= said - now <= (end - now) * 3 + 2, (now, said, end)
         assert run.connection.response("POST", CHAT).status == 200
 
@@ -336,10 +320,7 @@ def test_the_log_of_a_job_is_bounded(small_model):
         ids = [job["id"], *(trained(s)["id"] for _ in range(2))]
         assert [j["id"] for j in s.get(JOBS).json()["data"]] == ids[:0:-1]
         error(s.get(f"{JOBS}/{job['id']}"), 404, "not_found_error")
-        deadline = time.monotonic() + 9 * harness.TIME_FACTOR  # three times that
-        while s.get(JOBS).json()["data"]:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        s.until(JOBS, lambda r: not r["data"], 9 * harness.TIME_FACTOR)  # three times that
         error(s.get(f"{JOBS}/{ids[2]}"), 404, "not_found_error")
 
 

@@ -290,9 +290,8 @@ def test_concurrent_requests():
             e = error(r, 429, "rate_limit_error", "rate_limit_exceeded")
             assert "in progress" in e["message"] and r.headers["retry-after"] == "1"
             assert s.get("/v1/models", headers=keys["bob"]).status == 200
-        deadline = time.monotonic() + harness.LONG
-        while s.get("/v1/models", headers=keys["alice"]).status == 429:  # its place is free again
-            assert time.monotonic() < deadline
+        # its place is free again
+        harness.until(lambda: s.get("/v1/models", headers=keys["alice"]).status, lambda status: status != 429)
 
 
 def test_sessions_jobs_and_bytes():
@@ -363,30 +362,22 @@ def test_state_without_keys():
                                       {"x-request-id": f"r{i}", "x-session-id": f"s{i}"}))
                 assert c.head()[0] == 200
             s.wait_load(lambda running, waiting: (running, waiting) == (1, 1), harness.LONG)
-            deadline = time.monotonic() + harness.LONG
-            while True:  # the engine tells positions now and then
-                found = {r["id"]: r for r in s.get(STATE).json()["requests"]}
-                if found["r1"]["queue"]["position"] is not None:
-                    break
-                assert time.monotonic() < deadline
+            # the engine tells positions now and then
+            found = harness.until(lambda: {r["id"]: r for r in s.get(STATE).json()["requests"]},
+                                  lambda found: found["r1"]["queue"]["position"] is not None)
             assert found["r0"]["status"] == "running" and found["r0"]["queue"] is None
             assert found["r1"]["status"] == "queued" and found["r1"]["queue"]["position"] == 0
             assert found["r1"]["queue"]["reason"] and found["r1"]["session_id"] == "ses_s1"
             assert found["r0"]["prompt_tokens"] > 0 and found["r0"]["path"] == CHAT
         s.wait_idle()
-        deadline = time.monotonic() + harness.LONG
-        while s.get(STATE).json()["requests"]:
-            assert time.monotonic() < deadline
+        s.until(STATE, lambda state: not state["requests"])
         made = s.post(SESSIONS, {"messages": [SYSTEM]}).json()
         job = s.post(f"{SESSIONS}/{made['id']}/qttt/jobs", {"steps": 250, "guard": False}).json()
         state = s.get(STATE).json()
         assert [j["id"] for j in state["jobs"]] == [job["id"]] and state["jobs"][0]["session_id"] == made["id"]
         (owner,) = state["owners"]
         assert owner["key"] is None and owner["jobs"] == 1 and owner["sessions"] == state["sessions"]["count"]
-        deadline = time.monotonic() + harness.LONG
-        while s.get(f"{SESSIONS}/{made['id']}").json()["status"] != "ready":
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        s.until(f"{SESSIONS}/{made['id']}", lambda session: session["status"] == "ready")
         disk = s.get(STATE).json()["disk"]
         assert disk is None or disk["degraded"] is None and disk["failures"] == 0
         state = s.get(STATE).json()
@@ -442,12 +433,7 @@ def test_state_is_not_for_the_clients_of_a_proxy():
 def test_state_is_not_for_the_clients_of_a_proxy_at_a_socket_with_a_path(tmp_path):
     path = tmp_path / "socket"
     with harness.Server("--unix-socket", str(path), wait=None) as s:
-        deadline = time.monotonic() + harness.LONG
-        while not path.exists():
-            assert s.process.poll() is None and time.monotonic() < deadline, s.log_text()
-            time.sleep(0.02)
+        harness.until(lambda: path.exists() or s.process.poll() is not None, told=s.log_text)
         with UnixConnection(path) as c:
-            while c.request("GET", "/readyz").status != 200:
-                assert time.monotonic() < deadline, s.log_text()
-                time.sleep(0.02)
+            harness.until(lambda: c.request("GET", "/readyz").status == 200, told=s.log_text)
             refuses_clients_of_proxies(c.request)

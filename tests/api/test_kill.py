@@ -17,8 +17,8 @@ import uuid
 import harness
 import restart
 import spec
-from harness import words
-from restart import CHAT, ENDED, JOBS, SESSIONS
+from harness import ENDED, words
+from restart import CHAT, JOBS, SESSIONS
 
 CYCLES = int(os.environ.get("QTTT_KILL_CYCLES", "10" if harness.TIME_FACTOR == 1 else "4"))  # sanitizers are slow
 SEED = int(os.environ.get("QTTT_KILL_SEED", "1"))

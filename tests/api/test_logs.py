@@ -25,14 +25,10 @@ def records(s):
 
 def record(s, **wanted):
     """The one record with these fields, as soon as it is there (a line follows its answer)."""
-    deadline = time.monotonic() + harness.LONG
-    while True:
-        found = [r for r in records(s) if all(r.get(k) == v for k, v in wanted.items())]
-        if found:
-            assert len(found) == 1, found
-            return found[0]
-        assert time.monotonic() < deadline, (wanted, s.log_text())
-        time.sleep(0.01)
+    found = harness.until(lambda: [r for r in records(s) if all(r.get(k) == v for k, v in wanted.items())],
+                          told=lambda: (wanted, s.log_text()))
+    assert len(found) == 1, found
+    return found[0]
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +148,7 @@ def test_text():
         s.get("/v1/models", headers={"x-request-id": "a=b"})
         s.get("/livez", headers={"x-request-id": "silent"})
         s.get("/v1/models/a%20b", headers={"x-request-id": "last"})
-        deadline = time.monotonic() + harness.LONG
-        while not any("request_id=last" in line for line in s.log_lines()):
-            assert time.monotonic() < deadline, s.log_text()
-            time.sleep(0.01)
+        harness.until(lambda: any("request_id=last" in line for line in s.log_lines()), told=s.log_text)
         lines = [line for line in s.log_lines() if " request request_id=" in line]
     assert len(lines) == 2
     assert re.fullmatch(r'\S+Z info  request request_id="a=b" method=GET path=/v1/models status=200 outcome=ok total_ms=[\d.]+ '

@@ -5,7 +5,6 @@ import pathlib
 import re
 import shutil
 import subprocess
-import time
 
 import pytest
 import yaml
@@ -27,14 +26,6 @@ def promtool(*args, input=None):
     if not pathlib.Path(tool).exists():
         pytest.skip("no promtool: tools/promtool.sh could not fetch it")
     return subprocess.run([tool, *map(str, args)], input=input, capture_output=True, text=True, timeout=harness.LONG)
-
-
-def ended(server, job_id):
-    deadline = time.monotonic() + harness.LONG
-    while (job := server.get(f"/v1/qttt/jobs/{job_id}").json())["status"] in ("queued", "running"):
-        assert time.monotonic() < deadline, job
-        time.sleep(0.02)
-    return job
 
 
 def families(text):
@@ -105,9 +96,9 @@ def test_jobs_count_by_outcome(server):
     for job in (queued, long):
         server.post(f"/v1/qttt/jobs/{job}/cancel", None)
     for job in (queued, long):
-        assert ended(server, job)["status"] == "cancelled"
+        assert server.job(job)["status"] == "cancelled"
     good = server.post(jobs, {"steps": 1, "span_tokens": 16, "guard": False, "seed": 3}).json()["id"]
-    assert ended(server, good)["status"] == "succeeded"
+    assert server.job(good)["status"] == "succeeded"
     after = outcomes()
     assert after["cancelled"] - before["cancelled"] == 2 and after["succeeded"] - before["succeeded"] == 1
 
@@ -295,7 +286,7 @@ def test_inspect_tells_what_is_then_measured(server):
     made = []
     for fields in (job, {**job, "adapter": "lora"}):
         job_id = server.post(f"/v1/sessions/{ses['id']}/qttt/jobs", fields).json()["id"]
-        made.append(ended(server, job_id)["result"]["adapter_bytes"])
+        made.append(server.job(job_id)["result"]["adapter_bytes"])
     assert made == [memory["adapter_bytes_full"], memory["adapter_bytes_lora_rank_8"]]
     after = server.metrics()
     page_bytes = after["qttt_kv_bytes", ()] / after["qttt_kv_pages", ()]

@@ -8,7 +8,7 @@ import pytest
 
 import harness
 import proxies
-from harness import chat, encode, parse_events, text_of, words
+from harness import chat, encode, parse_events, words
 
 CHAT = "/v1/chat/completions"
 SESSIONS = "/v1/sessions"

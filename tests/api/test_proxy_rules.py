@@ -46,9 +46,7 @@ def proxy(running, stubs):
 
 def wait_up(proxy, stubs):
     """Until the proxy sends requests to both (HAProxy has to see them well)."""
-    deadline = time.monotonic() + harness.LONG
-    while len({node_of(proxy, "GET", "/v1/models") for _ in range(16)}) < 2:
-        assert time.monotonic() < deadline, proxy.log_text()
+    harness.until(lambda: len({node_of(proxy, "GET", "/v1/models") for _ in range(16)}) == 2, told=proxy.log_text)
     for node in stubs:
         node.seen.clear()
 
@@ -174,10 +172,7 @@ def test_the_node_is_told_that_a_proxy_asks(proxy, stubs):
 def not_ready(proxy, node):
     """Returns when the proxy has noticed: HAProxy and Envoy ask twice a second, nginx before each request."""
     node.ready = False
-    deadline = time.monotonic() + harness.LONG
-    while proxy.kind != "nginx" and node.refusals == 0:
-        assert time.monotonic() < deadline, proxy.log_text()
-        time.sleep(0.02)
+    harness.until(lambda: proxy.kind == "nginx" or node.refusals > 0, told=proxy.log_text)
     time.sleep(0.2)
 
 

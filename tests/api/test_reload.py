@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import signal
-import time
 
 import openai
 
@@ -33,13 +32,10 @@ class Reloaded(harness.Server):
             self.write(settings)
         before = len(self.log_lines())
         self.process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + harness.LONG
-        while True:
-            found = [r for r in self.log_lines()[before:] if "reload: " in r]
-            if any("reload: done" in r or "reload: failed" in r for r in found):
-                return found[::-1]
-            assert time.monotonic() < deadline, self.log_text()
-            time.sleep(0.01)
+        found = harness.until(lambda: [r for r in self.log_lines()[before:] if "reload: " in r],
+                              lambda found: any("reload: done" in r or "reload: failed" in r for r in found),
+                              told=self.log_text)
+        return found[::-1]
 
 
 def settings_of(s):
@@ -169,8 +165,6 @@ def test_many_signals_at_once():
             os.kill(s.process.pid, signal.SIGHUP)
             assert s.get("/v1/models").status == 200
         s.reload({"server": {"cors_origins": ["http://last.example"]}})
-        deadline = time.monotonic() + harness.LONG  # what has ended may be the reading before the last
-        while s.get("/v1/models", headers={"Origin": "http://last.example"}).headers.get(
-                "access-control-allow-origin") != "http://last.example":
-            assert time.monotonic() < deadline, s.log_text()
-            time.sleep(0.01)
+        last = "http://last.example"  # what has ended may be the reading before the last
+        harness.until(lambda: s.get("/v1/models", headers={"Origin": last}).headers.get("access-control-allow-origin") == last,
+                      told=s.log_text)

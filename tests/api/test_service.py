@@ -44,11 +44,7 @@ class Manager:
         return [t for t, message in self.got if message.get(key) == value]
 
     def wait(self, key, value="1", seconds=harness.LONG):
-        deadline = time.monotonic() + seconds
-        while not self.times(key, value):
-            assert time.monotonic() < deadline, self.got
-            time.sleep(0.01)
-        return self.times(key, value)[0]
+        return harness.until(lambda: self.times(key, value), seconds=seconds, told=lambda: self.got, every=0.01)[0]
 
     def __enter__(self):
         return self
@@ -62,10 +58,7 @@ class Manager:
 
 def wait_log(s, text):
     """A thread of its own writes the log: a line comes soon, not at once."""
-    deadline = time.monotonic() + 20 * harness.TIME_FACTOR
-    while text not in s.log_text():
-        assert time.monotonic() < deadline, s.log_text()
-        time.sleep(0.02)
+    harness.until(s.log_text, lambda log: text in log, 20 * harness.TIME_FACTOR)
 
 
 # ---- readiness ----
@@ -109,10 +102,7 @@ def test_a_reload_begins_and_ends():
         for round, text in enumerate(("log:\n  level: debug\n", "log:\n  level: nonsense\n")):
             config.write_text(text)
             s.process.send_signal(signal.SIGHUP)
-            deadline = time.monotonic() + harness.LONG
-            while len(m.times("READY")) < round + 2:
-                assert time.monotonic() < deadline, m.got
-                time.sleep(0.01)
+            harness.until(lambda: len(m.times("READY")) >= round + 2, told=lambda: m.got, every=0.01)
             begun = [message for _, message in m.got if message.get("RELOADING") == "1"][round]
             assert 0 < int(begun["MONOTONIC_USEC"]) / 1e6 <= time.monotonic()
             order = [key for _, message in m.got for key in ("RELOADING", "READY") if key in message]
@@ -208,18 +198,8 @@ def start_job(s, c):
     ses = s.post("/v1/sessions", {"prompt": words(300, seed=911)}).json()["id"]
     job = s.post(f"/v1/sessions/{ses}/qttt/jobs", {"steps": 20, "span_tokens": 64, "guard": False}).json()["id"]
 
-    def end():
-        deadline = time.monotonic() + harness.LONG
-        while (now := s.get(f"/v1/qttt/jobs/{job}").json())["status"] in ("queued", "running"):
-            assert time.monotonic() < deadline, now
-            time.sleep(0.02)
-        return now["status"] == "succeeded"
-
-    deadline = time.monotonic() + harness.LONG
-    while s.get(f"/v1/qttt/jobs/{job}").json()["status"] == "queued":
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    return end
+    s.job(job, lambda j: j["status"] != "queued")
+    return lambda: s.job(job)["status"] == "succeeded"
 
 
 @pytest.mark.parametrize("start", [start_answer, start_job], ids=["answer", "training"])
@@ -388,10 +368,7 @@ def test_limits_of_the_control_group_are_kept(tmp_path):
         p = subprocess.Popen(["unshare", "-rm", "sh", "-c", f"mount --bind '{fake}' /sys/fs/cgroup && exec \"$@\"", "sh", harness.BINARY,
                               "serve", "--port", str(port), "--model", harness.MODEL, "--max-context", "65536"], stdout=out, stderr=out)
     try:
-        deadline = time.monotonic() + harness.LONG
-        while "ready: " not in log.read_text():
-            assert p.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.02)
+        harness.until(lambda: "ready: " in log.read_text() or p.poll() is not None, told=log.read_text)
         assert ", 1 threads," in log.read_text()
         s = Server.__new__(Server)
         s.port = port

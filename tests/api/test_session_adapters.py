@@ -3,7 +3,6 @@ import time
 
 import pytest
 
-import harness
 from harness import Server, encode, words
 from test_session_turns import PLAIN, assistant, chat, text_of, user
 from test_sessions import CHAT, PATH, call, create, delete, get, wait_ready

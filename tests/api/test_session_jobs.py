@@ -14,7 +14,6 @@ CHAT, SESSIONS, JOBS = "/v1/chat/completions", "/v1/sessions", "/v1/qttt/jobs"
 SHORT = words(500, seed=78)
 QUICK = {"steps": 2, "span_tokens": 32, "guard": False}
 LONG_RUN = {"steps": 256, "span_tokens": 64, "guard": False}
-ENDED = ("succeeded", "failed", "cancelled")
 seeds = itertools.count(5000)
 
 
@@ -44,18 +43,6 @@ def act(server, job, what):
     return r.json()
 
 
-def wait_for(server, job, test, seconds=None):
-    deadline = time.monotonic() + (seconds or harness.LONG)
-    while not test(now := get(server, job)):
-        assert time.monotonic() < deadline, now
-        time.sleep(0.02)
-    return now
-
-
-def ended(server, job):
-    return wait_for(server, job, lambda j: j["status"] in ENDED)
-
-
 def generation(server, ses):
     return server.get(f"{SESSIONS}/{ses}").json()["generation"]
 
@@ -79,13 +66,13 @@ def test_a_job_makes_the_next_generation(server, name):
     assert job["id"] == f"qttt_{ses[4:]}_1" and job["session_id"] == ses and job["model"] == name
     assert job["status"] in ("queued", "running") and job["metadata"] == {"who": "me"}
     assert job["budget"] == {"max_seconds": 500, "max_span_tokens": None} and job["result"] is None
-    first = ended(server, job)
+    first = server.job(job)
     assert first["status"] == "succeeded" and first["stop_reason"] == "steps"
     assert (first["result"]["generation_before"], first["result"]["generation_after"]) == (0, 1)
     assert first["result"]["kept"] and first["result"]["trained_tokens"] == 64 and first["result"]["flops"] > 0
     tokens = server.get(f"{SESSIONS}/{ses}").json()["context_tokens"]
     assert first["hyperparameters"]["context_tokens"] == tokens, "it trains on the context, all of it"
-    second = ended(server, create(server, ses))
+    second = server.job(create(server, ses))
     assert (second["result"]["generation_before"], second["result"]["generation_after"]) == (1, 2)
     s = server.get(f"{SESSIONS}/{ses}").json()
     assert s["generation"] == 2
@@ -102,7 +89,7 @@ def test_a_body_is_optional():
         ses = session(s)
         r = s.post(f"{SESSIONS}/{ses}/qttt/jobs", None)
         assert r.status == 202
-        job = ended(s, r.json())
+        job = s.job(r.json())
         assert job["status"] == "failed" and job["error"]["code"] == "guard_unavailable"
         assert job["hyperparameters"]["steps"] == 32 and job["hyperparameters"]["seed"] == 0
         assert generation(s, ses) == 0
@@ -111,7 +98,7 @@ def test_a_body_is_optional():
 @pytest.mark.parametrize("rate", harness.DISCARDED)
 def test_what_the_guard_discards_is_a_success_without_a_generation(server, rate):
     ses = session(server, words(1500, seed=42) + f"\n{rate}")  # no probe of the other is remembered
-    job = ended(server, create(server, ses, {"steps": 6, "span_tokens": 64, "learning_rate": rate}))
+    job = server.job(create(server, ses, {"steps": 6, "span_tokens": 64, "learning_rate": rate}))
     assert job["status"] == "succeeded" and job["result"]["kept"] is False
     assert job["result"]["recall"]["segments"] == 10
     assert job["result"]["generation_after"] == 0 and generation(server, ses) == 0
@@ -122,8 +109,8 @@ def test_what_the_guard_discards_is_a_success_without_a_generation(server, rate)
 
 def test_further_training(server):
     ses = session(server)
-    first = ended(server, create(server, ses))
-    job = ended(server, create(server, ses, {**QUICK, "start_from": "latest"}))
+    first = server.job(create(server, ses))
+    job = server.job(create(server, ses, {**QUICK, "start_from": "latest"}))
     assert job["status"] == "succeeded" and job["hyperparameters"]["start_from"] == "latest"
     assert first["hyperparameters"]["start_from"] == "base"
     assert generation(server, ses) == 2
@@ -131,20 +118,17 @@ def test_further_training(server):
 
 def test_budgets(server):
     ses = session(server)
-    job = ended(server, create(server, ses, {**LONG_RUN, "span_tokens": 32, "budget": {"max_span_tokens": 96}}))
+    job = server.job(create(server, ses, {**LONG_RUN, "span_tokens": 32, "budget": {"max_span_tokens": 96}}))
     assert (job["status"], job["stop_reason"], job["steps_done"]) == ("succeeded", "span_tokens", 3)
-    job = ended(server, create(server, ses, {**LONG_RUN, "budget": {"max_seconds": 0.5}}))
+    job = server.job(create(server, ses, {**LONG_RUN, "budget": {"max_seconds": 0.5}}))
     assert (job["status"], job["stop_reason"]) == ("succeeded", "seconds")
     assert job["steps_done"] < 256 and job["result"]["seconds"] < 10 * harness.TIME_FACTOR
 
 
 def test_the_default_of_a_session_starts_its_job(server):
     ses = session(server, qttt={"mode": "on", **QUICK, "seed": next(seeds)})
-    deadline = time.monotonic() + harness.LONG
-    while not (jobs := server.get(f"{SESSIONS}/{ses}/qttt/jobs").json()["data"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    assert ended(server, jobs[0])["status"] == "succeeded" and generation(server, ses) == 1
+    jobs = server.until(f"{SESSIONS}/{ses}/qttt/jobs", lambda r: r["data"])["data"]
+    assert server.job(jobs[0])["status"] == "succeeded" and generation(server, ses) == 1
 
 
 # ---- several jobs ----
@@ -153,15 +137,15 @@ def test_jobs_of_one_session_run_one_after_another(server):
     ses = session(server)
     first, second = create(server, ses, LONG_RUN), create(server, ses)
     assert second["id"].endswith("_2")
-    wait_for(server, first, lambda j: j["steps_done"] >= 1)
-    waiting = wait_for(server, second, lambda j: j["queue"] is not None)
+    server.job(first, lambda j: j["steps_done"] >= 1)
+    waiting = server.job(second, lambda j: j["queue"] is not None)
     assert waiting["status"] == "queued" and waiting["queue"]["reason"] == "session_job"
     assert waiting["estimated_finish"] is None and waiting["started_at"] is None
-    assert wait_for(server, first, lambda j: j["steps_done"] >= 3)["estimated_finish"] is not None
+    assert server.job(first, lambda j: j["steps_done"] >= 3)["estimated_finish"] is not None
     assert get(server, second)["status"] == "queued"
     act(server, first, "cancel")
-    assert ended(server, first)["status"] == "cancelled"
-    done = ended(server, second)
+    assert server.job(first)["status"] == "cancelled"
+    done = server.job(second)
     assert done["status"] == "succeeded" and done["result"]["generation_after"] == 1, "a cancelled job published nothing"
     assert generation(server, ses) == 1
 
@@ -169,29 +153,29 @@ def test_jobs_of_one_session_run_one_after_another(server):
 def test_a_queued_job_can_be_cancelled_and_paused(server):
     ses = session(server)
     first, second, third = (create(server, ses, LONG_RUN) for _ in range(3))
-    wait_for(server, first, lambda j: j["steps_done"] >= 1)
+    server.job(first, lambda j: j["steps_done"] >= 1)
     act(server, second, "cancel")
-    assert wait_for(server, second, lambda j: j["status"] == "cancelled", 10 * harness.TIME_FACTOR)["started_at"] is None
+    assert server.job(second, lambda j: j["status"] == "cancelled", 10 * harness.TIME_FACTOR)["started_at"] is None
     act(server, third, "pause")
     act(server, first, "cancel")
-    ended(server, first)
-    paused = wait_for(server, third, lambda j: j["status"] == "paused")
+    server.job(first)
+    paused = server.job(third, lambda j: j["status"] == "paused")
     time.sleep(0.3)
     assert get(server, third)["steps_done"] == paused["steps_done"]
     act(server, third, "resume")
-    wait_for(server, third, lambda j: j["steps_done"] > paused["steps_done"])
+    server.job(third, lambda j: j["steps_done"] > paused["steps_done"])
     act(server, third, "cancel")
-    assert ended(server, third)["status"] == "cancelled"
+    assert server.job(third)["status"] == "cancelled"
     assert generation(server, ses) == 0
 
 
 def test_deleting_a_session_cancels_its_jobs(server):
     ses = session(server)
     first, second = create(server, ses, LONG_RUN), create(server, ses, LONG_RUN)
-    wait_for(server, first, lambda j: j["steps_done"] >= 1)
+    server.job(first, lambda j: j["steps_done"] >= 1)
     assert server.request("DELETE", f"{SESSIONS}/{ses}").status == 200
     for job in (first, second):
-        assert wait_for(server, job, lambda j: j["status"] in ENDED, 10 * harness.TIME_FACTOR)["status"] == "cancelled"
+        assert server.job(job, seconds=10 * harness.TIME_FACTOR)["status"] == "cancelled"
     error(server.get(f"{SESSIONS}/{ses}/qttt/jobs"), 404, "not_found_error", code="session_not_found")
     error(post(server, ses), 404, "not_found_error", code="session_not_found")
 
@@ -213,7 +197,7 @@ def test_a_full_queue_of_jobs():
     with harness.Server(settings={"qttt": {"max_queued_jobs": 1}}) as s:
         ses = session(s)
         running = create(s, ses, LONG_RUN)
-        wait_for(s, running, lambda j: j["steps_done"] >= 1)
+        s.job(running, lambda j: j["steps_done"] >= 1)
         create(s, ses, LONG_RUN)
         r = post(s, ses, LONG_RUN)
         error(r, 429, "rate_limit_error", code="queue_full")
@@ -225,12 +209,12 @@ def test_a_full_queue_of_jobs():
 
 def test_expected_generation(server):
     ses = session(server)
-    assert ended(server, create(server, ses, {**QUICK, "expected_generation": 0}))["status"] == "succeeded"
+    assert server.job(create(server, ses, {**QUICK, "expected_generation": 0}))["status"] == "succeeded"
     for wrong in (0, 2):
         r = post(server, ses, {**QUICK, "expected_generation": wrong})
         error(r, 409, "conflict_error", code="generation_mismatch", param="expected_generation")
         assert r.headers["x-should-retry"] == "false"
-    assert ended(server, create(server, ses, {**QUICK, "expected_generation": 1}))["result"]["generation_after"] == 2
+    assert server.job(create(server, ses, {**QUICK, "expected_generation": 1}))["result"]["generation_after"] == 2
 
 
 @pytest.mark.parametrize("fields,param", [
@@ -255,7 +239,7 @@ def test_bodies_that_are_refused(server):
     error(server.post(path, {"metadata": {"a": "x" * 200000}}), 413)
     r = post(server, ses, {**QUICK, "no_such": 1, "other": 2})
     assert r.status == 202 and sorted(r.headers["x-qttt-ignored-params"].split(", ")) == ["no_such", "other"]
-    ended(server, r.json())
+    server.job(r.json())
     with harness.Server(settings={"server": {"strict": True, "api_keys": ["one", "two"]}}) as s:
         one, two = {"Authorization": "Bearer one"}, {"Authorization": "Bearer two"}
         ses = session(s, "A few words.", headers=one)
@@ -292,7 +276,7 @@ def test_a_job_under_a_key_is_created_once(server):
     ses = session(server)
     body = {**QUICK, "seed": next(seeds)}
     first = post(server, ses, body, headers=keyed("job-1"))
-    ended(server, first.json())
+    server.job(first.json())
     again = post(server, ses, body, headers=keyed("job-1"))
     assert (again.status, again.body) == (202, first.body), "as it was answered, not as it is"
     assert again.headers["location"] == first.headers["location"]
@@ -301,12 +285,12 @@ def test_a_job_under_a_key_is_created_once(server):
     error(post(server, ses, {**body, "steps": 3}, headers=keyed("job-1")), 400, code="idempotency_key_used")
     other = post(server, ses, body, headers=keyed("job-2"))
     assert other.status == 202 and other.json()["id"] != first.json()["id"]
-    ended(server, other.json())
+    server.job(other.json())
     assert len(server.get(f"{SESSIONS}/{ses}/qttt/jobs").json()["data"]) == 2
     # Another session's path is another request.
     elsewhere = post(server, session(server), body, headers=keyed("job-1"))
     assert elsewhere.status == 202 and elsewhere.json()["session_id"] != ses
-    ended(server, elsewhere.json())
+    server.job(elsewhere.json())
 
 
 def test_errors_are_not_kept(server):
@@ -315,7 +299,7 @@ def test_errors_are_not_kept(server):
     error(post(server, ses, {**QUICK, "steps": 0}, headers=keyed("err-1")), 400)
     r = post(server, ses, QUICK, headers=keyed("err-1"))
     assert r.status == 202
-    ended(server, r.json())
+    server.job(r.json())
 
 
 @pytest.mark.parametrize("key", ["", "a b", "é", "x" * 256, "\x7f"])

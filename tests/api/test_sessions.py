@@ -35,11 +35,8 @@ def get(server, session, **kw):
 
 
 def wait_ready(server, session):
-    deadline = time.monotonic() + harness.LONG
-    while (s := get(server, session))["status"] in ("queued", "prefilling", "restoring"):
-        assert time.monotonic() < deadline, s
-        time.sleep(0.01)
-    return s
+    return harness.until(lambda: get(server, session), lambda s: s["status"] not in ("queued", "prefilling", "restoring"),
+                         every=0.01)
 
 
 def delete(server, session, **kw):
@@ -189,10 +186,7 @@ def test_time_to_live():
     with Server(settings={"sessions": {"ttl_seconds": 1}}) as server:
         short = create(server, messages=[{"role": "user", "content": "a"}])
         kept = create(server, messages=[{"role": "user", "content": "a"}], ttl_seconds=100)
-        deadline = time.monotonic() + 10 * harness.TIME_FACTOR
-        while len(server.get(PATH).json()["data"]) == 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        server.until(PATH, lambda r: len(r["data"]) != 2, 10 * harness.TIME_FACTOR)
         assert server.get(f"{PATH}/{short['id']}").status == 404
         assert server.get(f"{PATH}/{kept['id']}").status == 200
 

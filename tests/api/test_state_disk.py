@@ -32,10 +32,9 @@ def fill(disk):
 
 
 def wait_state(server, state):
-    deadline = time.monotonic() + harness.LONG
-    while (ready := server.get("/readyz")).json()["state"] != state:
-        assert ready.status == 200 and time.monotonic() < deadline, (ready.body, server.log_text())
-        time.sleep(0.05)
+    ready = harness.until(lambda: server.get("/readyz"), lambda r: r.status != 200 or r.json()["state"] == state,
+                          told=server.log_text)
+    assert ready.status == 200, (ready.body, server.log_text())
     return ready.json()
 
 

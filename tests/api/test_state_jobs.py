@@ -8,8 +8,8 @@ import pytest
 
 import harness
 import restart
-from harness import words
-from restart import ENDED, JOBS, SESSIONS
+from harness import ENDED, words
+from restart import JOBS, SESSIONS
 
 SHORT = words(500, seed=78)
 QUICK = {"steps": 2, "span_tokens": 32, "guard": False}
@@ -186,10 +186,8 @@ def test_what_is_too_old_goes_from_disk_too(begin, folder):
     with begin(settings) as s:
         ses = session(s)
         jobs = [s.job(create(s, ses, {**QUICK, "seed": i}, headers={"Idempotency-Key": str(i)})) for i in range(4)]
-        deadline = time.monotonic() + 10 * harness.TIME_FACTOR
-        while rows(folder, "job") != 2 or rows(folder, "idempotency") != 2:  # written behind what is told
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        # written behind what is told
+        harness.until(lambda: (rows(folder, "job"), rows(folder, "idempotency")), lambda n: n == (2, 2), 10 * harness.TIME_FACTOR)
         s.again()
         assert [j["id"] for j in s.get(JOBS)["data"]] == [jobs[3]["id"], jobs[2]["id"]]
         assert not any(f"job={j['id']}" in s.server.log_text() for j in jobs)  # the log told of their ends before

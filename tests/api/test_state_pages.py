@@ -3,7 +3,6 @@ is damaged is read again, with a warning and the same answer. Needs no session t
 """
 import pathlib
 import signal
-import time
 
 import pytest
 
@@ -22,11 +21,7 @@ def open_session(server):
     r = server.post(PATH, {"messages": [SYSTEM]})
     assert r.status == 201, r.body
     session = r.json()
-    deadline = time.monotonic() + harness.LONG
-    while session["status"] in ("queued", "prefilling", "restoring"):
-        assert time.monotonic() < deadline, session
-        time.sleep(0.01)
-        session = server.get(f"{PATH}/{session['id']}").json()
+    session = server.until(f"{PATH}/{session['id']}", lambda s: s["status"] not in ("queued", "prefilling", "restoring"))
     assert session["status"] == "ready", session
     return session
 
@@ -43,10 +38,7 @@ def answer(server, session):
 
 
 def wait_for_runs(server, n):
-    deadline = time.monotonic() + harness.LONG
-    while counted(server, "qttt_page_runs") < n:
-        assert time.monotonic() < deadline, server.log_text()
-        time.sleep(0.02)
+    harness.until(lambda: counted(server, "qttt_page_runs") >= n, told=server.log_text)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 
 import harness
 from harness import Server, parse_events, words
+from restart import Restarting
 from test_session_adapters import train
 from test_session_turns import assistant, chat, user
 from test_sessions import PATH, call, create, delete, get, wait_ready
@@ -18,39 +19,11 @@ CONTEXT = {"role": "system", "content": words(150, seed=11)}
 ENDS = [signal.SIGTERM, signal.SIGKILL]
 
 
-class Lives:
-    """One state folder, and the server that has it; each `again` is another process."""
-
-    def __init__(self, folder, **settings):
-        self.state, self.settings = folder / "state", settings
-        self.server = None
-
-    def start(self, **kw):
-        self.server = Server("--state-dir", self.state, settings=self.settings, **kw)
-        return self.server
-
-    def end(self, how=signal.SIGTERM):
-        if self.server is not None:
-            server, self.server = self.server, None
-            status = server.stop(how)
-            assert status == (0 if how == signal.SIGTERM else -how), server.last_log
-
-    def again(self, how, **kw):
-        self.end(how)
-        return self.start(**kw)
-
-
 @pytest.fixture
 def lives(tmp_path):
-    made = []
-
-    def make(**settings):
-        made.append(Lives(tmp_path, **settings))
-        return made[-1]
-
-    yield make
-    for m in made:
-        m.end(signal.SIGKILL)
+    """Makes a server with these settings that can be started again, on the state folder tmp_path / "state"."""
+    with contextlib.ExitStack() as made:
+        yield lambda **settings: made.enter_context(Restarting(tmp_path / "state", settings))
 
 
 def do(server, method, path, body, status):
@@ -81,7 +54,7 @@ def state_of(server):
 @pytest.mark.parametrize("how", ENDS)
 def test_everything_acknowledged_is_there_and_answers_the_same(lives, how):
     life = lives()
-    server = life.start()
+    server = life.server
     session = create(server, messages=[CONTEXT], metadata={"a": "b\u00e9\"\\"}, ttl_seconds=5000)
     wait_ready(server, session)
     first = ask(server, session, [user("What is a lamp?")], append=True)
@@ -129,7 +102,7 @@ def test_appends_before_and_after_are_one_conversation(lives):
     """What a server that was killed after each turn answers is what one that was not answers."""
     life = lives()
     questions = ["What is a lamp?", "And a stone?", "Which is older?"]
-    server = life.start()
+    server = life.server
     steady = create(server, messages=[CONTEXT])
     expected = [numbers(ask(server, steady, [user(q)], append=True)) for q in questions]
     session = create(server, messages=[CONTEXT])
@@ -141,7 +114,7 @@ def test_appends_before_and_after_are_one_conversation(lives):
 def test_what_a_stream_has_ended_with_is_there(lives):
     """[DONE] goes out after the commit: a server that is killed at that moment has the turn."""
     life = lives()
-    server = life.start()
+    server = life.server
     session = create(server, messages=[user("Go on.")])
     for i in range(3):
         r = server.post("/v1/chat/completions", {"session": session["id"], "append": True, "stream": True, "max_tokens": 4,
@@ -156,7 +129,7 @@ def test_what_a_stream_has_ended_with_is_there(lives):
 def test_adapters_survive(lives):
     """Generations answer bit for bit what they did, each by its number; training goes on from the latest."""
     life = lives()
-    server = life.start()
+    server = life.server
     session = create(server, messages=[CONTEXT])
     question = [CONTEXT, user("So?")]
     base = numbers(ask(server, session, question))
@@ -176,7 +149,7 @@ def test_adapters_survive(lives):
 
 def test_reset_survives(lives):
     life = lives()
-    server = life.start()
+    server = life.server
     session = create(server, messages=[CONTEXT])
     base = ask(server, session, [CONTEXT, user("So?")])
     ask(server, session, [CONTEXT, user("So?")], qttt=train())
@@ -189,19 +162,19 @@ def test_reset_survives(lives):
 
 def test_expired_sessions_do_not_come_back(lives):
     life = lives()
-    server = life.start()
+    server = life.server
     short = create(server, messages=[user("short")], ttl_seconds=1)
     long = create(server, messages=[user("long")], ttl_seconds=1000)
     life.end(signal.SIGKILL)
     time.sleep(1.2)
-    server = life.start()
+    server = life.begin()
     assert [s["id"] for s in server.get(PATH).json()["data"]] == [long["id"]]
     assert server.get(f"{PATH}/{short['id']}").status == 404
 
 
 def test_memory_pressure_sends_idle_sessions_to_disk(lives):
     life = lives(sessions={"memory": "64KiB"})
-    server = life.start()
+    server = life.server
     made = [create(server, messages=[{"role": "system", "content": words(200, seed=i)}]) for i in range(12)]
     now = [get(server, s) for s in made]
     assert {s["resident"] for s in now} == {"disk", "device"}
@@ -213,34 +186,32 @@ def test_memory_pressure_sends_idle_sessions_to_disk(lives):
 
 def test_a_second_server_is_refused(lives):
     life = lives()
-    life.start()
     r = subprocess.run([harness.BINARY, "serve", "--model", str(harness.MODEL), "--port", str(harness.free_port()),
-                        "--state-dir", life.state], capture_output=True, text=True, timeout=harness.LONG)
+                        "--state-dir", life.folder], capture_output=True, text=True, timeout=harness.LONG)
     assert r.returncode == 1
     assert r.stderr.count("\n") == 1 and f"process {life.server.process.pid}" in r.stderr, r.stderr
 
 
 def test_a_newer_schema_is_refused(lives):
     life = lives()
-    life.start()
-    life.end()
-    with contextlib.closing(sqlite3.connect(life.state / "state.db")) as db:
+    life.end(signal.SIGTERM)
+    with contextlib.closing(sqlite3.connect(life.folder / "state.db")) as db:
         db.execute("PRAGMA user_version = 7")
     r = subprocess.run([harness.BINARY, "serve", "--model", str(harness.MODEL), "--port", str(harness.free_port()),
-                        "--state-dir", life.state], capture_output=True, text=True, timeout=harness.LONG)
+                        "--state-dir", life.folder], capture_output=True, text=True, timeout=harness.LONG)
     assert r.returncode == 1 and "newer version" in r.stderr
 
 
 def test_a_corrupt_database_is_kept_aside(lives):
     life = lives()
-    create(life.start(), messages=[user("lost")])
-    life.end()
-    database = life.state / "state.db"
+    create(life.server, messages=[user("lost")])
+    life.end(signal.SIGTERM)
+    database = life.folder / "state.db"
     database.write_bytes(b"rubbish" * 1000)
-    server = life.start()
+    server = life.begin()
     state, message = state_of(server)
     assert state == "durable" and "state.db.corrupt-1" in message
-    assert (life.state / "state.db.corrupt-1").read_bytes() == b"rubbish" * 1000
+    assert (life.folder / "state.db.corrupt-1").read_bytes() == b"rubbish" * 1000
     assert server.get(PATH).json()["data"] == []
     session = create(server, messages=[user("new")])
     server = life.again(signal.SIGKILL)
@@ -250,16 +221,16 @@ def test_a_corrupt_database_is_kept_aside(lives):
 def test_damaged_tokens_are_noticed(lives):
     """Never a wrong answer: the session has failed, another is untouched."""
     life = lives()
-    server = life.start()
+    server = life.server
     bad, good = create(server, messages=[CONTEXT]), create(server, messages=[user("fine")])
-    life.end()
-    with contextlib.closing(sqlite3.connect(life.state / "state.db")) as db:
+    life.end(signal.SIGTERM)
+    with contextlib.closing(sqlite3.connect(life.folder / "state.db")) as db:
         key = json.loads(db.execute("SELECT json FROM session WHERE id = ?", (bad["id"],)).fetchone()[0])["parts"][0]["key"]
         blob = bytearray(db.execute("SELECT blob FROM context WHERE id = ?", (key,)).fetchone()[0])
         blob[40] ^= 1
         db.execute("UPDATE context SET blob = ? WHERE id = ?", (bytes(blob), key))
         db.commit()
-    server = life.start()
+    server = life.begin()
     r = server.post("/v1/chat/completions", {"session": bad["id"], "append": True, "messages": [user("?")]})
     assert r.status == 500 and r.json()["error"]["code"] == "state_unavailable" and "damaged" in r.json()["error"]["message"]
     now = get(server, bad)
@@ -270,14 +241,14 @@ def test_damaged_tokens_are_noticed(lives):
 
 def test_sessions_of_another_model_cannot_be_used(lives):
     life = lives()
-    session = create(life.start(), messages=[CONTEXT])
-    life.end()
-    with contextlib.closing(sqlite3.connect(life.state / "state.db")) as db:
+    session = create(life.server, messages=[CONTEXT])
+    life.end(signal.SIGTERM)
+    with contextlib.closing(sqlite3.connect(life.folder / "state.db")) as db:
         row = json.loads(db.execute("SELECT json FROM session").fetchone()[0])
         row["model"] = "0123456789abcdef-0123456789abcdef"
         db.execute("UPDATE session SET json = ?", (json.dumps(row),))
         db.commit()
-    server = life.start()
+    server = life.begin()
     now = get(server, session)
     assert now["status"] == "failed" and now["error"]["code"] == "session_of_another_model"
     for path, body in (("/v1/chat/completions", {"session": session["id"], "messages": [user("?")]}),
@@ -289,20 +260,18 @@ def test_sessions_of_another_model_cannot_be_used(lives):
 
 
 def test_a_folder_that_fails_degrades_and_comes_back(lives, tmp_path):
+    folder = tmp_path / "state"
+    folder.write_text("not a folder: root cannot write into it either")
     life = lives()
-    life.state.write_text("not a folder: root cannot write into it either")
-    server = life.start()
+    server = life.server
     state, message = state_of(server)
     assert state == "degraded" and "state.dir" in message
     session = create(server, messages=[CONTEXT])
     assert not session["durable"]
     ask(server, session, [user("In memory?")], append=True, max_tokens=3)
-    life.state.unlink()
-    life.state.mkdir()
-    deadline = time.monotonic() + harness.LONG
-    while state_of(server)[0] != "durable":
-        assert time.monotonic() < deadline, server.log_text()
-        time.sleep(0.1)
+    folder.unlink()
+    folder.mkdir()
+    harness.until(lambda: state_of(server)[0] == "durable", told=server.log_text, every=0.1)
     now = get(server, session)
     assert now["durable"]
     server = life.again(signal.SIGKILL)
