@@ -266,7 +266,7 @@ def check_commits():
             bad.append(f"{line}   ({len(subject)} columns, at most 72)")
         if subject.endswith("."):
             bad.append(f"{line}   (full stop)")
-        if not re.match(r"[a-z0-9_./, -]+: \S", subject):
+        if not re.match(r"(README|Makefile|[a-z0-9_./, -]+): \S", subject):
             bad.append(f"{line}   (not 'module: what')")
     return bad
 
