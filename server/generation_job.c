@@ -64,8 +64,9 @@ void tt_generation_tell_record(tt_generation *g, const tt_event *ev)
     case TT_EV_ERROR:
         told = true;
         break;
-    case TT_EV_ADAPTED: /* one of the samples may be training what this one has found nothing of */
-        told = trained(&ev->u.adapted);
+    case TT_EV_ADAPTED: /* another sample may be training what this one has found nothing of */
+        told = trained(&ev->u.adapted) ||
+               (g->n_choices == 1 && strcmp(ev->u.adapted.status, "skipped") != 0);
         break;
     case TT_EV_PREFILL:
     case TT_EV_PROMPT_LOGPROBS:

@@ -99,6 +99,19 @@ def test_what_was_cached_is_a_job_that_trained_nothing(server):
     assert again["cached"] and job["result"]["cached"] and job["status"] == "succeeded" and job["result"]["flops"] == 0
 
 
+def test_what_was_cached_has_ended_before_the_answer(server):
+    """A long answer holds no job that has nothing to do."""
+    body = body_of(QUICK)
+    server.post(CHAT, body)
+    with server.connect() as c:
+        c.send(harness.encode("POST", CHAT, {**body, "stream": True, "max_tokens": 2000, "ignore_eos": True}))
+        assert c.head()[0] == 200
+        next(e for e in c.events() if e and e["choices"] and e["choices"][0]["delta"].get("content"))
+        job = server.get(JOBS).json()["data"][0]
+        assert job["status"] == "succeeded" and job["result"]["cached"], job
+        assert server.load()[0] >= 1  # the answer goes on
+
+
 def test_what_is_skipped_is_no_job(server):
     before = server.get(JOBS).json()["first_id"]
     q = server.post(CHAT, body_of({"mode": "on", "guard": True})).json()["qttt"]
