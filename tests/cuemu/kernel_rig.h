@@ -100,4 +100,27 @@ static inline void check_close(const char *what, twin<float> *t, double limit = 
 void test_rope();
 void test_rope_q_alone();
 
+#ifdef CUEMU
+/* Makes each runtime call of `what` fail in turn: every failure comes back (one of cuBLAS may be
+ * `other`), the last round is without one. Then s, which each round has used, works. Returns the
+ * calls there are. */
+static inline int check_faults(kit_stream *s, const std::function<cudaError_t()> &what,
+                               cudaError_t other = cudaErrorLaunchFailure)
+{
+    for (int n = 0; n < 100; n++) {
+        cuemu_fail_after(n, cudaErrorLaunchFailure);
+        cudaError_t err = what();
+        cuemu_fail_after(-1, cudaSuccess);
+        s->sync();
+        cudaGetLastError();
+        if (err == cudaSuccess) {
+            return n;
+        }
+        CHECK(err == cudaErrorLaunchFailure || err == other);
+    }
+    kit_check(false, "no end of failures", cuemu::here());
+    return 100;
+}
+#endif
+
 #endif

@@ -229,12 +229,14 @@ void test_head_faults()
     head_rig rig({2, 8, 32, 8, TT_Q8_0, 1}, true), plain({2, 8, 32, 8, TT_F32, 1}, false);
     rig.d.n_cols = plain.d.n_cols = 8;
     tt_dev at = tt_addr(rig.scratch.p), plain_at = tt_addr(plain.scratch.p);
-    CHECK(check_faults([&] { return tt_cuda_head_fwd(rig.s.s, rig.blas, at, &rig.d); }) == 4);
-    CHECK(check_faults([&] { return tt_cuda_head_finish(rig.s.s, &rig.d); }) == 1);
-    CHECK(check_faults([&] { return tt_cuda_head_bwd(rig.s.s, rig.blas, at, &rig.d); }) == 5);
+    const cudaError_t blas = cudaErrorUnknown;
     CHECK(check_faults(
-              [&] { return tt_cuda_head_bwd(plain.s.s, plain.blas, plain_at, &plain.d); }) == 3);
-    rig.s.sync();
-    plain.s.sync();
+              &rig.s, [&] { return tt_cuda_head_fwd(rig.s.s, rig.blas, at, &rig.d); }, blas) == 4);
+    CHECK(check_faults(&rig.s, [&] { return tt_cuda_head_finish(rig.s.s, &rig.d); }) == 1);
+    CHECK(check_faults(
+              &rig.s, [&] { return tt_cuda_head_bwd(rig.s.s, rig.blas, at, &rig.d); }, blas) == 5);
+    CHECK(check_faults(
+              &plain.s, [&] { return tt_cuda_head_bwd(plain.s.s, plain.blas, plain_at, &plain.d); },
+              blas) == 3);
 }
 #endif

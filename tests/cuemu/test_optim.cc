@@ -280,11 +280,10 @@ void test_optim_faults()
     rig.begin();
     kit_array<double> scratch(2), out(2);
     tt_dev at = tt_addr(scratch.p);
-    CHECK(check_faults([&] { return tt_cuda_optim_begin(rig.s.s, at, &rig.d); }) == 3);
-    CHECK(check_faults([&] { return tt_cuda_optim_step(rig.s.s, &rig.d); }) == 3);
+    CHECK(check_faults(&rig.s, [&] { return tt_cuda_optim_begin(rig.s.s, at, &rig.d); }) == 3);
+    CHECK(check_faults(&rig.s, [&] { return tt_cuda_optim_step(rig.s.s, &rig.d); }) == 3);
     tt_delta_norm_args a = {
         {TT_ADAPTER_FULL, TT_F32, t.d.at_device(), 0, 0, 0, 1}, &t.wd, tt_addr(out.p)};
-    CHECK(check_faults([&] { return tt_cuda_delta_norm(rig.s.s, at, &a); }) == 3);
-    rig.s.sync();
+    CHECK(check_faults(&rig.s, [&] { return tt_cuda_delta_norm(rig.s.s, at, &a); }) == 3);
 }
 #endif

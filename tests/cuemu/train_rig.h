@@ -1,5 +1,5 @@
 /* train_rig.h - what the tests of training's kernels share: weights of every type, comparison of
- * numbers, failing calls. Thread: one. */
+ * numbers. Thread: one. */
 #ifndef CUEMU_TRAIN_RIG_H
 #define CUEMU_TRAIN_RIG_H
 
@@ -72,26 +72,6 @@ static inline void check_number(const char *what, double got, double want, doubl
         kit_check(false, what, cuemu::here());
     }
 }
-
-#ifdef CUEMU
-/* Makes each runtime call of `what` fail in turn: every failure comes back, the last round is
- * without one. Returns the calls there are. */
-static inline int check_faults(const std::function<cudaError_t()> &what)
-{
-    for (int n = 0; n < 100; n++) {
-        cuemu_fail_after(n, cudaErrorLaunchFailure);
-        cudaError_t err = what();
-        cuemu_fail_after(-1, cudaSuccess);
-        cudaGetLastError();
-        if (err == cudaSuccess) {
-            return n;
-        }
-        CHECK(err == cudaErrorLaunchFailure || err == cudaErrorUnknown);
-    }
-    kit_check(false, "no end of failures", cuemu::here());
-    return 100;
-}
-#endif
 
 /* test_head.cc */
 void test_head();
