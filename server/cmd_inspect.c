@@ -11,19 +11,31 @@
 
 #include "core/engine.h"
 #include "core/trainer.h"
+#include "server/engine_options.h"
+#include "server/inspect_memory.h"
 
-static const char usage[] = "Usage: qttt inspect MODEL [--json] [--tensors]\n"
-                            "\n"
-                            "Says what a model is and what memory it will need. MODEL is a GGUF "
-                            "file or a Hugging Face folder.\n"
-                            "\n"
-                            "  --json     as one JSON object\n"
-                            "  --tensors  with the name, type and shape of every tensor\n"
-                            "  --help     this text\n";
+static const char usage[] =
+    "Usage: qttt inspect MODEL [--json] [--tensors] [--device DEVICE ...]\n"
+    "\n"
+    "Says what a model is and what memory it will need. MODEL is a GGUF "
+    "file or a Hugging Face folder.\n"
+    "\n"
+    "  --json     as one JSON object\n"
+    "  --tensors  with the name, type and shape of every tensor\n"
+    "  --device DEVICE     what is taken of a device's memory, and how many "
+    "sessions fit: cuda, cuda:N, cpu, auto\n"
+    "  --contexts N        of so many contexts [1]\n"
+    "  --tokens N          of so many tokens each [the model's context]\n"
+    "  --memory SIZE       of a device with so much memory, which need not be "
+    "there\n"
+    "  --cuda-module PATH  of the CUDA module [the one installed with the "
+    "program]\n"
+    "  --help     this text\n";
 
 typedef struct options {
     const char *model;
     bool json, tensors, help;
+    tt_inspect_options memory;
 } options;
 
 /* Tensors of one type, counted over the whole file. */
@@ -286,6 +298,33 @@ static void print_text(const tt_model *m, const json_t *o)
     }
 }
 
+/* A flag with a value; false: it is none of them, or the value is no good. */
+static bool take_value(options *o, const char *flag, const char *value)
+{
+    const struct {
+        const char *flag;
+        const char **text;
+        int64_t *number;
+        int64_t max;
+    } flags[] = {{"--device", &o->memory.device, NULL, 0},
+                 {"--cuda-module", &o->memory.module, NULL, 0},
+                 {"--contexts", NULL, &o->memory.contexts, 1000000},
+                 {"--tokens", NULL, &o->memory.tokens, 1 << 24},
+                 {"--memory", NULL, &o->memory.memory, (int64_t)1 << 50}};
+    for (size_t i = 0; value != NULL && i < sizeof flags / sizeof *flags; i++) {
+        if (strcmp(flag, flags[i].flag) != 0) {
+            continue;
+        }
+        if (flags[i].text != NULL) {
+            *flags[i].text = value;
+            return true;
+        }
+        return tt_size_parse(value, flags[i].number) && *flags[i].number > 0 &&
+               *flags[i].number <= flags[i].max;
+    }
+    return false;
+}
+
 /* false: wrong usage, said on stderr. */
 static bool parse(int argc, char **argv, options *ret)
 {
@@ -296,8 +335,13 @@ static bool parse(int argc, char **argv, options *ret)
             ret->tensors = true;
         } else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
             ret->help = true;
+        } else if (take_value(ret, argv[i], argv[i + 1])) {
+            i++;
         } else if (argv[i][0] == '-' && argv[i][1] != '\0') {
-            fprintf(stderr, "qttt inspect: unknown option %s (see --help)\n", argv[i]);
+            fprintf(
+                stderr,
+                "qttt inspect: unknown option %s, or a value that it does not take (see --help)\n",
+                argv[i]);
             return false;
         } else if (ret->model != NULL) {
             fprintf(stderr, "qttt inspect: one model at a time, not also %s\n", argv[i]);
@@ -313,18 +357,42 @@ static bool parse(int argc, char **argv, options *ret)
     return true;
 }
 
+/* With the table of a device, if one is asked for. */
+static tt_code describe_all(const tt_model *m, const options *opt, json_t **ret, tt_err *reterr)
+{
+    json_t *o = describe(m, opt->tensors), *table = NULL;
+    tt_code rc = o == NULL ? tt_fail(reterr, TT_E_NOMEM, "out of memory") : TT_OK;
+    if (rc == TT_OK && opt->memory.device != NULL) {
+        rc = tt_inspect_memory(m, &opt->memory, &table, reterr);
+    }
+    if (rc == TT_OK && table != NULL && json_object_set_new(o, "device", table) != 0) {
+        rc = tt_fail(reterr, TT_E_NOMEM, "out of memory");
+    }
+    if (rc != TT_OK) {
+        json_decref(o);
+        return rc;
+    }
+    *ret = o;
+    return TT_OK;
+}
+
 static int show(const tt_model *m, const options *opt)
 {
-    json_t *o = describe(m, opt->tensors);
-    if (o == NULL) {
-        fprintf(stderr, "qttt inspect: out of memory\n");
-        return 1;
+    tt_err err = {0};
+    json_t *o;
+    tt_code rc = describe_all(m, opt, &o, &err);
+    if (rc != TT_OK) {
+        fprintf(stderr, "qttt inspect: %s\n", err.msg);
+        return tt_exit_status(rc);
     }
     if (opt->json) {
         json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
         putchar('\n');
     } else {
         print_text(m, o);
+        if (json_object_get(o, "device") != NULL) {
+            tt_inspect_memory_print(json_object_get(o, "device"));
+        }
     }
     json_decref(o);
     if (fflush(stdout) != 0 || ferror(stdout)) {
@@ -336,7 +404,7 @@ static int show(const tt_model *m, const options *opt)
 
 int tt_cmd_inspect(int argc, char **argv)
 {
-    options opt = {.model = NULL};
+    options opt = {.memory.module = ""};
     if (!parse(argc, argv, &opt)) {
         return 2;
     }

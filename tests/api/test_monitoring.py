@@ -275,6 +275,26 @@ def test_sizes_of_the_documentation_are_those_of_inspect(column, file):
         assert f"{per_token:,} bytes = {100 * 4096 * per_token / 2**30:.1f} GiB" in section
 
 
+@pytest.mark.parametrize("column,file,tokens", [(2, "SmolLM2-135M-Instruct.Q4_1.gguf", 4096), (3, "gemma-3-270m-q4_k_m.gguf", 32768)])
+def test_the_table_of_a_gpus_memory_is_that_of_inspect(column, file, tokens):
+    path = ROOT / "models" / file
+    if not path.exists():
+        pytest.skip(f"no models/{file}: make model-gemma fetches it")
+    words = ("--json", "--device", "cuda", "--contexts", "64", "--tokens", str(tokens), "--memory", "24GiB")
+    r = subprocess.run([harness.BINARY, "inspect", str(path), *words], capture_output=True, text=True, timeout=harness.LONG)
+    d = json.loads(r.stdout)["device"]
+    section = OPERATIONS.split("\n### Memory")[1].split("\n### ")[0]
+    cells = [row.split("|")[column].strip().replace(",", "") for row in section.splitlines() if re.match(r"\| \w.*\| [\d,/ ]+ \|$", row)]
+    keys = ["weights", "workspaces", "scratch", "runtime", "margin", "adapter_cache", "training_full", "training_lora_rank_8", "adapter_full",
+            "adapter_lora_rank_8", "kv_token_bf16", "kv_token_q8", "kv_context_bf16", "kv_contexts_bf16", "kv_contexts_q8", "total_bf16"]
+    fits = [f"{d['fits_bf16'][k]} / {d['fits_q8'][k]}" for k in ("without_adapters", "with_lora_adapters", "with_full_adapters")]
+    assert cells == [str(d[k]) for k in keys] + fits
+    parts = sum(d[k] for k in ("weights", "workspaces", "scratch", "runtime", "margin", "adapter_cache", "training_lora_rank_8"))
+    assert d["total_bf16"] == parts + d["kv_contexts_bf16"] and d["kv_contexts_bf16"] == 64 * tokens * d["kv_token_bf16"]
+    n = d["fits_bf16"]["without_adapters"]
+    assert parts + n * d["kv_context_bf16"] <= 24 << 30 < parts + (n + 1) * d["kv_context_bf16"]
+
+
 @pytest.mark.real_model
 def test_inspect_tells_what_is_then_measured(server):
     """An adapter's size, the K/V of a page and a session's memory are what the documentation says."""

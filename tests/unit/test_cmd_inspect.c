@@ -148,6 +148,7 @@ static void test_refused(void **state)
 {
     (void)state;
     char cut[4200], none[] = "/nonexistent.gguf", bad[] = "--nonsense", *out, *err;
+    char memory[] = "--memory", much[] = "much", contexts[] = "--contexts", zero[] = "0";
     snprintf(cut, sizeof cut, "%s/cut.gguf", folder);
     const struct {
         char *a, *b;
@@ -156,6 +157,8 @@ static void test_refused(void **state)
                  {none, NULL, "nonexistent.gguf: cannot open the file"},
                  {NULL, NULL, "which model?"},
                  {bad, NULL, "unknown option --nonsense"},
+                 {memory, much, "unknown option --memory, or a value"},
+                 {contexts, zero, "unknown option --contexts, or a value"},
                  {model_path, cut, "one model at a time"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         assert_int_equal(run(cases[i].a, cases[i].b, NULL, &out, &err), 2);
