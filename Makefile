@@ -76,8 +76,8 @@ test: setup-test build test-venv model
 test-deep: setup-deep build test-venv venv-load model model-gemma
 	@python3 tools/run_tests.py deep --build $(BUILD)
 
-test-cuda: setup-deep
-	@python3 tools/run_tests.py cuda
+test-cuda: setup-deep $(BUILD)/build.ninja
+	@python3 tools/run_tests.py cuda --build $(BUILD)
 
 bench: build model
 	@$(BUILD)/server/qttt bench --model '$(MODEL)' --json $(BUILD)/bench.json

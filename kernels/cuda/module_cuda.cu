@@ -1,6 +1,8 @@
 /* module_cuda.cu - what the shared library exports; see kernels/cuda_module.h. Thread: any. */
 #include "kernels/cuda/lane_cuda.h"
 
+#include <stdio.h>
+
 extern "C" {
 #include "kernels/cuda_module.h"
 }

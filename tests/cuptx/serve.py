@@ -168,7 +168,7 @@ def main():
     text = " ".join("".join(rng.choice("abcdefghijklmnop") for _ in range(rng.randint(2, 7))) for _ in range(60))
     v = Verdicts()
     try:
-        with Server(args, "--device", "cpu") as server:
+        with Server(args, "--device", "cpu", "--isa", "ref") as server:
             cpu = observe(server, text)
         start = time.monotonic()
         with Server(args, "--device", "cuda", "--cuda-module", args.module, env={"LD_LIBRARY_PATH": args.libraries}) as server:
