@@ -239,7 +239,7 @@ static void test_decode()
 #ifndef CUEMU
 static void test_unrolled()
 {
-    for (int dim : {64, 80, 96, 128, 256}) {
+    for (int dim : {16, 32, 64, 80, 96, 128, 256}) {
         check_attention({TT_PREFILL, dim, 1, 1, 0, {{0, 130}, {1, 65}}});
         check_attention({TT_PREFILL, dim, 6, 2, 40, {{60, 7}, {0, 70}, {63, 1}}});
         check_attention({TT_DECODE, dim, 20, 1, 300, {{299, 2}, {811, 1}, {3, 1}}});
