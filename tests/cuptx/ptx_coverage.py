@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs programs that nvcc built on the stand-in CUDA libraries and judges how much of their PTX was executed.
 
-    coverage.py --libraries DIR --table FILE --wrappers compat.cuh PROGRAM..
+    ptx_coverage.py --libraries DIR --table FILE --wrappers compat.cuh PROGRAM..
 
 Each program has to succeed. Of each kernel BAR percent of the PTX instructions have to be executed by all programs together,
 but for those in the table, and every opcode of inline PTX in the wrappers' file. Standard library only; ends with
