@@ -133,36 +133,62 @@ static void dot_plain(tt_dtype t, const char *src, const float *x, int64_t ldx, 
     }
 }
 
+/* A function for each type behind a table, not cases of one: so no stack frame holds the sums of
+ * all of them, which AddressSanitizer would mark for every weight row. */
+typedef void (*dot_fn)(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows,
+                       float *y);
+
+static void dot_q8_0(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
+{
+    dot_some(q32_q8_0, &tt_dtypes[TT_Q8_0], src, x, ldx, n, n_rows, y);
+}
+
+static void dot_q4_0(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
+{
+    dot_some(q32_q4_0, &tt_dtypes[TT_Q4_0], src, x, ldx, n, n_rows, y);
+}
+
+static void dot_q4_1(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
+{
+    dot_some(q32_q4_1, &tt_dtypes[TT_Q4_1], src, x, ldx, n, n_rows, y);
+}
+
+static void dot_q5_0(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
+{
+    dot_some(q32_q5_0, &tt_dtypes[TT_Q5_0], src, x, ldx, n, n_rows, y);
+}
+
+static void dot_q5_1(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
+{
+    dot_some(q32_q5_1, &tt_dtypes[TT_Q5_1], src, x, ldx, n, n_rows, y);
+}
+
+static void dot_q4_k(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
+{
+    dot_some(q32_q4_k, &tt_dtypes[TT_Q4_K], src, x, ldx, n, n_rows, y);
+}
+
+static void dot_q5_k(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
+{
+    dot_some(q32_q5_k, &tt_dtypes[TT_Q5_K], src, x, ldx, n, n_rows, y);
+}
+
+static void dot_q6_k(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
+{
+    dot_some(q32_q6_k, &tt_dtypes[TT_Q6_K], src, x, ldx, n, n_rows, y);
+}
+
+static const dot_fn dots[TT_DTYPE_COUNT] = {
+    [TT_Q8_0] = dot_q8_0, [TT_Q4_0] = dot_q4_0, [TT_Q4_1] = dot_q4_1, [TT_Q5_0] = dot_q5_0,
+    [TT_Q5_1] = dot_q5_1, [TT_Q4_K] = dot_q4_k, [TT_Q5_K] = dot_q5_k, [TT_Q6_K] = dot_q6_k,
+};
+
 static void dot_type(tt_dtype t, const void *src, const float *x, int64_t ldx, int64_t n,
                      int n_rows, float *y)
 {
-    const tt_dtype_info *info = &tt_dtypes[t];
-    switch (t) {
-    case TT_Q8_0:
-        dot_some(q32_q8_0, info, src, x, ldx, n, n_rows, y);
-        break;
-    case TT_Q4_0:
-        dot_some(q32_q4_0, info, src, x, ldx, n, n_rows, y);
-        break;
-    case TT_Q4_1:
-        dot_some(q32_q4_1, info, src, x, ldx, n, n_rows, y);
-        break;
-    case TT_Q5_0:
-        dot_some(q32_q5_0, info, src, x, ldx, n, n_rows, y);
-        break;
-    case TT_Q5_1:
-        dot_some(q32_q5_1, info, src, x, ldx, n, n_rows, y);
-        break;
-    case TT_Q4_K:
-        dot_some(q32_q4_k, info, src, x, ldx, n, n_rows, y);
-        break;
-    case TT_Q5_K:
-        dot_some(q32_q5_k, info, src, x, ldx, n, n_rows, y);
-        break;
-    case TT_Q6_K:
-        dot_some(q32_q6_k, info, src, x, ldx, n, n_rows, y);
-        break;
-    default:
+    if (dots[t]) {
+        dots[t](src, x, ldx, n, n_rows, y);
+    } else {
         dot_plain(t, src, x, ldx, n, n_rows, y);
     }
 }
