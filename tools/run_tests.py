@@ -34,8 +34,10 @@ SANITIZERS = {
             "ASAN_OPTIONS": "abort_on_error=0:detect_stack_use_after_return=1:strict_string_checks=1",
             "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
             "KMP_BLOCKTIME": "0",  # the lanes share the cores: nobody spins
+            "OMP_NUM_THREADS": "1",  # tests of threads name their number
             "QTTT_TEST_THREADS": "1",
         },
+        "leave_out": [],
     },
     "tsan": {
         "title": "thread sanitizer",
@@ -44,6 +46,7 @@ SANITIZERS = {
             "OMP_NUM_THREADS": "1",
             "QTTT_TEST_THREADS": "1",
         },
+        "leave_out": ["one-thread"],  # nothing to see (tests/unit/meson.build)
     },
 }
 
@@ -51,12 +54,14 @@ SANITIZERS = {
 class Counts:
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
+        self.seconds = 0.0  # of processors: user and system time of all programs that were run
         self.reasons = []
 
     def add(self, other):
         self.passed += other.passed
         self.failed += other.failed
         self.skipped += other.skipped
+        self.seconds += other.seconds
         self.reasons += other.reasons
 
     def add_record(self, record):
@@ -103,10 +108,14 @@ def step(title, out=None):
     print(f"\n== {title}", file=out, flush=True)
 
 
-def run(command, env=None, out=None):
-    """out: a file for what it prints; None = the terminal."""
-    return subprocess.run([str(c) for c in command], cwd=ROOT, env={**os.environ, **(env or {})}, stdout=out,
-                          stderr=out and subprocess.STDOUT).returncode
+def run(counts, command, env=None, out=None):
+    """out: a file for what it prints; None = the terminal. counts: gets the processor time."""
+    with subprocess.Popen([str(c) for c in command], cwd=ROOT, env={**os.environ, **(env or {})}, stdout=out,
+                          stderr=out and subprocess.STDOUT) as process:
+        _, status, usage = os.wait4(process.pid, 0)  # of this child and those that it waited for: lanes run side by side
+        process.returncode = os.waitstatus_to_exitcode(status)
+    counts.seconds += usage.ru_utime + usage.ru_stime
+    return process.returncode
 
 
 def meson_test(counts, build, logbase, suites, env=None, out=None):
@@ -114,7 +123,8 @@ def meson_test(counts, build, logbase, suites, env=None, out=None):
     log = ROOT / build / "meson-logs" / f"{logbase}.json"
     log.unlink(missing_ok=True)
     jobs = ["--num-processes", os.environ["JOBS"]] if os.environ.get("JOBS") else []
-    run(["meson", "test", "-C", build, "--no-rebuild", "--print-errorlogs", "--logbase", logbase, *jobs, *suites], env, out)
+    run(counts, ["meson", "test", "-C", build, "--no-rebuild", "--print-errorlogs", "--logbase", logbase, *jobs, *suites], env,
+        out)
     records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     if not records:
         print(f"{build}: meson ran no test of {' '.join(suites)}", file=out)
@@ -132,17 +142,18 @@ def lint(counts, args):
     meson_test(counts, args.build, "test-lint", ["--suite", "lint"])
 
 
-def small_model(build, out):
+def small_model(counts, build, out):
     """A model for tests/api of the slow builds, with the vocabulary of the default one. None when it cannot be made."""
     path = ROOT / build / "small.gguf"
     command = [ROOT / "build/venv/bin/python", "tests/tools/small_model.py", "models/SmolLM2-135M-Instruct.Q4_1.gguf", path]
-    return path if run(command, None, out) == 0 else None
+    return path if run(counts, command, None, out) == 0 else None
 
 
 def build_sanitized(name):
-    """build-NAME, aside (nice; what is said goes to build/build-NAME.log). False when it fails."""
+    """build-NAME, aside (nice; what is said goes to build/build-NAME.log). Whether it went well, and Counts with its time."""
+    counts = Counts()
     with (ROOT / "build" / f"build-{name}.log").open("w") as out:
-        return run(["nice", "-n", "5", "sh", "tools/sanitizer_build.sh", name], None, out) == 0
+        return run(counts, ["nice", "-n", "5", "sh", "tools/sanitizer_build.sh", name], None, out) == 0, counts
 
 
 def did_not_build(counts, build, out=None):
@@ -155,11 +166,13 @@ def sanitized(counts, out, name, built):
     """Unit and api tests (and the replay of fuzz corpora) in a clang build with sanitizers. built: its future."""
     what = SANITIZERS[name]
     build = f"build-{name}"
-    step(f"{what['title']}: unit, fuzz replay, api", out)
-    if not built.result():
+    step(f"{what['title']}: unit, fuzz replay, api" + "".join(f", without {x}" for x in what["leave_out"]), out)
+    went_well, building = built.result()
+    counts.add(building)
+    if not went_well:
         did_not_build(counts, build, out)
         return
-    model = small_model(build, out)
+    model = small_model(counts, build, out)
     if model is None:
         print(f"{build}: no small model", file=out)
         counts.failed += 1
@@ -169,7 +182,7 @@ def sanitized(counts, out, name, built):
     # --no-suite wins: long real-model suites (golden, checkops) run in the fast build only.
     meson_test(counts, build, f"test-{name}",
                ["--timeout-multiplier", "4", "--suite", "unit", "--suite", "api", "--suite", "fuzz",
-                "--no-suite", "deep", "--no-suite", "slow"], env, out)
+                *(f"--no-suite={x}" for x in ("deep", "slow", *what["leave_out"]))], env, out)
 
 
 def slow_suites(counts, out, build):
@@ -179,25 +192,26 @@ def slow_suites(counts, out, build):
 
 def fuzz(counts, out, seconds):
     step(f"fuzz targets, {seconds} s each", out)
-    r = subprocess.run(["sh", "tools/fuzz.sh", str(seconds), ""], cwd=ROOT, capture_output=True, text=True,
-                       env={**os.environ, "FUZZ_SEED": "1"})  # a run that fails can be run again
-    add_output(counts, out, r)
+    own_counts(counts, out, ["sh", "tools/fuzz.sh", str(seconds), ""], {"FUZZ_SEED": "1"})  # a run that fails can be run again
 
 
-def add_output(counts, out, r):
-    """Prints and counts what a finished program said that ends with `N passed, N failed`."""
-    print(r.stdout + r.stderr, file=out)
-    passed, failed, skipped = count_in(r.stdout)
+def own_counts(counts, out, command, env=None):
+    """Runs, prints and counts a program that ends with `N passed, N failed`."""
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        status = run(counts, command, env, said)
+        said.seek(0)
+        text = said.read()
+    print(text, file=out)
+    passed, failed, skipped = count_in(text)
     counts.passed += passed
-    counts.failed += failed if r.returncode == 0 else max(failed, 1)
+    counts.failed += failed if status == 0 else max(failed, 1)
     counts.skipped += skipped
 
 
 def load_program(counts, out, build, name, seconds, *flags):
     """A program of tests/bench/load, over a small model and a server of its own; it judges no times."""
-    command = ["timeout", str(seconds + 600), ROOT / "build/venv/bin/python", f"tests/bench/load/{name}", "--binary",
-               f"{build}/server/qttt", "--small-from", "models/SmolLM2-135M-Instruct.Q4_1.gguf", *flags]
-    add_output(counts, out, subprocess.run([str(c) for c in command], cwd=ROOT, capture_output=True, text=True))
+    own_counts(counts, out, ["timeout", str(seconds + 600), ROOT / "build/venv/bin/python", f"tests/bench/load/{name}", "--binary",
+                             f"{build}/server/qttt", "--small-from", "models/SmolLM2-135M-Instruct.Q4_1.gguf", *flags])
 
 
 def guidellm(counts, out, build):
@@ -217,7 +231,7 @@ def lane(*steps):
     with tempfile.TemporaryFile("w+") as out:
         for work, *args in steps:
             work(counts, out, *args)
-            print(f"({time.monotonic() - start:.0f} s)", file=out, flush=True)
+            print(f"({time.monotonic() - start:.0f} s, {counts.seconds:.0f} s of processors)", file=out, flush=True)
         out.seek(0)
         return counts, out.read()
 
@@ -245,7 +259,7 @@ CUDA_BUILDS = {
 }
 
 
-def build_cuda(name):
+def build_cuda(counts, name):
     """build-cuda-NAME, the suite's programs alone (what is said goes to build/build-cuda-NAME.log). False when it fails."""
     cc, cxx, sanitize = CUDA_BUILDS[name]
     build, jobs = f"build-cuda-{name}", [f"-j{os.environ['JOBS']}"] if os.environ.get("JOBS") else []
@@ -255,7 +269,7 @@ def build_cuda(name):
                             "-Db_lundef=false", "-Doptimization=1", "-Ddebug=true"])
     (ROOT / "build").mkdir(exist_ok=True)
     with (ROOT / "build" / f"{build}.log").open("w") as out:
-        return all(run(c, {"CC": cc, "CXX": cxx}, out) == 0 for c in commands)
+        return all(run(counts, c, {"CC": cc, "CXX": cxx}, out) == 0 for c in commands)
 
 
 def cuda(counts, args):
@@ -263,22 +277,22 @@ def cuda(counts, args):
     them also what nvcc makes of the kernels (tests/custatic). In the build of `make` what nvcc made, interpreted (tests/cuptx)."""
     for name in CUDA_BUILDS:
         step(f"cuda on the CPU, {name}: tests, planted mistakes, mutants")
-        start = time.monotonic()
+        start, before = time.monotonic(), counts.seconds
         static = ["--suite", "cuda-static"] if name == "plain" else []
-        if build_cuda(name):
+        if build_cuda(counts, name):
             meson_test(counts, f"build-cuda-{name}", "test-cuda", ["--suite", "cuda", *static], SANITIZERS.get(name, {}).get("env"))
         else:
             did_not_build(counts, f"build-cuda-{name}")
-        print(f"({time.monotonic() - start:.0f} s)", flush=True)
+        print(f"({time.monotonic() - start:.0f} s, {counts.seconds - before:.0f} s of processors)", flush=True)
     step("what nvcc made, its PTX interpreted: tests, every op, the server")
-    start, jobs = time.monotonic(), [f"-j{os.environ['JOBS']}"] if os.environ.get("JOBS") else []
+    start, before, jobs = time.monotonic(), counts.seconds, [f"-j{os.environ['JOBS']}"] if os.environ.get("JOBS") else []
     with (ROOT / "build" / "cuptx.log").open("w") as out:
-        built = run(["ninja", "-C", args.build, *jobs, "cuptx-tests"], None, out) == 0
+        built = run(counts, ["ninja", "-C", args.build, *jobs, "cuptx-tests"], None, out) == 0
     if built:
         meson_test(counts, args.build, "test-cuda-ptx", ["--suite", "cuda-ptx"])
     else:
         did_not_build(counts, "cuptx")
-    print(f"({time.monotonic() - start:.0f} s)", flush=True)
+    print(f"({time.monotonic() - start:.0f} s, {counts.seconds - before:.0f} s of processors)", flush=True)
 
 
 def main():
@@ -288,7 +302,7 @@ def main():
     args = parser.parse_args()
     counts, start = Counts(), time.monotonic()
     {"fast": fast, "deep": deep, "cuda": cuda, "lint": lint}[args.what](counts, args)
-    step(f"summary ({time.monotonic() - start:.0f} s)")
+    step(f"summary ({time.monotonic() - start:.0f} s, {counts.seconds:.0f} s of processors)")
     for reason in counts.reasons:
         print(f"skipped - {reason}")
     if counts.skipped:

@@ -1,5 +1,5 @@
-/* init_none.c - for processors without a table of their own: tt_isa_detect() finds no set there, so
- * nothing is called. */
+/* init_none.c - for processors without a table of their own, and for fuzz targets: no set adds
+ * anything to the reference kernels. */
 #include "kernels/cpu/cpu.h"
 
 void tt_ops_init_avx2(tt_ops *ops)

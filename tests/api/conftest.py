@@ -26,6 +26,11 @@ NOT_PROVOKED = {row for row in spec.documented() if row[2] == 500} | {("/livez",
 # Files; when fewer ran, it was a part, of which nothing can be said. One (test_proxy_rules.py) is skipped as a whole under a sanitizer.
 WHOLE = len(list(pathlib.Path(__file__).parent.glob("test_*.py"))) - 1
 files, missing = set(), []
+# Files are dealt out in this order, those that take longest first, so that in the end no worker waits long for another; the
+# others follow as they come.
+LONGEST = [f"test_{name}.py" for name in (
+    "state_jobs", "session_jobs", "reload", "stream", "session_adapters", "state_sessions", "hostile", "session_turns", "service",
+    "cancel", "proxies", "qttt", "jobs", "ops", "malicious", "kill", "samples", "proxy_restart", "state_pages", "chat", "time")]
 
 
 def pytest_configure(config):
@@ -33,6 +38,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     if harness.MODEL != harness.REAL_MODEL:
         skip = pytest.mark.skip(reason=f"{pathlib.Path(harness.MODEL).name} is not the model whose answers are known")
         for item in items:

@@ -67,6 +67,11 @@ class Users:
                 self.wrong.append(f"{kind.__name__} {number}: {type(e).__name__}: {e}")
             self.counts[kind.__name__] = self.counts.get(kind.__name__, 0) + 1
 
+    def all_at_it(self):
+        """Each of the five kinds of users has done something more than three times."""
+        done = list(self.counts.values())
+        return len(done) == 5 and all(n > 3 for n in done)
+
     def end(self):
         self.over.set()
         for t in self.threads:
@@ -138,9 +143,12 @@ def test_a_rolling_restart_loses_nothing(kind, small_model):
                 time.sleep(0.4)
                 node.restart()
             time.sleep(0.4)
+            deadline = time.monotonic() + harness.LONG  # on a busy machine some have hardly begun
+            while not users.all_at_it() and not users.wrong and time.monotonic() < deadline:
+                time.sleep(0.05)
             users.end()
             assert not users.wrong, (users.wrong, proxy.log_text()[-1500:])
-            assert len(users.counts) == 5 and all(n > 3 for n in users.counts.values()), users.counts
+            assert users.all_at_it(), users.counts
             for session in users.sessions:  # every one is where it was, and one more turn of the talks fits
                 r = proxy.request("GET", f"{SESSIONS}/{session}", checked=True)
                 assert r.status == 200 and r.json()["status"] != "failed", (session, r.body)
