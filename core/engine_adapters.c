@@ -158,8 +158,11 @@ bool tt_engine_saves_first(tt_engine *e, tt_task *t)
     tr->lent_pin = !tr->pinned;
     tr->saving = true;
     tt_task_drop_pages(&e->worker, t);
+    tt_training_rest(&e->worker, t); /* another may train while the disk is slow */
     t->sched.held = 0;
-    tt_engine_set_task(e, t, TT_SCHED_PARKED);
+    pthread_mutex_lock(&e->mutex);
+    tt_sched_rest(e->sched, &t->sched);
+    pthread_mutex_unlock(&e->mutex);
     return true;
 }
 

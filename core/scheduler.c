@@ -16,6 +16,7 @@ struct tt_sched {
     tt_sched_queue queue;
     tt_sched_list list[TT_SCHED_PARKED + 1]; /* by state; NONE's and QUEUED's are empty */
     int32_t n_running[TT_SCHED_KINDS];
+    int32_t n_resting;              /* of the jobs among them */
     int32_t passed[TT_SCHED_KINDS]; /* starts of others while a first in line waited */
     uint64_t last_order, last_turn;
     int32_t pages_total;
@@ -170,6 +171,8 @@ void tt_sched_remove(tt_sched *s, tt_sched_task *t, double now)
     } else {
         tt_sched_list_remove(&s->list[t->state], t);
         s->n_running[tt_sched_kind(t)]--;
+        s->n_resting -= t->resting;
+        t->resting = false;
     }
     if (!t->job) {
         s->rate_ended += 1;
@@ -182,6 +185,7 @@ void tt_sched_remove(tt_sched *s, tt_sched_task *t, double now)
 void tt_sched_set(tt_sched *s, tt_sched_task *t, tt_sched_state state)
 {
     assert(t->state > TT_SCHED_QUEUED && state >= TT_SCHED_QUEUED && state <= TT_SCHED_PARKED);
+    assert(!t->resting);
     if (t->state == state) {
         return;
     }
@@ -196,6 +200,14 @@ void tt_sched_set(tt_sched *s, tt_sched_task *t, tt_sched_state state)
     t->mid_step = false;
     t->held = 0;
     tt_sched_queue_push(&s->queue, t);
+}
+
+void tt_sched_rest(tt_sched *s, tt_sched_task *t)
+{
+    assert(t->job && !t->resting && !t->mid_step && t->held == 0);
+    tt_sched_set(s, t, TT_SCHED_PARKED);
+    t->resting = true;
+    s->n_resting++;
 }
 
 /* ---- what starts ---- */
@@ -215,7 +227,8 @@ static tt_sched_task *first_fit(const tt_sched *s, int kind, int32_t pages_free,
                                 tt_sched_task **ret_first)
 {
     *ret_first = NULL;
-    if (s->n_running[kind] >= (kind == TT_SCHED_JOBS ? s->opt.max_jobs : s->opt.max_running)) {
+    if (kind == TT_SCHED_JOBS ? s->n_running[kind] - s->n_resting >= s->opt.max_jobs
+                              : s->n_running[kind] >= s->opt.max_running) {
         return NULL;
     }
     for (const tt_sched_key *key = s->queue.ring[kind]; key != NULL; key = key->ring_next[kind]) {

@@ -8,6 +8,7 @@
  *   QUEUED -> PREFILL -> TRAIN    a job
  *   running -> PARKED -> running  it waits for another task (a request for its adapter), or for
  *                                 the disk
+ *   running -> PARKED, resting    a job whose work is done: what it has made is being written
  *   running -> QUEUED             preempted: its pages are gone, its place in line is not
  * The caller moves a running task on with tt_sched_set(); tt_sched_remove() ends it from any state.
  *
@@ -69,6 +70,7 @@ typedef struct tt_sched_task {
     double queued_at;
     uint64_t served; /* when it last got a turn */
     bool preempted;
+    bool resting; /* tt_sched_rest() */
     /* the scheduler's */
     int32_t heap_at;
     struct tt_sched_key *key_queue;
@@ -126,6 +128,10 @@ void tt_sched_remove(tt_sched *s, tt_sched_task *task, double now);
 /* Moves a running task to another running state, or back to the queue (preempted: mid_step and
  * held are cleared). Nothing when it is in that state. */
 void tt_sched_set(tt_sched *s, tt_sched_task *task, tt_sched_state state);
+
+/* A running job that computes no more is PARKED until it is removed, and leaves its place of
+ * max_jobs to another; its tag and its place among those that may be admitted it keeps. */
+void tt_sched_rest(tt_sched *s, tt_sched_task *task);
 
 /* The next thing to do. pages_free: pages that are free or can be evicted now, without those that
  * started tasks have been promised. Changes state only for START and the turns. */

@@ -188,6 +188,8 @@ tt_code tt_training_arrived(tt_worker *w, tt_task *t, tt_err *reterr);
 /* Trains for about `seconds`. TT_OK: over, the result is there and published. TT_TASK_MORE.
  * TT_E_CAPACITY: pages for a probe are missing. */
 tt_code tt_training_run(tt_worker *w, tt_task *t, double seconds, tt_err *reterr);
+/* It is over: optimiser and workspace are the next training's, result and adapter stay. */
+void tt_training_rest(tt_worker *w, tt_task *t);
 void tt_training_finish(tt_worker *w, tt_task *t);
 
 /* ---- batch.c ---- */

@@ -212,20 +212,27 @@ tt_code tt_training_run(tt_worker *w, tt_task *t, double seconds, tt_err *reterr
     }
 }
 
+void tt_training_rest(tt_worker *w, tt_task *t)
+{
+    tt_training *tr = t->t;
+    tt_qttt_destroy(&tr->run);
+    tt_job_unref(&tr->read);
+    if (tr->step != NULL && w->spare_step == NULL) {
+        w->spare_step = tr->step; /* its workspace serves the next training */
+        tr->step = NULL;
+    } else {
+        tt_step_destroy(&tr->step); /* NULL: it never ran */
+    }
+}
+
 void tt_training_finish(tt_worker *w, tt_task *t)
 {
     tt_training *tr = t->t;
     if (tr == NULL) {
         return;
     }
-    tt_qttt_destroy(&tr->run);
-    if (tr->step != NULL && w->spare_step == NULL) {
-        w->spare_step = tr->step; /* its workspace serves the next training */
-    } else {
-        tt_step_destroy(&tr->step); /* NULL: it never ran */
-    }
+    tt_training_rest(w, t);
     tt_adapter_unref(&w->device, &tr->adapter);
-    tt_job_unref(&tr->read);
     free(tr);
     t->t = NULL;
 }

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/engine_priv.h"
@@ -239,6 +240,39 @@ static void test_no_memory_to_tell_of_the_start(void **state)
     assert_true(t->started > 0 && of_request->started > 0);
 }
 
+static void nothing(void *arg)
+{
+}
+
+/* While its file is being written a training leaves its place and its workspace to the next. */
+static void test_what_is_saved_takes_no_place(void **state)
+{
+    char dir[] = "/tmp/qttt-engine-XXXXXX", command[64];
+    tt_err err;
+    assert_non_null(mkdtemp(dir));
+    tt_adapter_home home = {.folder = dir, .model = e.worker.model};
+    assert_int_equal(tt_adapter_store_create(&home, nothing, NULL, &e.adapter_store, &err), TT_OK);
+    tt_adapter_cache_set_store(e.worker.adapters, e.adapter_store);
+    tt_task *t = make_done(true), *r = make_request(job, t);
+    assert_int_equal(tt_step_create(&e.worker.device, e.worker.kv, &t->t->step, &err), TT_OK);
+    end(t, TT_OK);
+    assert_int_equal(t->sched.state, TT_SCHED_PARKED);
+    assert_true(t->sched.resting && t->t->saving && t->t->step == NULL);
+    assert_non_null(e.worker.spare_step);
+    assert_null(tt_job_next(job)); /* nothing is told before it is on disk */
+    tt_engine_settle_adapters(&e);
+    assert_int_equal(r->sched.state, TT_SCHED_PREFILL);
+    assert_ptr_equal(r->adapter, adp);
+    tt_event *ev = tt_job_next(job);
+    assert_true(ev != NULL && ev->type == TT_EV_ADAPTED && ev->u.adapted.durable);
+    tt_event_free(ev);
+    end(r, TT_E_CANCELLED);
+    tt_adapter_cache_pin(e.worker.adapters, adp->id, -1);
+    tt_adapter_store_destroy(&e.adapter_store);
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    assert_int_equal(system(command), 0);
+}
+
 /* A pin that memory is missing for is told: the unpin that belongs to it would be another's. */
 static void test_no_memory_to_pin(void **state)
 {
@@ -262,10 +296,15 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
-        CASE(test_a_request_goes_on),         CASE(test_no_memory_to_tell),
-        CASE(test_no_memory_to_tell_another), CASE(test_no_memory_to_tell_what_is_known),
-        CASE(test_its_request_has_ended),     CASE(test_cancelled_with_its_adapter),
-        CASE(test_no_memory_to_pin),          CASE(test_no_memory_to_tell_of_the_start),
+        CASE(test_a_request_goes_on),
+        CASE(test_no_memory_to_tell),
+        CASE(test_no_memory_to_tell_another),
+        CASE(test_no_memory_to_tell_what_is_known),
+        CASE(test_its_request_has_ended),
+        CASE(test_cancelled_with_its_adapter),
+        CASE(test_what_is_saved_takes_no_place),
+        CASE(test_no_memory_to_pin),
+        CASE(test_no_memory_to_tell_of_the_start),
 #undef CASE
     };
     client_folder = argc > 1 ? argv[1] : client_folder;

@@ -322,6 +322,34 @@ static void test_jobs_one_per_tag_and_max_jobs(void **state)
     starts(f, j[2], 10);
 }
 
+/* What a job has made is being written: another one runs meanwhile, but none of its tag. */
+static void test_a_job_that_rests(void **state)
+{
+    fixture *f = *state;
+    tt_sched_task *j[4];
+    for (int i = 0; i < 4; i++) {
+        j[i] = add_job(f, i, 1, i < 2 ? 5 : 0);
+    }
+    starts(f, j[0], 10);
+    starts(f, j[2], 10);
+    assert_int_equal(tt_sched_next(f->s, f->now, 10).what, TT_SCHED_RUN_PREFILL); /* max_jobs */
+    tt_sched_rest(f->s, j[0]);
+    assert_int_equal(j[0]->state, TT_SCHED_PARKED);
+    assert_true(tt_sched_behind_tag(j[1]));
+    starts(f, j[3], 10);
+    assert_int_equal(tt_sched_get_counts(f->s).running_jobs, 3);
+    tt_sched_remove(f->s, j[0], f->now); /* its place is taken; j[1] waits for one */
+    assert_false(tt_sched_behind_tag(j[1]));
+    assert_int_equal(tt_sched_next(f->s, f->now, 10).what, TT_SCHED_RUN_PREFILL);
+    tt_sched_remove(f->s, j[2], f->now);
+    starts(f, j[1], 10);
+    tt_sched_remove(f->s, j[3], f->now);
+    add_job(f, 0, 1, 0); /* the same record again: nothing is left of its rest */
+    starts(f, &f->task[0], 10);
+    add_job(f, 2, 1, 0);
+    assert_int_equal(tt_sched_next(f->s, f->now, 10).what, TT_SCHED_RUN_PREFILL);
+}
+
 static void test_preempted_goes_first_in_its_key(void **state)
 {
     fixture *f = *state;
@@ -609,6 +637,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_no_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_next_starts_when_nothing_can_go_on, setup, teardown),
         cmocka_unit_test_setup_teardown(test_jobs_one_per_tag_and_max_jobs, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_job_that_rests, setup, teardown),
         cmocka_unit_test_setup_teardown(test_preempted_goes_first_in_its_key, setup, teardown),
         cmocka_unit_test_setup_teardown(test_victims, setup, teardown),
         cmocka_unit_test_setup_teardown(test_deadlines, setup, teardown),
