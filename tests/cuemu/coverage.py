@@ -26,7 +26,7 @@ CODE = "kernels/cuda/"
 # The second mode meets the other side of what depends on the part and on the order.
 MODES = [{"CUEMU_ORDER": "0", "CUEMU_STREAMS": "1"}, {"CUEMU_ORDER": "7", "CUEMU_STREAMS": "3", "CUEMU_SM": "90"}]
 # Declarations alone: no line of theirs is code.
-WITHOUT_CODE = {"kernels/cuda/launch_cuda.h", "kernels/cuda/matvec_cuda.h", "kernels/cuda/panel_cuda.h",
+WITHOUT_CODE = {"kernels/cuda/lane_cuda.h", "kernels/cuda/launch_cuda.h", "kernels/cuda/matvec_cuda.h", "kernels/cuda/panel_cuda.h",
                 "kernels/cuda/product_cuda.h"}
 
 

@@ -42,5 +42,10 @@ struct cuda_lane {
 void test_every_call_fails();
 void test_device_lost();
 void test_module_faults();
+/* test_table_cuda.cc */
+void test_table_products();
+void test_table_attention();
+void test_memory_unsaid();
+void test_old_part();
 
 #endif

@@ -10,6 +10,7 @@ Standard library only. `run` ends with `1 passed, 0 failed` or the other way rou
 import os
 import pathlib
 import resource
+import signal
 import subprocess
 import sys
 
@@ -23,9 +24,9 @@ GROUPS = "kernels/cuda/group_cuda.cuh"
 ATTN, ATTN_BWD = "kernels/cuda/attention_cuda.cu", "kernels/cuda/attention_bwd_cuda.cu"
 DECODE, TILE = "kernels/cuda/attn_decode_cuda.cu", "kernels/cuda/attn_tile_cuda.cuh"
 HEAD, OPTIM = "kernels/cuda/head_cuda.cu", "kernels/cuda/optim_cuda.cu"
-SAMPLE, CHECKSUM = "kernels/cuda/sample_cuda.cu", "kernels/cuda/checksum_cuda.cu"
 
-# name: (compiled file, file with the mistake, what stands there, what is put there, which builds have to catch it).
+# name: (compiled file, file with the mistake, what stands there, what is put there, which builds have to catch it[, the one
+# test of the program that is run, where the others would only take time]).
 # What stands there is found exactly once, so a change of a kernel that moves it is noticed. The first word of a name says which
 # program has to notice it (meson.build).
 MUTANTS = {
@@ -37,7 +38,19 @@ MUTANTS = {
                                 "rotate(rope, position, 1.0f, head);\n        for", {PLAIN, TSAN}),
     "rope_bwd_no_sync": (ROPE, ROPE, "-1.0f, g);\n        __syncwarp();", "-1.0f, g);", {PLAIN, TSAN}),
     "embed_one_row": (EMBED, EMBED, "float *out = x + (int64_t)blockIdx.x * s.cols;", "float *out = x;", {PLAIN, TSAN}),
+    "rope_k_no_sync": (ROPE, ROPE, "            rotate(rope, position, 1.0f, head);\n            __syncwarp();",
+                       "            rotate(rope, position, 1.0f, head);", {PLAIN, TSAN}),
+    "rope_one_head": (ROPE, ROPE, "    float *head = heads[threadIdx.x / 32];", "    float *head = heads[0];", {PLAIN}),
+    "gather_one_row": (EMBED, EMBED, "y + (int64_t)blockIdx.x * dim", "y", {PLAIN}),
+    "sum_half_mask": (NORM, WARP, "v += __shfl_xor_sync(0xffffffffu", "v += __shfl_xor_sync(0x0000ffffu", {PLAIN}),
     # bounds
+    "norm_bwd_bound": (NORM, NORM, "i < dim; i += NORM_THREADS) {\n        float v = s *",
+                       "i <= dim; i += NORM_THREADS) {\n        float v = s *", {ASAN}),
+    "gated_bwd_bound": (GATED, GATED, "if (i < n) {\n        float slope, value", "if (i <= n) {\n        float slope, value", {ASAN}),
+    "gather_bound": (EMBED, EMBED, "i < dim; i += EMBED_THREADS", "i <= dim; i += EMBED_THREADS", {ASAN}),
+    "to_bf16_bound": (EMBED, EMBED, "if (i < n) {\n        dst", "if (i <= n) {\n        dst", {ASAN}),
+    "embed_bound": (EMBED, EMBED, "i < s.cols; i += EMBED_THREADS", "i <= s.cols; i += EMBED_THREADS", {ASAN}),
+    "rope_page_bound": (ROPE, ROPE, "i < in.head_dim; i += 32", "i <= in.head_dim; i += 32", {PLAIN}),
     "norm_bound": (NORM, NORM, "i < dim; i += NORM_THREADS) {\n        float v = x[row + i]",
                    "i <= dim; i += NORM_THREADS) {\n        float v = x[row + i]", {ASAN, TSAN}),
     "gated_bound": (GATED, GATED, "if (i < n) {\n        float slope;", "if (i <= n) {\n        float slope;", {ASAN}),
@@ -58,6 +71,10 @@ MUTANTS = {
                        {PLAIN, TSAN}),
     "mat_out_bound": (MATVEC, MATVEC, "p.cols && out < p.rows", "p.cols && out <= p.rows", {ASAN}),
     "mat_row_bound": (MATVEC, MATVEC, "if (row < p.n_rows) {", "if (row <= p.n_rows) {", {ASAN}),
+    "mat_panel_bound": (PANEL, PANEL, "if (row >= s.n_out) {", "if (row > s.n_out) {", {PLAIN}, "prefill"),
+    "mat_group_bound": (MATVEC, MATVEC, "if (group < n_groups) {", "if (group <= n_groups) {", {ASAN}),
+    "mat_tail_bound": (PANEL, PANEL, "copy_rows(r, y, ldy, r->tail, c->m, n_rows, c->m);",
+                       "copy_rows(r, y, ldy, r->tail, c->m, n_rows + 1, c->m);", {PLAIN}, "prefill"),
     "mat_rows_of_nothing": (PANEL, PANEL, "if (row < s.rows) {", "if (row <= s.rows) {", {ASAN}),
     "mat_one_warp": (MATVEC, MATVEC, "total += part[warp][row][out];", "total += part[0][row][out];", {PLAIN}),
     "mat_steps": (MATVEC, MATVEC, "step += FEW_WARPS * FEW_LANES", "step += 2 * FEW_WARPS * FEW_LANES", {PLAIN}),
@@ -73,14 +90,42 @@ MUTANTS = {
     "mat_tail_empty": (PANEL, PANEL, "if (c->beta != 0) {", "if (false) {", {PLAIN}),
     "mat_inner_rows": (ADAPTER, ADAPTER, "few_add(&queue, &wb, t,", "few_add(&queue, &wb, r->inner,", {PLAIN}),
     # attention (test_attention)
-    "attn_no_barrier": (ATTN, ATTN, "__syncthreads(); /* this block", "/* this block", {PLAIN}),
-    "attn_bwd_no_barrier": (ATTN_BWD, ATTN_BWD, "__syncthreads(); /* this block", "/* this block", {PLAIN}),
-    "attn_one_buffer": (ATTN, ATTN, "key0 + keys, buf ^ 1, s", "key0 + keys, buf, s", {PLAIN}),
+    "attn_no_barrier": (ATTN, ATTN, "__syncthreads(); /* this block", "/* this block", {PLAIN, TSAN}),
+    "attn_bwd_no_barrier": (ATTN_BWD, ATTN_BWD, "__syncthreads(); /* this block", "/* this block", {PLAIN, TSAN}),
+    "attn_one_buffer": (ATTN, ATTN, "key0 + keys, buf ^ 1, s", "key0 + keys, buf, s", {PLAIN, TSAN}),
+    "attn_bwd_one_buffer": (ATTN_BWD, ATTN_BWD, "key0 + BWD_KEYS<D>, buf ^ 1, s", "key0 + BWD_KEYS<D>, buf, s", {PLAIN}),
+    "attn_decode_one_buffer": (DECODE, DECODE, "TT_PAGE_TOKENS + skip, buf ^ 1, s", "TT_PAGE_TOKENS + skip, buf, s", {PLAIN}, "decode"),
+    "attn_no_wait": (ATTN, ATTN, "cp_async_wait<0>()", "cp_async_wait<1>()", {PLAIN}),
+    "attn_bwd_no_wait": (ATTN_BWD, ATTN_BWD, "cp_async_wait<0>()", "cp_async_wait<1>()", {PLAIN}),
+    "attn_decode_no_wait": (DECODE, DECODE, "cp_async_wait<0>()", "cp_async_wait<1>()", {PLAIN}, "decode"),
+    "attn_no_commit": (ATTN, ATTN, "    cp_async_commit();\n", "", {PLAIN}),
+    "attn_no_warp_barrier": (DECODE, DECODE, "__syncwarp(); /* these keys", "/* these keys", {TSAN}, "decode"),
     "attn_queries_no_barrier": (DECODE, DECODE, "        }\n    }\n    __syncthreads();\n}\n\n/* The warp's keys",
-                                "        }\n    }\n}\n\n/* The warp's keys", {PLAIN}),
+                                "        }\n    }\n}\n\n/* The warp's keys", {PLAIN, TSAN}, "decode"),
+    "attn_sums_too_early": (DECODE, DECODE, "warp = (int)threadIdx.x / 32;\n    __syncthreads();",
+                            "warp = (int)threadIdx.x / 32;", {TSAN}, "decode"),
     "attn_sums_no_barrier": (DECODE, DECODE, "        }\n    }\n    __syncthreads();\n}\n\n/* Joins the warps'",
-                             "        }\n    }\n}\n\n/* Joins the warps'", {PLAIN}),
-    "attn_row_bound": (ATTN, TILE, "if (i < t.n) {", "if (i <= t.n) {", {PLAIN}),
+                             "        }\n    }\n}\n\n/* Joins the warps'", {PLAIN, TSAN}, "decode"),
+    "attn_join_no_barrier": (DECODE, DECODE, "        part_sum[warp] = sum;\n    }\n    __syncthreads();",
+                             "        part_sum[warp] = sum;\n    }", {PLAIN}, "decode"),
+    "attn_one_part_of_all": (DECODE, DECODE, "(before + (int64_t)row * splits.n + split)", "(before + (int64_t)row * splits.n)",
+                             {PLAIN, TSAN}, "decode"),
+    "attn_find_mask": (DECODE, TILE, "const unsigned all = 0xffffffffu;", "const unsigned all = 0x7fffffffu;", {PLAIN}, "decode"),
+    "attn_row_mask": (ATTN, TILE, "    v += __shfl_xor_sync(0xffffffffu, v, 1);", "    v += __shfl_xor_sync(0x0000ffffu, v, 1);", {PLAIN}),
+    "attn_row_bound": (ATTN, TILE, "if (i < t.n) {", "if (i <= t.n) {", {PLAIN, ASAN}),
+    "attn_shared_too_small": (ATTN, ATTN, "size_t n_bytes = sizeof(prefill_layout<D>);",
+                              "size_t n_bytes = sizeof(prefill_layout<D>) - 16;", {ASAN}),
+    "attn_bwd_shared_too_small": (ATTN_BWD, ATTN_BWD, "size_t n_bytes = sizeof(bwd_layout<D>);",
+                                  "size_t n_bytes = sizeof(bwd_layout<D>) - 16;", {ASAN}),
+    "attn_decode_shared_too_small": (DECODE, DECODE, "size_t n_bytes = sizeof(decode_layout<D>);",
+                                     "size_t n_bytes = sizeof(decode_layout<D>) - 16;", {ASAN}, "decode"),
+    "attn_short_rows": (DECODE, DECODE, "float o[ATTN_WARPS][DECODE_ROWS][D]; /*", "float o[ATTN_WARPS][DECODE_ROWS][D - 8]; /*", {ASAN}, "decode"),
+    "attn_join_bound": (DECODE, DECODE, "        if (i * 32 + lane < D) {",
+                        "        if (i * 32 + lane <= D) {", {ASAN}, "decode"),
+    "attn_bwd_sees_next": (ATTN_BWD, ATTN_BWD, "key < own.row[r].keys.end", "key <= own.row[r].keys.end", {PLAIN}),
+    "attn_decode_next_split": (DECODE, DECODE, "min(t.keys.end, (split + 1) * DECODE_SPLIT)",
+                               "min(t.keys.end, (split + 1) * DECODE_SPLIT + 1)", {PLAIN}, "decode"),
+    "attn_values_straight": (ATTN, TILE, "ldmatrix_x4<true>", "ldmatrix_x4<false>", {PLAIN}),
     "attn_sees_next": (ATTN, TILE, "key < row[r].keys.end ? c", "key <= row[r].keys.end ? c", {PLAIN}),
     "attn_window_long": (ATTN, TILE, "pos - window + 1", "pos - window", {PLAIN}),
     "attn_unwritten_keys": (ATTN, TILE, "key >= t.keys.first && key < t.keys.end", "key >= t.keys.first", {PLAIN}),
@@ -95,6 +140,12 @@ MUTANTS = {
     "train_head_max_no_barrier": (HEAD, HEAD, "    __syncthreads();\n    for (int i = 0; i < HEAD_THREADS / 32",
                                   "    for (int i = 0; i < HEAD_THREADS / 32", {PLAIN, TSAN}),
     "train_head_shared_twice": (HEAD, HEAD, "block_sum<HEAD_THREADS>(sum, part_sum)", "block_sum<HEAD_THREADS>(sum, part_max)", {TSAN}),
+    "train_head_half_mask": (HEAD, HEAD, "__shfl_xor_sync(0xffffffffu, v, bits)", "__shfl_xor_sync(0x0000ffffu, v, bits)", {PLAIN}),
+    "train_head_one_row": (HEAD, HEAD, "float *s = state + (size_t)blockIdx.x * STATE_LEN;\n    float old", "float *s = state;\n    float old",
+                           {PLAIN}),
+    "train_head_cols_bound": (HEAD, HEAD, "i < n_cols; i += HEAD_THREADS) {\n        float p", "i <= n_cols; i += HEAD_THREADS) {\n        float p",
+                              {ASAN}),
+    "train_head_finish_bound": (HEAD, HEAD, "if (r < n_rows) {", "if (r <= n_rows) {", {ASAN}),
     "train_head_panel_bound": (HEAD, HEAD, "if (i < n) {\n            panel", "if (i <= n) {\n            panel", {ASAN}),
     "train_head_no_rescale": (HEAD, HEAD, "s[STATE_SUM] * expf(old - top) + sum", "s[STATE_SUM] + sum", {PLAIN}),
     "train_head_onehot": (HEAD, HEAD, "col0 + i == target", "i == target", {PLAIN}),
@@ -104,34 +155,16 @@ MUTANTS = {
     "train_optim_no_barrier": (OPTIM, OPTIM, "    __syncthreads();\n    bool finite", "    bool finite", {PLAIN, TSAN}),
     "train_optim_sum_no_barrier": (OPTIM, OPTIM, "    __syncthreads();\n    v = 0;", "    v = 0;", {PLAIN, TSAN}),
     "train_optim_shared_twice": (OPTIM, OPTIM, "block_sum_f64(loss, part_loss)", "block_sum_f64(loss, part_squares)", {TSAN}),
+    "train_optim_half_mask": (OPTIM, OPTIM, "__shfl_xor_sync(0xffffffffu, v, bits)", "__shfl_xor_sync(0x0000ffffu, v, bits)", {PLAIN}),
+    "train_norms_shared_twice": (OPTIM, OPTIM, "sum_of(w, n_w, part_w)", "sum_of(w, n_w, part_delta)", {TSAN}, "delta_norm"),
+    "train_gram_shared_twice": (OPTIM, OPTIM, "block_sum_f64(sum_b, part_b)", "block_sum_f64(sum_b, part_a)", {TSAN}, "delta_norm"),
+    "train_gram_bound": (OPTIM, OPTIM, "o < nq; o += OPTIM_THREADS", "o <= nq; o += OPTIM_THREADS", {PLAIN, ASAN}, "delta_norm"),
+    "train_all_count": (OPTIM, OPTIM, "threadIdx.x == 0 && state->finite == 0", "state->finite == 0", {PLAIN}, "optim_dropped"),
+    "train_one_square": (OPTIM, OPTIM, "        out[blockIdx.x] = sum;", "        out[0] = sum;", {PLAIN}, "optim_begin"),
     "train_optim_bound": (OPTIM, OPTIM, "finite && i < u.n", "finite && i <= u.n", {ASAN}),
     "train_optim_squares_bound": (OPTIM, OPTIM, "first + SQUARES_BLOCK < n ? first + SQUARES_BLOCK : n", "first + SQUARES_BLOCK", {ASAN}),
     "train_optim_not_dropped": (OPTIM, OPTIM, "finite && i < u.n", "i < u.n", {PLAIN}),
     "train_optim_clip_grows": (OPTIM, OPTIM, "factor < 1 ? (float)factor : 1.0f", "(float)factor", {PLAIN}),
-    # draws of tokens, checksums (test_sample)
-    "sample_keys_no_barrier": (SAMPLE, SAMPLE, "        __syncthreads();\n        token = draw_from", "        token = draw_from", {TSAN}),
-    "sample_banned_no_barrier": (SAMPLE, SAMPLE, "= -INFINITY;\n    }\n    __syncthreads();", "= -INFINITY;\n    }", {PLAIN, TSAN}),
-    "sample_best_no_barrier": (SAMPLE, SAMPLE, "] = best;\n    }\n    __syncthreads();", "] = best;\n    }", {PLAIN, TSAN}),
-    "sample_scan_no_barrier": (SAMPLE, SAMPLE, "] = upto;\n    }\n    __syncthreads();", "] = upto;\n    }", {PLAIN, TSAN}),
-    "sample_token_no_barrier": (SAMPLE, SAMPLE, "    __syncthreads();\n    return w.token;", "    return w.token;", {PLAIN, TSAN}),
-    "sample_no_atomic": (SAMPLE, SAMPLE, "atomicAdd(&w.counts[bin], 1u)", "w.counts[bin] += 1u", {TSAN}),
-    "sample_row_bound": (SAMPLE, SAMPLE, "i < s.n_vocab; i += SAMPLE_THREADS) {\n            x[i]",
-                         "i <= s.n_vocab; i += SAMPLE_THREADS) {\n            x[i]", {PLAIN, ASAN}),
-    "sample_bins": (SAMPLE, SAMPLE, "unsigned counts[SAMPLE_BINS];", "unsigned counts[SAMPLE_BINS - 1];", {ASAN}),
-    "sample_chunk_bound": (SAMPLE, SAMPLE, "unsigned i = chunk * SAMPLE_BINS + k;\n            unsigned key = i < s.n ?",
-                           "unsigned i = chunk * SAMPLE_BINS + k;\n            unsigned key = true ?", {PLAIN, ASAN}),
-    "sample_place_beyond": (SAMPLE, SAMPLE, "key < last.key ? sample_place{key, ~0u} : last", "sample_place{key, ~0u}", {PLAIN}),
-    "sample_ties": (SAMPLE, SAMPLE, "key == last.key && id <= last.id", "key == last.key", {PLAIN}),
-    "sample_share_down": (SAMPLE, SAMPLE, "part += b.value * total != 0; /* rounded up */", "", {PLAIN}),
-    "sample_draw_last": (SAMPLE, SAMPLE, "return part + 1;", "return total - part;", {PLAIN}),
-    "sample_second_bin": (SAMPLE, SAMPLE, "second ? before + first : before", "before", {PLAIN}),
-    "sample_first_term": (SAMPLE, SAMPLE, "y = step_of(y, f, 2.40226507e-1f);", "", {PLAIN}),
-    "sample_counter": (SAMPLE, SAMPLE, "((uint64_t)counter + 1)", "(uint64_t)counter", {PLAIN}),
-    "sample_first_maximum": (SAMPLE, SAMPLE, "<< 32 | ~(unsigned)i;", "<< 32 | (unsigned)i;", {PLAIN}),
-    "sample_repetition": (SAMPLE, SAMPLE, "v > 0 ? 1.0f / a.repetition : a.repetition", "1.0f / a.repetition", {PLAIN}),
-    "sample_sum_bound": (CHECKSUM, CHECKSUM, "if (i < s.n_words) {", "if (i <= s.n_words) {", {PLAIN}),
-    "sample_sum_lanes": (CHECKSUM, CHECKSUM, "bits = 16;", "bits = 8;", {PLAIN}),
-    "sample_sum_no_zero": (CHECKSUM, CHECKSUM, "s.n_words == 0)", "s.n_words >= 0)", {PLAIN}),
     "train_gram_rows": (OPTIM, OPTIM, "row_element<type>(b, o * rank + j)", "row_element<type>(b, j * nq + o)", {PLAIN}),
 }
 MODES = [{"CUEMU_ORDER": "0", "CUEMU_STREAMS": "1"}, {"CUEMU_ORDER": "1", "CUEMU_STREAMS": "0"},
@@ -146,7 +179,7 @@ def mutated(path, old, new):
 
 
 def make(name, output):
-    unit, path, old, new, _ = MUTANTS[name]
+    unit, path, old, new = MUTANTS[name][:4]
     if path == unit:
         text = mutated(path, old, new)
     else:
@@ -158,21 +191,25 @@ def make(name, output):
     pathlib.Path(output).write_text("/* Generated by tests/cuemu/mutants.py. */\n" + text)
 
 
+def limits():
+    """A mutant that does not end is stopped by processor time: a machine with other work to do changes nothing."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+
+
 def run(name, binary):
-    env = {k: v for k, v in os.environ.items() if not k.startswith("CUEMU_")}
-    ends = []
+    env = {k: v for k, v in os.environ.items() if not k.startswith("CUEMU_")} | {"KIT_FIRST_FAILURE": "1"}
     for mode in MODES:
-        try:
-            r = subprocess.run([binary], env={**env, **mode}, capture_output=True, timeout=60,
-                               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)))
-            ends.append(r.returncode)
-        except subprocess.TimeoutExpired:
-            ends.append("no end")
-        if ends[-1] != 0:
-            print(f"{name}: caught in {mode}, status {ends[-1]}")
+        status = subprocess.run([binary, *MUTANTS[name][5:]], env={**env, **mode}, capture_output=True, preexec_fn=limits).returncode
+        if status in (-signal.SIGXCPU, -signal.SIGKILL):
+            print(f"FAIL {name}: no end in {mode}, which says nothing")
+            break
+        if status != 0:
+            print(f"{name}: caught in {mode}, status {status}")
             print("1 passed, 0 failed")
             return
-    print(f"FAIL {name}: no test of kernels/cuda noticed")
+    else:
+        print(f"FAIL {name}: no test of kernels/cuda noticed")
     print("0 passed, 1 failed")
     sys.exit(1)
 

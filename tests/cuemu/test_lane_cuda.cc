@@ -249,6 +249,10 @@ int main(int argc, char **argv)
         {"every_call_fails", test_every_call_fails},
         {"device_lost", test_device_lost},
         {"module_faults", test_module_faults},
+        {"table_products", test_table_products},
+        {"table_attention", test_table_attention},
+        {"memory_unsaid", test_memory_unsaid},
+        {"old_part", test_old_part},
 #endif
     };
     return kit_main(argc, argv, tests, sizeof tests / sizeof *tests);

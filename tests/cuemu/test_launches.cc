@@ -2,91 +2,9 @@
  * its calls of the runtime and of cuBLAS failing in turn: the failure comes back as it is, nothing
  * is allocated or left behind, what was queued before does no harm, and once no call fails the
  * function does its work. Whether a function is missing here is coverage.py's to say. Contents do
- * not matter: everything lies in memory full of zeros. Thread: one. */
-#include "product_rig.h"
-
-enum { SPACE_BYTES = 1 << 18, ROWS = 3, DIM = 64 };
-
-/* One of everything, small. */
-struct launch_rig {
-    product_rig products;
-    kit_array<uint8_t> zeros;
-    tt_dev p;
-    tt_seg host_seg = {0, 1, 0, 0};
-    kit_array<tt_seg> seg;
-    tt_weight plain, quantised;
-    tt_kv_layer kv = {};
-    tt_rope rope;
-    tt_adapter_group full = {}, lora = {};
-    tt_optim_tensor tensors[2] = {};
-
-    launch_rig()
-        : products(ROWS, 2 * DIM, 4), zeros(std::vector<uint8_t>(SPACE_BYTES)), p(tt_addr(zeros.p)),
-          seg(std::vector<tt_seg>{host_seg}), plain{TT_F32, DIM, DIM, p},
-          quantised{TT_Q8_0, DIM, DIM, p}, rope{TT_ROPE_HALF, DIM, p, 1}
-    {
-        kv.k = kv.v = p;
-        kv.page_stride = TT_PAGE_TOKENS * DIM * 2;
-        kv.type = TT_BF16;
-        kv.n_kv_heads = 1;
-        kv.head_dim = DIM;
-        full.n_rows = lora.n_rows = ROWS;
-        full.layer.d = lora.layer.a = lora.layer.b = p;
-        lora.layer.kind = TT_ADAPTER_LORA;
-        lora.layer.rank = 4;
-        for (tt_optim_tensor &t : tensors) {
-            t.g = t.d = t.m = t.v = p;
-            t.n = DIM;
-        }
-    }
-
-    tt_attention_args attention(tt_family family)
-    {
-        tt_attention_args a = {};
-        a.q = a.out = a.lse = a.page_table = p;
-        a.segs = tt_addr(seg.p);
-        a.segs_host = &host_seg;
-        a.kv = &kv;
-        a.n_rows = a.n_segs = a.n_heads = 1;
-        a.scale = 1;
-        a.family = family;
-        return a;
-    }
-
-    tt_matmul_args matmul(tt_weight *w, tt_family family)
-    {
-        tt_matmul_args a = {};
-        a.x = a.y[0] = p;
-        a.n_rows = ROWS;
-        a.n_w = 1;
-        a.w[0] = w;
-        a.accumulate = true; /* a short pass is copied there and back */
-        a.family = family;
-        return a;
-    }
-
-    tt_head_args head(tt_weight *w)
-    {
-        tt_head_args a = {};
-        a.x = a.targets = a.row_weight = a.state = a.row_loss = a.dx = p;
-        a.w = w;
-        a.n_rows = 1;
-        a.n_cols = 16;
-        return a;
-    }
-
-    tt_optim_args optim(tt_optim_kind kind)
-    {
-        tt_optim_args a = {};
-        a.state = a.row_loss = a.row_weight = p;
-        a.t = tensors;
-        a.n_tensors = 2;
-        a.n_rows = a.step = 1;
-        a.kind = kind;
-        a.lr = 0.1f;
-        return a;
-    }
-};
+ * not matter: everything lies in memory full of zeros, inputs in its first slice, each output in
+ * one of its own. Thread: one. */
+#include "launch_rig.h"
 
 typedef std::function<cudaError_t(cudaStream_t)> launch_fn;
 
@@ -121,27 +39,28 @@ static void check_launch(const char *name, launch_rig *rig, const launch_fn &lau
 static void test_rows()
 {
     launch_rig r;
-    tt_dev p = r.p;
+    tt_dev p = r.p, y = r.at(1), z = r.at(2);
     auto check = [&r](const char *name, const launch_fn &f) { check_launch(name, &r, f, 1); };
-    tt_rmsnorm_args norm = {p, p, 0, p, 1, DIM, 1};
-    tt_rmsnorm_bwd_args norm_bwd = {p, p, p, p, 1, DIM, 1, false};
-    tt_gated_args gated = {p, p, p, 1, DIM, TT_ACT_SILU};
-    tt_gated_bwd_args gated_bwd = {p, p, p, p, p, 1, DIM, TT_ACT_GELU_TANH};
-    tt_embed_args embed = {p, &r.quantised, p, 1, 1};
-    tt_gather_args gather = {p, p, p, 1, DIM};
+    tt_rmsnorm_args norm = {p, p, 0, y, 1, DIM, 1};
+    tt_rmsnorm_bwd_args norm_bwd = {p, p, p, y, 1, DIM, 1, false};
+    tt_gated_args gated = {p, p, y, 1, DIM, TT_ACT_SILU};
+    tt_gated_bwd_args gated_bwd = {p, p, p, y, z, 1, DIM, TT_ACT_GELU_TANH};
+    tt_embed_args embed = {p, &r.quantised, y, 1, 1};
+    tt_gather_args gather = {p, p, y, 1, DIM};
     tt_qk_rope_args qk = {};
-    qk.q = qk.k = qk.v = qk.positions = qk.kv_slot = p;
+    qk.k = qk.v = qk.positions = qk.kv_slot = p;
+    qk.q = y;
     qk.kv = &r.kv;
     qk.rope = r.rope;
     qk.n_rows = qk.n_heads = 1;
-    tt_q_rope_bwd_args q_bwd = {p, p, 0, p, r.rope, 1, 1, DIM, 1};
+    tt_q_rope_bwd_args q_bwd = {y, p, 0, p, r.rope, 1, 1, DIM, 1};
     check("rmsnorm", [&](cudaStream_t s) { return tt_cuda_rmsnorm(s, &norm); });
     check("rmsnorm_bwd", [&](cudaStream_t s) { return tt_cuda_rmsnorm_bwd(s, &norm_bwd); });
     check("gated", [&](cudaStream_t s) { return tt_cuda_gated(s, &gated); });
     check("gated_bwd", [&](cudaStream_t s) { return tt_cuda_gated_bwd(s, &gated_bwd); });
     check("embed", [&](cudaStream_t s) { return tt_cuda_embed(s, &embed); });
     check("gather", [&](cudaStream_t s) { return tt_cuda_gather(s, &gather); });
-    check("to_bf16", [&](cudaStream_t s) { return tt_cuda_to_bf16(s, p, p, 8); });
+    check("to_bf16", [&](cudaStream_t s) { return tt_cuda_to_bf16(s, p, y, 8); });
     check("qk_rope", [&](cudaStream_t s) { return tt_cuda_qk_rope(s, &qk); });
     check("q_rope_bwd", [&](cudaStream_t s) { return tt_cuda_q_rope_bwd(s, &q_bwd); });
 }
@@ -149,15 +68,15 @@ static void test_rows()
 static void test_attention()
 {
     launch_rig r;
-    for (int dim : {64, 80, 96, 128, 256}) {
+    for (int dim : {16, 32, 64, 80, 96, 128, 256}) {
         r.kv.head_dim = dim;
         tt_attention_args prefill = r.attention(TT_PREFILL), decode = r.attention(TT_DECODE);
-        tt_attention_bwd_args bwd = {prefill, r.p, r.p};
+        tt_attention_bwd_args bwd = {prefill, r.p, r.at(4)};
         check_launch(
             "attention", &r, [&](cudaStream_t s) { return tt_cuda_attention(s, &prefill, 0); }, 2);
         check_launch(
             "attention, decoded", &r,
-            [&](cudaStream_t s) { return tt_cuda_attention(s, &decode, r.p); }, 3);
+            [&](cudaStream_t s) { return tt_cuda_attention(s, &decode, r.at(3)); }, 3);
         check_launch(
             "attention_bwd", &r, [&](cudaStream_t s) { return tt_cuda_attention_bwd(s, &bwd); }, 2);
     }
@@ -171,7 +90,8 @@ static void test_products()
     tt_matmul_args decode = r.matmul(&r.quantised, TT_DECODE);
     tt_matmul_args prefill = r.matmul(&r.quantised, TT_PREFILL);
     tt_matmul_bwd_args bwd = {};
-    bwd.dy[0] = bwd.dx = r.p;
+    bwd.dy[0] = r.p;
+    bwd.dx = r.at(1);
     bwd.w[0] = &r.quantised;
     bwd.n_rows = ROWS;
     bwd.n_w = 1;
@@ -189,13 +109,13 @@ static void test_adapters()
 {
     launch_rig r;
     const tt_cuda_products *with = &r.products.p;
-    tt_dev p = r.p;
+    tt_dev p = r.p, y = r.at(1), z = r.at(2);
     for (const tt_adapter_group *g : {&r.full, &r.lora}) {
         bool full = g == &r.full;
-        tt_adapter_fwd_args decode = {p, p, DIM, DIM, g, 1, TT_DECODE};
-        tt_adapter_fwd_args prefill = {p, p, DIM, DIM, g, 1, TT_PREFILL};
-        tt_adapter_bwd_args bwd = {p, p, ROWS, DIM, DIM, g->layer};
-        tt_adapter_grad_args grad = {p, p, p, p, ROWS, DIM, DIM, g->layer}, none = grad;
+        tt_adapter_fwd_args decode = {p, y, DIM, DIM, g, 1, TT_DECODE};
+        tt_adapter_fwd_args prefill = {p, y, DIM, DIM, g, 1, TT_PREFILL};
+        tt_adapter_bwd_args bwd = {p, y, ROWS, DIM, DIM, g->layer};
+        tt_adapter_grad_args grad = {p, p, y, z, ROWS, DIM, DIM, g->layer}, none = grad;
         none.n_rows = 0;
         check_launch(
             "adapter_fwd, few rows", &r,
@@ -243,7 +163,7 @@ static void test_training()
             "optim_step", &r, [&](cudaStream_t s) { return tt_cuda_optim_step(s, &a); }, 3);
     }
     for (const tt_adapter_group *g : {&r.full, &r.lora}) {
-        tt_delta_norm_args a = {g->layer, &r.plain, r.p};
+        tt_delta_norm_args a = {g->layer, &r.plain, r.at(1)};
         check_launch(
             "delta_norm", &r, [&](cudaStream_t s) { return tt_cuda_delta_norm(s, scratch, &a); },
             3);

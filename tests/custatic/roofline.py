@@ -26,6 +26,7 @@ NQ, NK = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
 CONTEXT, CHUNK, SPAN = 32768, 2048, 128
 HEAD_BLOCK = 8192  # TT_HEAD_BLOCK of core/step_priv.h
 SPLIT = 256  # keys of one run in decode
+PASS = 512  # rows of every call of cuBLAS (product_cuda.h): a step of fewer is filled up
 
 F32, BF16 = 4, 2
 Q4_K, Q6_K = 144 / 256, 210 / 256  # bytes of a weight: kernels/dtype.c
@@ -54,6 +55,7 @@ class Launch:
     bytes: float
     flops: float
     tensor: bool = False
+    useful: float = -1.0  # operations without what a pass was filled up with; -1: all of them
 
     def seconds(self, part):
         """Of one."""
@@ -86,16 +88,51 @@ def panel(n, quantised, what, count):
     return Launch(what, "*panel*|*dequant*", count, n * (quantised + BF16), 2 * n)
 
 
-def gemm(x, rows, cols, what, count, accumulate=False, out=F32):
+def passes(x):
+    return -(-x // PASS)
+
+
+def operand(x, cols, what, count):
+    """Rows to BF16 by the kernel that makes panels, filled up with zeros to whole passes."""
+    return Launch(f"{what}: input to BF16", "*panel*", count, x * cols * F32 + passes(x) * PASS * cols * BF16, x * cols)
+
+
+def gemm(x, rows, cols, what, count, accumulate=False, useful=-1.0):
     """y[x, rows] (+)= x[x, cols] W[rows, cols]^T by cuBLAS, BF16 operands."""
-    bytes_ = BF16 * (x * cols + rows * cols) + out * x * rows * (2 if accumulate else 1)
-    return Launch(what, "cuBLAS", count, bytes_, 2 * x * rows * cols, True)
+    bytes_ = BF16 * (x * cols + rows * cols) + F32 * x * rows * (2 if accumulate else 1)
+    return Launch(what, "cuBLAS", count, bytes_, 2 * x * rows * cols, True, useful)
 
 
-def product(x, rows, cols, what, count, accumulate=False):
-    """A product of many rows: the input rounded, the weights as a panel, cuBLAS."""
-    return [rounded(x * cols, f"{what}: input to BF16", count), panel(rows * cols, Q4_K, f"{what}: weights to BF16", count),
-            gemm(x, rows, cols, what, count, accumulate)]
+def calls(x, rows, cols, what, count, accumulate=False):
+    """A pass a call, each of PASS rows; a short one is computed aside and its rows copied, there and back."""
+    launches = [gemm(PASS, rows, cols, what, count * passes(x), accumulate, 2 * (x / passes(x)) * rows * cols)]
+    short = x % PASS
+    if short:
+        launches.append(Launch(f"{what}: rows copied", "cudaMemcpy2DAsync", count * (2 if accumulate else 1), F32 * 2 * short * rows, 0))
+    return launches
+
+
+def product(x, weights, cols, what, count, accumulate=False):
+    """Products of many rows with weights [rows, cols], given as (rows, how many): the input rounded once, then each weight as
+    a panel and its calls."""
+    launches = [operand(x, cols, what, count)]
+    for rows, n in weights:
+        one = f"{what} [{rows:,}]" if len(weights) > 1 else what
+        launches += [panel(rows * cols, Q4_K, f"{one}: weights to BF16", count * n), *calls(x, rows, cols, one, count * n, accumulate)]
+    return launches
+
+
+def back(x, rows, n, cols, what, count, accumulate=False):
+    """dx[x, cols] (+)= the sum over n weights [rows, cols] of dy W: for each its dy rounded, a panel, calls. All but the first
+    accumulate."""
+    launches = [operand(x, rows, what, count * n), panel(rows * cols, Q4_K, f"{what}: weights to BF16", count * n)]
+    launches += calls(x, cols, rows, what if n == 1 else f"{what}, the first", count, accumulate)
+    return launches + (calls(x, cols, rows, f"{what}, the others", count * (n - 1), True) if n > 1 else [])
+
+
+def adapter_panel(what, count):
+    """D of a layer, FP32."""
+    return panel(NQ * HIDDEN, F32, what, count)
 
 
 def few_rows(x, rows, cols, weight, what, count, accumulate=False):
@@ -129,24 +166,24 @@ def copy(x, count):
 def prefill_chunk(first):
     """CHUNK rows that begin at position `first`. The last layer is counted like the others."""
     x, n = CHUNK, LAYERS
-    return [embed(x), norm(x, 2 * n), *product(x, NQ + 2 * NK, HIDDEN, "q, k, v", n), qk_rope(x, n), attention(x, first, n),
-            *product(x, HIDDEN, NQ, "o", n, True), *product(x, 2 * FFN, HIDDEN, "gate, up", n), gated(x, n),
-            *product(x, HIDDEN, FFN, "down", n, True)]
+    return [embed(x), norm(x, 2 * n), *product(x, [(NQ, 1), (NK, 2)], HIDDEN, "q, k, v", n), qk_rope(x, n),
+            attention(x, first, n), *product(x, [(HIDDEN, 1)], NQ, "o", n, True), *product(x, [(FFN, 2)], HIDDEN, "gate, up", n),
+            gated(x, n), *product(x, [(HIDDEN, 1)], FFN, "down", n, True)]
 
 
 def qttt_forward(x, first):
-    n, full = LAYERS, NQ * HIDDEN
-    return [embed(x), norm(x, 2 * n + 1), *product(x, NQ, HIDDEN, "q", n), rounded(full, "adapter: D to BF16", n),
-            gemm(x, NQ, HIDDEN, "adapter: x D^T", n, True), qk_rope(x, n, False, True), attention(x, first, n, True),
-            copy(x, 2 * n), *product(x, HIDDEN, NQ, "o", n, True), *product(x, 2 * FFN, HIDDEN, "gate, up", n), gated(x, n),
-            *product(x, HIDDEN, FFN, "down", n, True)]
+    n = LAYERS
+    return [embed(x), norm(x, 2 * n + 1), *product(x, [(NQ, 1)], HIDDEN, "q", n), operand(x, HIDDEN, "adapter", n),
+            adapter_panel("adapter: D to BF16", n), *calls(x, NQ, HIDDEN, "adapter: x D^T", n, True), qk_rope(x, n, False, True),
+            attention(x, first, n, True), copy(x, 2 * n), *product(x, [(HIDDEN, 1)], NQ, "o", n, True),
+            *product(x, [(FFN, 2)], HIDDEN, "gate, up", n), gated(x, n), *product(x, [(HIDDEN, 1)], FFN, "down", n, True)]
 
 
 def qttt_head(x):
     """Forward and backward in blocks of vocabulary columns; logits of a block lie in scratch memory, and are made twice."""
     n = -(-VOCAB // HEAD_BLOCK)
     c = VOCAB / n
-    return [rounded(x * HIDDEN, "head: input to BF16", 1), panel(c * HIDDEN, Q6_K, "head: weights to BF16", 2 * n),
+    return [rounded(x * HIDDEN, "head: input to BF16", 2 * n), panel(c * HIDDEN, Q6_K, "head: weights to BF16", 2 * n),
             gemm(x, c, HIDDEN, "head: logits", 2 * n),
             Launch("head: maximum and sum", "head_fwd_kernel*", n, F32 * x * c, 4 * x * c),
             Launch("head: loss", "head_finish_kernel", 1, F32 * x * 5, 4 * x),
@@ -155,17 +192,18 @@ def qttt_head(x):
 
 
 def qttt_backward(x, first):
-    n, below, full = LAYERS, LAYERS - 1, NQ * HIDDEN
+    n, below = LAYERS, LAYERS - 1
     keys = x * first + x * (x + 1) / 2
     return [Launch("rmsnorm_bwd", "rmsnorm_bwd_kernel", 2 * n, F32 * (x * HIDDEN * 4 + HIDDEN), 10 * x * HIDDEN),
-            *product(x, FFN, HIDDEN, "down, back", n), Launch("gated_bwd", "gated_bwd_kernel", n, F32 * 5 * x * FFN, 20 * x * FFN),
-            *product(x, HIDDEN, 2 * FFN, "gate, up, back", n), *product(x, NQ, HIDDEN, "o, back", n),
+            *back(x, HIDDEN, 1, FFN, "down, back", n), Launch("gated_bwd", "gated_bwd_kernel", n, F32 * 5 * x * FFN, 20 * x * FFN),
+            *back(x, FFN, 2, HIDDEN, "gate, up, back", n), *back(x, HIDDEN, 1, NQ, "o, back", n),
             Launch("attention_bwd", "attention_bwd*", n, F32 * x * NQ * 4 + (first + x) * 2 * NK * BF16 + F32 * x * HEADS,
                    6 * NQ * keys, True),
             Launch("RoPE and norm, back", "q_rope_bwd_kernel", n, F32 * 3 * x * NQ, 15 * x * NQ), norm(x, n, "input normed again"),
-            rounded(x * (NQ + HIDDEN), "adapter: dq, x to BF16", n), gemm(NQ, HIDDEN, x, "adapter: gradient dq^T x", n),
-            *product(x, HIDDEN, NQ, "q, back", below), rounded(full, "adapter: D to BF16 again", below),
-            gemm(x, HIDDEN, NQ, "adapter: dq D", below, True)]
+            operand(x, NQ, "adapter, gradient: dq", n), operand(x, HIDDEN, "adapter, gradient: x", n),
+            gemm(NQ, HIDDEN, x, "adapter: gradient dq^T x", n), *back(x, NQ, 1, HIDDEN, "q, back", below),
+            operand(x, NQ, "adapter, back", below), adapter_panel("adapter: D to BF16 again", below),
+            *calls(x, HIDDEN, NQ, "adapter: dq D", below, True)]
 
 
 def qttt_optimiser():
@@ -225,7 +263,7 @@ def sums_agree():
     pairs = [(prefill_chunk(0), cost_forward(CHUNK, 0, True, False, 0)),
              (qttt_step(), cost_forward(SPAN, first, False, True, SPAN) + cost_backward(SPAN, first)),
              (decode_step(16), 16 * cost_forward(1, CONTEXT - 1, True, False, 1))]
-    return all(abs(sum(w.count * w.flops for w in launches if w.tensor) / cost - 1) < 1e-9 for launches, cost in pairs)
+    return all(abs(sum(w.count * (w.flops if w.useful < 0 else w.useful) for w in launches if w.tensor) / cost - 1) < 1e-9 for launches, cost in pairs)
 
 
 # ---- the page ----
@@ -254,7 +292,7 @@ def in_table(patterns, names):
 
 
 def kernel_text(launch, names):
-    if launch.kernels in ("cuBLAS", "cudaMemcpyAsync"):
+    if launch.kernels in ("cuBLAS", "cudaMemcpyAsync", "cudaMemcpy2DAsync"):
         return launch.kernels
     found = sorted({n.split("<")[0] for n in in_table(launch.kernels, names)})
     return ", ".join(f"`{n}`" for n in found) or "to come"
@@ -340,7 +378,7 @@ embedding. Weights Q4_K (4.5 bits), embedding Q6_K: {weights:.2f} GB. Activation
 READING = """
 How to read it:
 - Launches follow one another and do not overlap; the time between them is not counted, nor are uploads of tokens and downloads of results.
-- Products of many rows go through cuBLAS on panels of weights that are dequantised to BF16 for each product (`weights to BF16`), as the CPU does. Kept in
+- Products of many rows go through cuBLAS, 512 rows a call (a step of fewer is filled up, and computes as much), on panels of weights that are dequantised to BF16 for each product (`weights to BF16`), as the CPU does. Kept in
   BF16 instead they would take 8 GB and save these rows. Products of few rows (decode) unpack the blocks on their way into the tensor cores: the weights leave
   memory once, further rows find them in the L2 cache.
 - Attention counts tensor peak for scores and values, each page read from memory once for all rows and query heads of a launch; the causal half is not computed.
