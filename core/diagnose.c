@@ -1,5 +1,5 @@
 /* diagnose.c - see diagnose.h. A layer's K is copied to the host in blocks of pages, so that the
- * memory taken is bounded by the scores, [n_heads, keys] doubles. */
+ * memory taken is bounded by the scores, [n_heads, keys] doubles, and others decode in between. */
 #include "core/diagnose.h"
 
 #include <assert.h>
@@ -67,9 +67,11 @@ void tt_diagnose_scores(const double *z, int32_t first, int32_t n, const tt_diag
 /* ---- one layer ---- */
 
 /* What a layer's scores are made of; [0, n_keys) are positions first .. pos. */
-typedef struct layer_keys {
+struct tt_diagnose_scan {
+    tt_device *d; /* borrowed */
     const tt_kv_layer *kv;
     int32_t n_heads, first, pos;
+    int32_t page, head; /* that come next */
     double scale;
     float *q32;     /* owned [n_heads, head_dim] as it comes from the device */
     double *q;      /* owned: the same */
@@ -77,10 +79,10 @@ typedef struct layer_keys {
     void *k;        /* owned [BLOCK_PAGES, n_kv_heads, 64, head_dim] */
     float *k_scale; /* owned [BLOCK_PAGES, n_kv_heads, 64] of TT_I8 */
     double *z;      /* owned [n_heads, n_keys] */
-} layer_keys;
+};
 
 /* l->key = row `row` of K as doubles. */
-static void widen(layer_keys *l, size_t row)
+static void widen(tt_diagnose_scan *l, size_t row)
 {
     size_t n = (size_t)l->kv->head_dim;
     double *y = l->key;
@@ -119,7 +121,7 @@ static double dot(const double *q, const double *k, int32_t n)
 
 /* Scores of the keys that lie in pages [page, page + n_pages), which are in l->k. A key serves all
  * query heads of its group. */
-static void score_block(layer_keys *l, int32_t page, int32_t n_pages)
+static void score_block(tt_diagnose_scan *l, int32_t page, int32_t n_pages)
 {
     const tt_kv_layer *kv = l->kv;
     int32_t from = page * TT_PAGE_TOKENS, to = from + n_pages * TT_PAGE_TOKENS;
@@ -142,69 +144,128 @@ static void score_block(layer_keys *l, int32_t page, int32_t n_pages)
     }
 }
 
-static tt_code score_all(const tt_step *s, layer_keys *l, const int32_t *pages, tt_err *reterr)
+/* The scores of the next block of pages. */
+static tt_code score_some(tt_diagnose_scan *l, const int32_t *pages, tt_err *reterr)
 {
     const tt_kv_layer *kv = l->kv;
+    const tt_ops *ops = &l->d->ops;
     size_t n_rows = (size_t)kv->n_kv_heads * TT_PAGE_TOKENS;
     size_t bytes = n_rows * (size_t)kv->head_dim * (size_t)tt_dtypes[kv->type].block_bytes;
-    size_t n_q = (size_t)l->n_heads * (size_t)kv->head_dim;
-    s->d->ops.download(s->d->lane, l->q32, tt_step_queries(s), n_q * sizeof *l->q32);
-    tt_code rc = tt_device_sync(s->d, reterr);
-    for (size_t i = 0; rc == TT_OK && i < n_q; i++) {
-        l->q[i] = l->q32[i];
+    int32_t rest = l->pos / TT_PAGE_TOKENS - l->page + 1;
+    int32_t n = rest < BLOCK_PAGES ? rest : BLOCK_PAGES;
+    for (int32_t i = 0; i < n; i++) {
+        int64_t at = (int64_t)pages[l->page + i];
+        ops->download(l->d->lane, (char *)l->k + (size_t)i * bytes,
+                      kv->k + (size_t)at * (size_t)kv->page_stride, bytes);
+        if (kv->type == TT_I8) {
+            ops->download(l->d->lane, l->k_scale + (size_t)i * n_rows,
+                          kv->k_scale + (size_t)at * (size_t)kv->page_stride,
+                          n_rows * sizeof *l->k_scale);
+        }
     }
-    int32_t last = l->pos / TT_PAGE_TOKENS;
-    for (int32_t page = l->first / TT_PAGE_TOKENS; rc == TT_OK && page <= last;
-         page += BLOCK_PAGES) {
-        int32_t n = last - page + 1 < BLOCK_PAGES ? last - page + 1 : BLOCK_PAGES;
-        for (int32_t i = 0; i < n; i++) {
-            s->d->ops.download(s->d->lane, (char *)l->k + (size_t)i * bytes,
-                               kv->k + (size_t)pages[page + i] * (size_t)kv->page_stride, bytes);
-            if (kv->type == TT_I8) {
-                s->d->ops.download(s->d->lane, l->k_scale + (size_t)i * n_rows,
-                                   kv->k_scale + (size_t)pages[page + i] * (size_t)kv->page_stride,
-                                   n_rows * sizeof *l->k_scale);
-            }
-        }
-        rc = tt_device_sync(s->d, reterr);
-        if (rc == TT_OK) {
-            score_block(l, page, n);
-        }
+    tt_code rc = tt_device_sync(l->d, reterr);
+    if (rc == TT_OK) {
+        score_block(l, l->page, n);
+        l->page += n;
     }
     return rc;
+}
+
+static bool make_room(tt_diagnose_scan *l, const tt_model *m)
+{
+    size_t n_keys = (size_t)(l->pos + 1 - l->first), n_heads = (size_t)m->n_heads;
+    size_t row_bytes = (size_t)m->head_dim * (size_t)tt_dtypes[l->kv->type].block_bytes;
+    size_t block_rows = (size_t)BLOCK_PAGES * (size_t)m->n_kv_heads * TT_PAGE_TOKENS;
+    l->q32 = malloc(n_heads * (size_t)m->head_dim * sizeof *l->q32);
+    l->q = malloc(n_heads * (size_t)m->head_dim * sizeof *l->q);
+    l->key = malloc((size_t)m->head_dim * sizeof *l->key);
+    l->k = malloc(block_rows * row_bytes);
+    l->k_scale = malloc(block_rows * sizeof *l->k_scale);
+    l->z = malloc(n_heads * n_keys * sizeof *l->z);
+    return l->q32 != NULL && l->q != NULL && l->key != NULL && l->k != NULL && l->k_scale != NULL &&
+           l->z != NULL;
+}
+
+tt_code tt_diagnose_begin(const tt_step *step, int32_t layer, int32_t pos, tt_diagnose_scan **ret,
+                          tt_err *reterr)
+{
+    const tt_model *m = step->d->model;
+    int32_t window = m->layers[layer].window;
+    size_t n_q = (size_t)m->n_heads * (size_t)m->head_dim;
+    tt_diagnose_scan *l = calloc(1, sizeof *l);
+    assert(step->n_rows == 1 && step->opt.trainee == NULL);
+    if (l != NULL) {
+        l->d = step->d;
+        l->kv = tt_kv_layer_of(step->kv, layer);
+        l->n_heads = m->n_heads;
+        l->pos = pos;
+        l->first = window > 0 && pos + 1 > window ? pos + 1 - window : 0;
+        l->page = l->first / TT_PAGE_TOKENS;
+        l->scale = m->attn_scale;
+    }
+    if (l == NULL || !make_room(l, m)) {
+        tt_diagnose_end(&l);
+        return tt_fail(reterr, TT_E_NOMEM, "no memory for diagnostics");
+    }
+    l->d->ops.download(l->d->lane, l->q32, tt_step_queries(step), n_q * sizeof *l->q32);
+    tt_code rc = tt_device_sync(l->d, reterr);
+    if (rc != TT_OK) {
+        tt_diagnose_end(&l);
+        return rc;
+    }
+    for (size_t i = 0; i < n_q; i++) {
+        l->q[i] = l->q32[i];
+    }
+    *ret = l;
+    return TT_OK;
+}
+
+tt_code tt_diagnose_some(tt_diagnose_scan *l, const int32_t *pages, const tt_diagnose_params *p,
+                         double until, tt_head_diagnosis *ret_heads, tt_err *reterr)
+{
+    int32_t n_keys = l->pos + 1 - l->first;
+    while (l->head < l->n_heads) {
+        if (l->page <= l->pos / TT_PAGE_TOKENS) {
+            tt_code rc = score_some(l, pages, reterr);
+            if (rc != TT_OK) {
+                return rc;
+            }
+        } else {
+            tt_diagnose_scores(l->z + (size_t)l->head * (size_t)n_keys, l->first, n_keys, p,
+                               &ret_heads[l->head]);
+            l->head++;
+        }
+        if (l->head < l->n_heads && tt_sys_now() >= until) {
+            return (tt_code)TT_DIAGNOSE_MORE;
+        }
+    }
+    return TT_OK;
+}
+
+void tt_diagnose_end(tt_diagnose_scan **scan)
+{
+    tt_diagnose_scan *l = *scan;
+    *scan = NULL;
+    if (l != NULL) {
+        free(l->q32);
+        free(l->q);
+        free(l->key);
+        free(l->k);
+        free(l->k_scale);
+        free(l->z);
+        free(l);
+    }
 }
 
 tt_code tt_diagnose_layer(const tt_step *step, int32_t layer, const int32_t *pages, int32_t pos,
                           const tt_diagnose_params *p, tt_head_diagnosis *ret_heads, tt_err *reterr)
 {
-    const tt_model *m = step->d->model;
-    const tt_kv_layer *kv = tt_kv_layer_of(step->kv, layer);
-    int32_t window = m->layers[layer].window;
-    int32_t first = window > 0 && pos + 1 > window ? pos + 1 - window : 0;
-    size_t n_keys = (size_t)(pos + 1 - first), n_heads = (size_t)m->n_heads;
-    size_t row_bytes = (size_t)m->head_dim * (size_t)tt_dtypes[kv->type].block_bytes;
-    layer_keys l = {
-        .kv = kv, .n_heads = m->n_heads, .first = first, .pos = pos, .scale = m->attn_scale};
-    assert(step->n_rows == 1 && step->opt.trainee == NULL);
-    l.q32 = malloc(n_heads * (size_t)m->head_dim * sizeof *l.q32);
-    l.q = malloc(n_heads * (size_t)m->head_dim * sizeof *l.q);
-    l.key = malloc((size_t)m->head_dim * sizeof *l.key);
-    l.k = malloc(BLOCK_PAGES * (size_t)m->n_kv_heads * TT_PAGE_TOKENS * row_bytes);
-    l.k_scale = malloc(BLOCK_PAGES * (size_t)m->n_kv_heads * TT_PAGE_TOKENS * sizeof *l.k_scale);
-    l.z = malloc(n_heads * n_keys * sizeof *l.z);
-    bool memory = l.q32 != NULL && l.q != NULL && l.key != NULL && l.k != NULL &&
-                  l.k_scale != NULL && l.z != NULL;
-    tt_code rc = !memory ? tt_fail(reterr, TT_E_NOMEM, "no memory for diagnostics")
-                         : score_all(step, &l, pages, reterr);
-    for (size_t h = 0; rc == TT_OK && h < n_heads; h++) {
-        tt_diagnose_scores(l.z + h * n_keys, first, (int32_t)n_keys, p, &ret_heads[h]);
+    tt_diagnose_scan *scan;
+    tt_code rc = tt_diagnose_begin(step, layer, pos, &scan, reterr);
+    if (rc == TT_OK) {
+        rc = tt_diagnose_some(scan, pages, p, INFINITY, ret_heads, reterr);
+        tt_diagnose_end(&scan);
     }
-    free(l.q32);
-    free(l.q);
-    free(l.key);
-    free(l.k);
-    free(l.k_scale);
-    free(l.z);
     return rc;
 }
 
@@ -227,6 +288,7 @@ static tt_code begin(tt_worker *w, tt_task *t, tt_err *reterr)
     if (t->r.diagnosis == NULL) {
         return TT_E_NOMEM;
     }
+    tt_diagnose_end(&t->r.scan); /* of before it gave way */
     tt_code rc = tt_step_begin(w->step, &seg, 1, &(tt_step_options){.family = family}, reterr);
     if (rc == TT_OK) {
         w->step_owner = t;
@@ -248,23 +310,38 @@ static void finish(tt_worker *w, tt_task *t)
     tt_job_push(t->job, ev);
 }
 
+/* The next piece of the layer that is under way, or of the next one. */
+static tt_code run_layer(tt_worker *w, tt_task *t, double until, tt_err *reterr)
+{
+    tt_head_diagnosis *heads = t->r.diagnosis->owned;
+    int32_t layer = t->r.diagnosed;
+    tt_code rc = TT_OK;
+    if (t->r.scan == NULL) {
+        rc = tt_step_run(w->step, 1, reterr);
+        rc = rc < 0 ? rc : tt_diagnose_begin(w->step, layer, t->seq.n - 1, &t->r.scan, reterr);
+    }
+    if (rc == TT_OK) {
+        rc = tt_diagnose_some(t->r.scan, t->seq.pages, &t->p->diagnose, until,
+                              heads + (size_t)layer * (size_t)w->model->n_heads, reterr);
+    }
+    if (rc != (tt_code)TT_DIAGNOSE_MORE) {
+        tt_diagnose_end(&t->r.scan);
+        t->r.diagnosed++;
+    }
+    return rc;
+}
+
 tt_code tt_diagnose_run(tt_worker *w, tt_task *t, double until, tt_err *reterr)
 {
     const tt_model *m = w->model;
     tt_code rc = w->step_owner == t ? TT_OK : begin(w, t, reterr);
     while (rc == TT_OK && t->r.diagnosed < m->n_layers) {
-        tt_head_diagnosis *heads = t->r.diagnosis->owned;
-        rc = tt_step_run(w->step, 1, reterr);
-        rc = rc < 0
-                 ? rc
-                 : tt_diagnose_layer(w->step, t->r.diagnosed, t->seq.pages, t->seq.n - 1,
-                                     &t->p->diagnose,
-                                     heads + (size_t)t->r.diagnosed * (size_t)m->n_heads, reterr);
-        t->r.diagnosed++;
-        if (rc == TT_OK && tt_job_cancelled(t->job)) {
+        rc = run_layer(w, t, until, reterr);
+        if (rc >= 0 && tt_job_cancelled(t->job)) {
             return tt_task_cancelled(reterr);
         }
-        if (rc == TT_OK && t->r.diagnosed < m->n_layers && tt_sys_now() >= until) {
+        if (rc == (tt_code)TT_DIAGNOSE_MORE ||
+            (rc == TT_OK && t->r.diagnosed < m->n_layers && tt_sys_now() >= until)) {
             return (tt_code)TT_TASK_MORE;
         }
     }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/diagnose.h"
 #include "core/sysinfo.h"
 #include "core/task.h"
 
@@ -342,6 +343,7 @@ tt_code tt_generate_done(tt_worker *w, tt_task *t, tt_err *reterr)
 void tt_generate_finish(tt_task *t)
 {
     tt_textout_destroy(&t->r.text);
+    tt_diagnose_end(&t->r.scan);
     tt_event_free(t->r.diagnosis);
     t->r.diagnosis = NULL;
     free(t->r.banned);

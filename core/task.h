@@ -34,10 +34,11 @@ typedef struct tt_generate_state {
     int32_t *banned;  /* owned [n_banned], rising */
     int32_t n_banned;
     int32_t n_out, n_max;
-    int32_t echoed;      /* prompt positions whose log-probabilities are out */
-    bool stopped;        /* by a stop string */
-    tt_event *diagnosis; /* owned: a DIAGNOSE job's, being filled */
-    int32_t diagnosed;   /* layers that are in it */
+    int32_t echoed;                /* prompt positions whose log-probabilities are out */
+    bool stopped;                  /* by a stop string */
+    tt_event *diagnosis;           /* owned: a DIAGNOSE job's, being filled */
+    int32_t diagnosed;             /* layers that are in it */
+    struct tt_diagnose_scan *scan; /* owned: the layer under way; NULL = none */
     tt_finish reason;
     double prefilled, adapt_from;
     double adapting_seconds; /* between start and prefilled, that were no prefill */

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -141,6 +142,31 @@ static void test_no_memory(void **state)
 
 enum { N_KEYS = 70 };
 
+/* The same heads in the smallest pieces, as where others want to decode. */
+static void in_pieces(const small_engine *e, const int32_t *pages, const tt_diagnose_params *p,
+                      const tt_head_diagnosis want[4])
+{
+    tt_head_diagnosis heads[4];
+    tt_diagnose_scan *scan;
+    tt_err err;
+    int n = 1;
+    memset(heads, 0, sizeof heads);
+    assert_int_equal(tt_diagnose_begin(e->step, 0, N_KEYS - 1, &scan, &err), TT_OK);
+    while (tt_diagnose_some(scan, pages, p, 0, heads, &err) == (tt_code)TT_DIAGNOSE_MORE) {
+        n++;
+    }
+    assert_int_equal(n, 1 + 4); /* a block of keys, four heads */
+    for (int h = 0; h < 4; h++) {
+        assert_true(heads[h].best == want[h].best && heads[h].margin == want[h].margin &&
+                    heads[h].needle_mass == want[h].needle_mass && heads[h].gap == want[h].gap);
+    }
+    tt_diagnose_end(&scan);
+    assert_null(scan);
+    assert_int_equal(tt_diagnose_begin(e->step, 0, N_KEYS - 1, &scan, &err), TT_OK);
+    assert_int_equal(tt_diagnose_some(scan, pages, p, 0, heads, &err), TT_DIAGNOSE_MORE);
+    tt_diagnose_end(&scan); /* in its middle */
+}
+
 /* The first layer's heads, whose queries do not depend on K; pages: as they are to be, or NULL. */
 static void heads_of(small_engine *e, uint8_t *const *content, tt_head_diagnosis heads[4])
 {
@@ -160,6 +186,7 @@ static void heads_of(small_engine *e, uint8_t *const *content, tt_head_diagnosis
     assert_int_equal(tt_step_begin(e->step, &seg, 1, &(tt_step_options){0}, &err), TT_OK);
     assert_int_equal(tt_step_run(e->step, 1, &err), TT_STEP_MORE);
     assert_int_equal(tt_diagnose_layer(e->step, 0, pages, N_KEYS - 1, &p, heads, &err), TT_OK);
+    in_pieces(e, pages, &p, heads);
 }
 
 /* The K of a page of TT_I8 as F32, layer after layer; V stays zero. */
