@@ -20,8 +20,9 @@ import time
 
 PATIENCE = 240  # seconds for anything that is waited for
 TOKENS = 12
-# The CPU and the GPU round operands at other places; weights here are BF16, 8 bits, over two layers.
-LOGPROB, LOSS, NORM = 0.05, 0.01, 0.05
+# The reference multiplies FP32, the device BF16: each operand is off by 2^-9 of itself at most. Logits of this model are about 2
+# and were seen to move by 0.05; the mean over a span and norms move less. The first is absolute, the others are relative.
+LOGPROB, LOSS, GRADIENT, DELTA = 0.1, 0.004, 0.015, 0.004
 
 
 class Failed(Exception):
@@ -146,14 +147,14 @@ def compare(v, device, cpu):
     for i, (got, want) in enumerate(zip(device["answers"], cpu["answers"])):
         v.answers(f"answer {i}", got, want)
     v.answers("answer after training", device["trained"], cpu["trained"])
-    v.near("delta of the request", device["trained"][2]["delta_norm_relative"], cpu["trained"][2]["delta_norm_relative"], NORM)
+    v.near("delta of the request", device["trained"][2]["delta_norm_relative"], cpu["trained"][2]["delta_norm_relative"], DELTA)
     (steps, result), (cpu_steps, cpu_result) = device["job"], cpu["job"]
     v.check("steps of the job", len(steps) == len(cpu_steps) == 3)
     for got, want in zip(steps, cpu_steps):
         v.check("span of the step", got["span_start"] == want["span_start"])
         v.near(f"loss of step {got['step']}", got["loss"], want["loss"], LOSS)
-        v.near(f"gradient of step {got['step']}", got["grad_norm"], want["grad_norm"], NORM)
-    v.near("delta of the job", result["delta_norm_relative"], cpu_result["delta_norm_relative"], NORM)
+        v.near(f"gradient of step {got['step']}", got["grad_norm"], want["grad_norm"], GRADIENT)
+    v.near("delta of the job", result["delta_norm_relative"], cpu_result["delta_norm_relative"], DELTA)
     v.check("something was learnt", steps[0]["grad_norm"] > 0 and result["delta_norm_relative"] > 0)
 
 
