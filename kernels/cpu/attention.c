@@ -146,28 +146,8 @@ static void run_tile(const attn_tile *t, tt_gemm *g, int thread, const fwd_bufs 
         b->max[i] = -INFINITY;
         b->sum[i] = 0;
     }
-    tt_gemm_call qk = {.a = b->q,
-                       .b = b->k,
-                       .c = b->s,
-                       .m = t->m_pad,
-                       .n = ATTN_KEYS,
-                       .k = t->d,
-                       .lda = t->d,
-                       .ldb = t->d,
-                       .ldc = ATTN_KEYS,
-                       .bf16 = t->bf16,
-                       .trans_b = true};
-    tt_gemm_call pv = {.a = b->p,
-                       .b = b->v,
-                       .c = b->o,
-                       .m = t->m_pad,
-                       .n = t->d,
-                       .k = ATTN_KEYS,
-                       .lda = ATTN_KEYS,
-                       .ldb = t->d,
-                       .ldc = t->d,
-                       .bf16 = t->bf16,
-                       .accumulate = true};
+    tt_gemm_call qk = attn_scores(t, b->q, b->k, b->s);
+    tt_gemm_call pv = attn_sums(t, b->p, b->v, b->o);
     int32_t end = t->pos0 + t->n_rows;
     for (int32_t key0 = attn_first_key(t, 0) / ATTN_KEYS * ATTN_KEYS; key0 < end;
          key0 += ATTN_KEYS) {

@@ -152,32 +152,9 @@ static void run_tile(const attn_tile *t, const tt_attention_bwd_args *a, tt_gemm
                      const bwd_bufs *b)
 {
     begin_tile(t, a, b);
-    tt_gemm_call qk = {.a = b->q,
-                       .b = b->k,
-                       .c = b->s,
-                       .m = t->m_pad,
-                       .n = ATTN_KEYS,
-                       .k = t->d,
-                       .lda = t->d,
-                       .ldb = t->d,
-                       .ldc = ATTN_KEYS,
-                       .bf16 = t->bf16,
-                       .trans_b = true};
-    tt_gemm_call dov = qk;
-    dov.a = b->d_out;
-    dov.b = b->v;
-    dov.c = b->dp;
-    tt_gemm_call dsk = {.a = b->ds,
-                        .b = b->k,
-                        .c = b->dq,
-                        .m = t->m_pad,
-                        .n = t->d,
-                        .k = ATTN_KEYS,
-                        .lda = ATTN_KEYS,
-                        .ldb = t->d,
-                        .ldc = t->d,
-                        .bf16 = t->bf16,
-                        .accumulate = true};
+    tt_gemm_call qk = attn_scores(t, b->q, b->k, b->s);
+    tt_gemm_call dov = attn_scores(t, b->d_out, b->v, b->dp);
+    tt_gemm_call dsk = attn_sums(t, b->ds, b->k, b->dq);
     int32_t end = t->pos0 + t->n_rows;
     for (int32_t key0 = attn_first_key(t, 0) / ATTN_KEYS * ATTN_KEYS; key0 < end;
          key0 += ATTN_KEYS) {

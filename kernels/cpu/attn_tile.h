@@ -67,4 +67,38 @@ static inline size_t attn_elem(const attn_tile *t)
     return t->bf16 ? sizeof(uint16_t) : sizeof(float);
 }
 
+/* s[m_pad, ATTN_KEYS] = rows[m_pad, d] keys^T: products of rows of the tile with a block of keys
+ * (or values). */
+static inline tt_gemm_call attn_scores(const attn_tile *t, const void *rows, const void *keys,
+                                       float *s)
+{
+    return (tt_gemm_call){.a = rows,
+                          .b = keys,
+                          .c = s,
+                          .m = t->m_pad,
+                          .n = ATTN_KEYS,
+                          .k = t->d,
+                          .lda = t->d,
+                          .ldb = t->d,
+                          .ldc = ATTN_KEYS,
+                          .bf16 = t->bf16,
+                          .trans_b = true};
+}
+
+/* o[m_pad, d] += p[m_pad, ATTN_KEYS] keys: a block's values (or keys) under these weights. */
+static inline tt_gemm_call attn_sums(const attn_tile *t, const void *p, const void *keys, float *o)
+{
+    return (tt_gemm_call){.a = p,
+                          .b = keys,
+                          .c = o,
+                          .m = t->m_pad,
+                          .n = t->d,
+                          .k = ATTN_KEYS,
+                          .lda = ATTN_KEYS,
+                          .ldb = t->d,
+                          .ldc = t->d,
+                          .bf16 = t->bf16,
+                          .accumulate = true};
+}
+
 #endif

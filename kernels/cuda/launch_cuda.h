@@ -46,6 +46,10 @@ size_t tt_cuda_attention_scratch(const tt_attention_args *a);
 cudaError_t tt_cuda_attention(cudaStream_t stream, const tt_attention_args *a, tt_dev scratch);
 cudaError_t tt_cuda_attention_bwd(cudaStream_t stream, const tt_attention_bwd_args *a);
 
+/* sample_cuda.cu, checksum_cuda.cu: the tokens and the sums are the reference's, bit for bit. */
+cudaError_t tt_cuda_sample(cudaStream_t stream, const tt_sample_args *a);
+cudaError_t tt_cuda_checksum(cudaStream_t stream, const tt_checksum_args *a);
+
 /* matmul_cuda.cu, adapter_cuda.cu: product_cuda.h, since they want cuBLAS and a workspace. */
 
 /* head_cuda.cu: `blas` works on `stream`; scratch is tt_cuda_head_scratch(a) bytes, aligned to 256,

@@ -211,6 +211,7 @@ void table_init_ops(tt_ops *ops)
     ops->gather = on_stream<tt_gather_args, tt_cuda_gather>;
     ops->head_fwd = table_head<tt_cuda_head_fwd>;
     ops->head_finish = on_stream<tt_head_args, tt_cuda_head_finish>;
+    ops->sample = on_stream<tt_sample_args, tt_cuda_sample>;
     ops->head_bwd = table_head<tt_cuda_head_bwd>;
     ops->rmsnorm_bwd = on_stream<tt_rmsnorm_bwd_args, tt_cuda_rmsnorm_bwd>;
     ops->matmul_bwd = table_matmul_bwd;
@@ -223,4 +224,5 @@ void table_init_ops(tt_ops *ops)
     ops->optim_step = on_stream<tt_optim_args, tt_cuda_optim_step>;
     ops->delta_norm = table_delta_norm;
     ops->to_bf16 = table_to_bf16;
+    ops->checksum = on_stream<tt_checksum_args, tt_cuda_checksum>;
 }

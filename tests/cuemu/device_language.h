@@ -169,6 +169,24 @@ static inline float __fdividef(float a, float b)
     return a / b;
 }
 
+/* Rounded each, whatever the compiler would contract. */
+static inline float __fadd_rn(float a, float b)
+{
+    return a + b;
+}
+
+static inline float __fmul_rn(float a, float b)
+{
+    return a * b;
+}
+
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
+{
+    uint64_t a0 = (uint32_t)a, a1 = a >> 32, b0 = (uint32_t)b, b1 = b >> 32;
+    uint64_t mid = a1 * b0 + (a0 * b0 >> 32), other = a0 * b1 + (uint32_t)mid;
+    return a1 * b1 + (mid >> 32) + (other >> 32);
+}
+
 static inline int __popc(unsigned x)
 {
     return __builtin_popcount(x);

@@ -24,6 +24,7 @@ GROUPS = "kernels/cuda/group_cuda.cuh"
 ATTN, ATTN_BWD = "kernels/cuda/attention_cuda.cu", "kernels/cuda/attention_bwd_cuda.cu"
 DECODE, TILE = "kernels/cuda/attn_decode_cuda.cu", "kernels/cuda/attn_tile_cuda.cuh"
 HEAD, OPTIM = "kernels/cuda/head_cuda.cu", "kernels/cuda/optim_cuda.cu"
+SAMPLE, CHECKSUM = "kernels/cuda/sample_cuda.cu", "kernels/cuda/checksum_cuda.cu"
 
 # name: (compiled file, file with the mistake, what stands there, what is put there, which builds have to catch it[, the one
 # test of the program that is run, where the others would only take time]).
@@ -165,6 +166,30 @@ MUTANTS = {
     "train_optim_squares_bound": (OPTIM, OPTIM, "first + SQUARES_BLOCK < n ? first + SQUARES_BLOCK : n", "first + SQUARES_BLOCK", {ASAN}),
     "train_optim_not_dropped": (OPTIM, OPTIM, "finite && i < u.n", "i < u.n", {PLAIN}),
     "train_optim_clip_grows": (OPTIM, OPTIM, "factor < 1 ? (float)factor : 1.0f", "(float)factor", {PLAIN}),
+    # draws of tokens, checksums (test_sample)
+    "sample_keys_no_barrier": (SAMPLE, SAMPLE, "        __syncthreads();\n        token = draw_from", "        token = draw_from", {TSAN}),
+    "sample_banned_no_barrier": (SAMPLE, SAMPLE, "= -INFINITY;\n    }\n    __syncthreads();", "= -INFINITY;\n    }", {PLAIN, TSAN}),
+    "sample_best_no_barrier": (SAMPLE, SAMPLE, "] = best;\n    }\n    __syncthreads();", "] = best;\n    }", {PLAIN, TSAN}),
+    "sample_scan_no_barrier": (SAMPLE, SAMPLE, "] = upto;\n    }\n    __syncthreads();", "] = upto;\n    }", {PLAIN, TSAN}),
+    "sample_token_no_barrier": (SAMPLE, SAMPLE, "    __syncthreads();\n    return w.token;", "    return w.token;", {PLAIN, TSAN}),
+    "sample_no_atomic": (SAMPLE, SAMPLE, "atomicAdd(&w.counts[bin], 1u)", "w.counts[bin] += 1u", {TSAN}),
+    "sample_row_bound": (SAMPLE, SAMPLE, "i < s.n_vocab; i += SAMPLE_THREADS) {\n            x[i]",
+                         "i <= s.n_vocab; i += SAMPLE_THREADS) {\n            x[i]", {PLAIN, ASAN}),
+    "sample_bins": (SAMPLE, SAMPLE, "unsigned counts[SAMPLE_BINS];", "unsigned counts[SAMPLE_BINS - 1];", {ASAN}),
+    "sample_chunk_bound": (SAMPLE, SAMPLE, "unsigned i = chunk * SAMPLE_BINS + k;\n            unsigned key = i < s.n ?",
+                           "unsigned i = chunk * SAMPLE_BINS + k;\n            unsigned key = true ?", {PLAIN, ASAN}),
+    "sample_place_beyond": (SAMPLE, SAMPLE, "key < last.key ? sample_place{key, ~0u} : last", "sample_place{key, ~0u}", {PLAIN}),
+    "sample_ties": (SAMPLE, SAMPLE, "key == last.key && id <= last.id", "key == last.key", {PLAIN}),
+    "sample_share_down": (SAMPLE, SAMPLE, "part += b.value * total != 0; /* rounded up */", "", {PLAIN}),
+    "sample_draw_last": (SAMPLE, SAMPLE, "return part + 1;", "return total - part;", {PLAIN}),
+    "sample_second_bin": (SAMPLE, SAMPLE, "second ? before + first : before", "before", {PLAIN}),
+    "sample_first_term": (SAMPLE, SAMPLE, "y = step_of(y, f, 2.40226507e-1f);", "", {PLAIN}),
+    "sample_counter": (SAMPLE, SAMPLE, "((uint64_t)counter + 1)", "(uint64_t)counter", {PLAIN}),
+    "sample_first_maximum": (SAMPLE, SAMPLE, "<< 32 | ~(unsigned)i;", "<< 32 | (unsigned)i;", {PLAIN}),
+    "sample_repetition": (SAMPLE, SAMPLE, "v > 0 ? 1.0f / a.repetition : a.repetition", "1.0f / a.repetition", {PLAIN}),
+    "sample_sum_bound": (CHECKSUM, CHECKSUM, "if (i < s.n_words) {", "if (i <= s.n_words) {", {PLAIN}),
+    "sample_sum_lanes": (CHECKSUM, CHECKSUM, "bits = 16;", "bits = 8;", {PLAIN}),
+    "sample_sum_no_zero": (CHECKSUM, CHECKSUM, "s.n_words == 0)", "s.n_words >= 0)", {PLAIN}),
     "train_gram_rows": (OPTIM, OPTIM, "row_element<type>(b, o * rank + j)", "row_element<type>(b, j * nq + o)", {PLAIN}),
 }
 MODES = [{"CUEMU_ORDER": "0", "CUEMU_STREAMS": "1"}, {"CUEMU_ORDER": "1", "CUEMU_STREAMS": "0"},

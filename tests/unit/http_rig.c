@@ -296,3 +296,19 @@ tt_http_request *rig_wait(rig_client *c)
 {
     return rig_arrive(c, "");
 }
+
+size_t rig_dechunk(char *p)
+{
+    char *out = p;
+    for (char *at = p, *end;; at = end + 2) {
+        size_t n = strtoul(at, &end, 16);
+        assert_memory_equal(end, "\r\n", 2);
+        if (n == 0) {
+            return (size_t)(out - p);
+        }
+        memmove(out, end + 2, n);
+        out += n;
+        end += 2 + n;
+        assert_memory_equal(end, "\r\n", 2);
+    }
+}

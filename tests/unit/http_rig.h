@@ -56,6 +56,8 @@ const char *rig_ask(rig_client *c, const char *method, const char *path, const c
                     const char *body);
 int rig_status(const char *answer);
 const char *rig_body(const char *answer);
+/* The payload of a chunked body, in place; returns its length. */
+size_t rig_dechunk(char *body);
 /* Forgets what was read, sends GET /wait with further header lines and turns until it is held. */
 tt_http_request *rig_arrive(rig_client *c, const char *headers);
 tt_http_request *rig_wait(rig_client *c); /* without any */

@@ -144,22 +144,6 @@ static void a_client_that_leaves(void **state)
     rig_hang_up(&c);
 }
 
-/* The payload of a chunked answer, in place; returns its length. */
-static size_t dechunk(char *p)
-{
-    char *out = p;
-    for (char *at = p, *end;; at = end + 2) {
-        size_t n = strtoul(at, &end, 16);
-        assert_memory_equal(end, "\r\n", 2);
-        if (n == 0) {
-            return (size_t)(out - p);
-        }
-        memmove(out, end + 2, n);
-        out += n;
-        end += 2 + n;
-    }
-}
-
 /* Numbered lines in bursts, read in pieces of which none is a burst: the buffer is compacted, and
  * emptied, and what is kept is the whole. */
 static void streams(void **state)
@@ -196,7 +180,7 @@ static void streams(void **state)
     while (c.n < 7 || memcmp(c.p + c.n - 7, "\r\n0\r\n\r\n", 7) != 0) {
         rig_pump(&c, 1 << 20);
     }
-    size_t n = dechunk(c.p + head), want = (size_t)BURSTS * LINES * LINE + 14;
+    size_t n = rig_dechunk(c.p + head), want = (size_t)BURSTS * LINES * LINE + 14;
     assert_int_equal(n, want);
     assert_false(tt_http_once(rig_arrive(&d, KEY), ""));
     do {

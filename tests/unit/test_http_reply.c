@@ -191,23 +191,6 @@ static void test_a_stream_whose_reader_leaves(void **state)
     tt_http_unref(req);
 }
 
-/* The payload of a chunked answer, in place; returns its length. */
-static size_t dechunk(char *p)
-{
-    char *out = p;
-    for (char *at = p, *end;; at = end + 2) {
-        size_t n = strtoul(at, &end, 16);
-        assert_memory_equal(end, "\r\n", 2);
-        if (n == 0) {
-            return (size_t)(out - p);
-        }
-        memmove(out, end + 2, n);
-        out += n;
-        end += 2 + n;
-        assert_memory_equal(end, "\r\n", 2);
-    }
-}
-
 /* Sixteen megabytes in numbered lines, read late: all arrive once and in order, though the buffer
  * is compacted on the way; on_drained says when there is room again. */
 static void test_a_slow_reader(void **state)
@@ -235,7 +218,7 @@ static void test_a_slow_reader(void **state)
         rig_pump(&c, 1 << 20);
         assert_false(c.closed);
     }
-    assert_int_equal(dechunk(c.p + head), (size_t)LINES * LINE);
+    assert_int_equal(rig_dechunk(c.p + head), (size_t)LINES * LINE);
     char line[LINE + 1];
     for (int i = 0; i < LINES; i++) {
         snprintf(line, sizeof line, "%0*d\n", LINE - 1, i);
