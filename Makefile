@@ -51,7 +51,7 @@ $(BUILD)/build.ninja: | setup
 	meson setup $(BUILD)
 
 build: setup $(BUILD)/build.ninja
-	@ninja -C $(BUILD) $(if $(JOBS),-j$(JOBS))
+	@ninja -C $(BUILD) $(if $(JOBS),-j$(JOBS)) all cuda-module
 
 # All that demo and run want of it: the tests' programs are most of a build.
 server: setup $(BUILD)/build.ninja

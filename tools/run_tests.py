@@ -273,23 +273,22 @@ def build_cuda(counts, name):
 
 
 def cuda(counts, args):
-    """The CUDA kernels on the CPU (tests/cuemu) in builds of their own, with mistakes that have to be caught; in the first of
-    them also what nvcc makes of the kernels (tests/custatic). In the build of `make` what nvcc made, interpreted (tests/cuptx)."""
+    """The CUDA kernels on the CPU (tests/cuemu) in builds of their own, with mistakes that have to be caught. In the build of `make`,
+    which has compiled the module: what nvcc makes of the kernels (tests/custatic), and the same interpreted (tests/cuptx)."""
     for name in CUDA_BUILDS:
         step(f"cuda on the CPU, {name}: tests, planted mistakes, mutants")
         start, before = time.monotonic(), counts.seconds
-        static = ["--suite", "cuda-static"] if name == "plain" else []
         if build_cuda(counts, name):
-            meson_test(counts, f"build-cuda-{name}", "test-cuda", ["--suite", "cuda", *static], SANITIZERS.get(name, {}).get("env"))
+            meson_test(counts, f"build-cuda-{name}", "test-cuda", ["--suite", "cuda"], SANITIZERS.get(name, {}).get("env"))
         else:
             did_not_build(counts, f"build-cuda-{name}")
         print(f"({time.monotonic() - start:.0f} s, {counts.seconds - before:.0f} s of processors)", flush=True)
-    step("what nvcc made, its PTX interpreted: tests, every op, the server")
+    step("what nvcc made, judged and its PTX interpreted: tests, every op, the server")
     start, before, jobs = time.monotonic(), counts.seconds, [f"-j{os.environ['JOBS']}"] if os.environ.get("JOBS") else []
     with (ROOT / "build" / "cuptx.log").open("w") as out:
-        built = run(counts, ["ninja", "-C", args.build, *jobs, "cuptx-tests"], None, out) == 0
+        built = run(counts, ["ninja", "-C", args.build, *jobs, "custatic-tests", "cuptx-tests"], None, out) == 0
     if built:
-        meson_test(counts, args.build, "test-cuda-ptx", ["--suite", "cuda-ptx"])
+        meson_test(counts, args.build, "test-cuda-ptx", ["--suite", "cuda-static", "--suite", "cuda-ptx"])
     else:
         did_not_build(counts, "cuptx")
     print(f"({time.monotonic() - start:.0f} s, {counts.seconds - before:.0f} s of processors)", flush=True)

@@ -1,4 +1,6 @@
 /* module_cuda.cu - what the shared library exports; see kernels/cuda_module.h. Thread: any. */
+#include <stdio.h>
+
 #include "kernels/cuda/lane_cuda.h"
 
 #include <stdio.h>

@@ -183,6 +183,17 @@ def test_a_device_that_fails_at_the_start(small_model, tmp_path):
 
 # ---- the kernels themselves ----
 
+def test_the_module_that_nvcc_made_finds_no_device():
+    """The real one, with the real runtime: it loads, and its sentence is told."""
+    module = pathlib.Path(harness.BINARY).parent.parent / "kernels/cuda/qttt-cuda.so"
+    if not module.exists():
+        pytest.skip("the CUDA module was not built here (ninja cuda-module; docs/cuda.md)")
+    status, _, err = command("inspect", TINY, "--device", "cuda", env={"CUDA_VISIBLE_DEVICES": "-1"})
+    assert status == EXIT_DEVICE and "no CUDA device" in err, err
+    status, _, err = command("inspect", TINY, "--device", "cuda", "--cuda-module", module, env={"CUDA_VISIBLE_DEVICES": "-1"})
+    assert status == EXIT_DEVICE and "no CUDA device" in err, err
+
+
 @pytest.fixture
 def emulated():
     if not EMULATED:

@@ -158,9 +158,13 @@ def check_tools(args):
 # ---- the kernels ----
 
 def compile_one(args, source):
-    """(kernels, object or None, what is wrong)"""
-    folder = args.out / source.stem
-    status, output, made = toolkit.compile_cu(args.nvcc, source, folder)
+    """(kernels, object or None, what is wrong). What the build has compiled for the module is not compiled again."""
+    folder = (args.built or args.out) / source.stem
+    if args.built and (folder / "output.txt").exists():
+        status, output, made = 0, (folder / "output.txt").read_text(), args.built.parent / f"{source.stem}.o"
+    else:
+        folder = args.out / source.stem
+        status, output, made = toolkit.compile_cu(args.nvcc, source, folder)
     if status != 0:
         return [], None, [output.strip()[-2000:]]
     warnings = [line.strip() for line in output.splitlines() if "warning" in line.lower()]
@@ -313,6 +317,7 @@ def main():
     parser.add_argument("--planted", type=here, help="planted_static.cu")
     parser.add_argument("--wrappers", type=here, help="compat_wrappers.cu")
     parser.add_argument("--out", required=True, type=here, help="a folder for what nvcc writes")
+    parser.add_argument("--built", type=here, help="where tools/nvcc_unit.py has left what nvcc made of the kernels")
     parser.add_argument("--jobs", type=int, default=int(os.environ.get("JOBS") or 0) or min(os.cpu_count() or 1, 8))
     parser.add_argument("--update", action="store_true")
     args = parser.parse_args()

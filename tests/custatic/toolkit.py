@@ -7,16 +7,13 @@ import functools
 import pathlib
 import re
 import subprocess
+import sys
 
 import ptx
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-ARCHITECTURES = (80, 90)
-
-# What these flags call an error is one: spills, local memory, launches on the default stream, host functions in kernels.
-# Launch bounds are looked for in the PTX instead: nvcc 13.0 warns of templates that have them.
-FLAGS = ["-std=c++17", "-O3", f"-I{ROOT}", "-Xptxas=-v,-warn-spills,-warn-lmem-usage,-Werror",
-         "--Werror=default-stream-launch,cross-execution-space-call,reorder", "-Xcompiler=-Wall,-Wextra,-Wno-unused-parameter"]
+sys.path.append(str(ROOT / "tools"))
+from nvcc_unit import ARCHITECTURES, FLAGS  # noqa: E402 (as the module is built)
 
 COMPILING = re.compile(r"Compiling entry function '(\S+)' for 'sm_(\d+)'")
 STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
