@@ -210,10 +210,8 @@ static void test_table_is_full()
     /* Members are pointers of one size but for the last, the number of the device. */
     void (*p[offsetof(tt_ops, device) / sizeof(void (*)())])();
     memcpy(p, &ops, sizeof p);
-    for (size_t i = 0; i < sizeof p / sizeof *p; i++) {
-        size_t at = i * sizeof p[0];
-        bool later = at == offsetof(tt_ops, sample) || at == offsetof(tt_ops, checksum);
-        CHECK(p[i] != nullptr || later);
+    for (auto f : p) {
+        CHECK(f != nullptr);
     }
 }
 

@@ -24,8 +24,23 @@ static void *must_alloc(size_t n)
     return p;
 }
 
-unsigned rig_isa(const char *name)
+static tt_device_choice cuda_table(void)
 {
+    tt_err err = {0};
+    tt_device_choice choice = {0};
+    must(tt_cuda_module_load(getenv("QTTT_CUDA_MODULE"), &choice.cuda, &err), &err, "module");
+    if (choice.cuda->count(&err) == 0) {
+        printf("skip: %s\n", err.msg);
+        exit(RIG_SKIP);
+    }
+    return choice;
+}
+
+tt_device_choice rig_table(const char *name)
+{
+    if (strcmp(name, "cuda") == 0) {
+        return cuda_table();
+    }
     int mask = tt_isa_parse(name);
     if (mask < 0) {
         fprintf(stderr, "unknown instruction set %s\n", name);
@@ -35,17 +50,16 @@ unsigned rig_isa(const char *name)
         printf("skip: this machine has no %s\n", name);
         exit(RIG_SKIP);
     }
-    return (unsigned)mask;
+    return (tt_device_choice){.isa_mask = (unsigned)mask};
 }
 
-void rig_open(rig *r, const char *path, unsigned isa_mask, tt_dtype kv_type, int32_t n_pages)
+void rig_open(rig *r, const char *path, tt_device_choice table, tt_dtype kv_type, int32_t n_pages)
 {
     tt_err err = {0};
     *r = (rig){0};
     must(tt_model_open(path, &r->model, &err), &err, path);
     tt_lane_options lane = {.n_threads = 2};
-    tt_device_choice choice = {.isa_mask = isa_mask};
-    must(tt_device_open(&r->d, r->model, &choice, &lane, &err), &err, "device");
+    must(tt_device_open(&r->d, r->model, &table, &lane, &err), &err, "device");
     must(tt_kv_create(&r->d, &(tt_kv_options){.type = kv_type, .n_pages = n_pages}, &r->kv, &err),
          &err, "pages");
     must(tt_step_create(&r->d, r->kv, &r->step, &err), &err, "step");
@@ -209,18 +223,28 @@ uint64_t rig_checksum(rig *r)
     return all;
 }
 
-void rig_get(rig *r, float *y, tt_dev x, int64_t n)
+void rig_get_bytes(rig *r, void *dst, tt_dev src, size_t n_bytes)
 {
     tt_err err = {0};
-    r->d.ops.download(r->d.lane, y, x, (size_t)n * sizeof *y);
+    r->d.ops.download(r->d.lane, dst, src, n_bytes);
     must(r->d.ops.lane_sync(r->d.lane, &err), &err, "download");
+}
+
+void rig_put_bytes(rig *r, tt_dev dst, const void *src, size_t n_bytes)
+{
+    tt_err err = {0};
+    r->d.ops.upload(r->d.lane, dst, src, n_bytes);
+    must(r->d.ops.lane_sync(r->d.lane, &err), &err, "upload");
+}
+
+void rig_get(rig *r, float *y, tt_dev x, int64_t n)
+{
+    rig_get_bytes(r, y, x, (size_t)n * sizeof *y);
 }
 
 void rig_put(rig *r, tt_dev x, const float *y, int64_t n)
 {
-    tt_err err = {0};
-    r->d.ops.upload(r->d.lane, x, y, (size_t)n * sizeof *y);
-    must(r->d.ops.lane_sync(r->d.lane, &err), &err, "upload");
+    rig_put_bytes(r, x, y, (size_t)n * sizeof *y);
 }
 
 double rig_error(const float *a, const float *b, int64_t n)

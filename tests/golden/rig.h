@@ -21,11 +21,11 @@ typedef struct rig {
     int32_t n_pages;
 } rig;
 
-/* The mask of an instruction set by its name; prints the reason and exits with RIG_SKIP when the
- * machine lacks it. */
-unsigned rig_isa(const char *name);
+/* A table by its name: an instruction set, or "cuda", device 0 of the module that QTTT_CUDA_MODULE
+ * names. Prints the reason and exits with RIG_SKIP when the machine lacks it. */
+tt_device_choice rig_table(const char *name);
 
-void rig_open(rig *r, const char *path, unsigned isa_mask, tt_dtype kv_type, int32_t n_pages);
+void rig_open(rig *r, const char *path, tt_device_choice table, tt_dtype kv_type, int32_t n_pages);
 void rig_close(rig *r);
 
 /* Prefills the context in chunks; its pages stay. */
@@ -53,6 +53,8 @@ uint64_t rig_checksum(rig *r);
 /* Copies device memory. */
 void rig_get(rig *r, float *y, tt_dev x, int64_t n);
 void rig_put(rig *r, tt_dev x, const float *y, int64_t n);
+void rig_get_bytes(rig *r, void *dst, tt_dev src, size_t n_bytes);
+void rig_put_bytes(rig *r, tt_dev dst, const void *src, size_t n_bytes);
 
 /* |a - b| / |b|, Euclidean; NaN counts as infinite. */
 double rig_error(const float *a, const float *b, int64_t n);

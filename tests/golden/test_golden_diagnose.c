@@ -96,7 +96,7 @@ static void run_family(const vec_file *v, const char *family)
     char path[MAX_BYTES], name[64];
     rig r;
     snprintf(path, sizeof path, "%s/%s", models, family);
-    rig_open(&r, path, rig_isa(isa), TT_F32, 64);
+    rig_open(&r, path, rig_table(isa), TT_F32, 64);
     snprintf(path, sizeof path, "%s/tiny_%s.ttv", vectors, family);
     vec_file *f = vec_open(path);
     assert_non_null(f);
@@ -147,6 +147,6 @@ int main(int argc, char **argv)
     models = argv[1];
     vectors = argv[2];
     isa = argv[3];
-    rig_isa(isa);
+    rig_table(isa);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -314,7 +314,7 @@ static void test_context_was_never_written(void **state)
 
 static void setup(const char *path, const char *isa, tt_dtype kv_type)
 {
-    rig_open(&t.r, path, rig_isa(isa), kv_type, 40);
+    rig_open(&t.r, path, rig_table(isa), kv_type, 40);
     tt_rng rng = tt_rng_make(1, 2);
     uint64_t n_vocab = (uint64_t)t.r.model->n_vocab;
     for (int32_t i = 0; i < CONTEXT; i++) {

@@ -238,7 +238,7 @@ int main(int argc, char **argv)
     if (!t.v) {
         return 1;
     }
-    rig_open(&t.r, argv[1], rig_isa(t.ref ? "ref" : "auto"), t.bar->kv_type, 40);
+    rig_open(&t.r, argv[1], rig_table(t.ref ? "ref" : "auto"), t.bar->kv_type, 40);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_text)};
     const struct CMUnitTest gradient[] = {cmocka_unit_test(test_span_gradient)};
     int failed = cmocka_run_group_tests_name(argv[3], tests, NULL, NULL);

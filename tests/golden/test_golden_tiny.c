@@ -1,6 +1,6 @@
 /* test_golden_tiny.c - the engine against PyTorch on the tiny models: test_golden_tiny MODELS
  * VECTORS FAMILY ISA Each family runs twice, as a Hugging Face folder and as GGUF. Names of the
- * vectors: README.md. K/V are F32 throughout. */
+ * vectors: README.md. K/V are F32 throughout, but for ISA cuda, which has none of those. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -26,10 +26,14 @@ typedef struct bounds {
 /* ref (sums in double) is within 4e-6, tables with float32 products within 7e-6. Rounding the
  * inputs of every product to BF16 in the PyTorch model itself moves logits by up to 0.031 and
  * gradients by up to 0.052 of their length, the engine's BF16 products move them by the same: twice
- * that is the bound. */
+ * that is the bound. K and V are such inputs, so CUDA's BF16 pages are within it. */
 static const bounds exact = {.vector = 1e-5, .scalar = 1e-5, .steps = 1e-5, .angle = 1e-6};
 static const bounds single = {.vector = 3e-5, .scalar = 3e-5, .steps = 3e-5, .angle = 1e-5};
 static const bounds rounded = {.vector = 0.1, .scalar = 0.03, .steps = 0.2, .angle = 0.03};
+/* CUDA rounds the low-rank middle of LoRA, too. Adam's first steps are made of the signs of
+ * gradients: after two of them the norm of gemma3's is off by 0.21 (by 0.14 with the CPU's BF16),
+ * while each gradient by itself keeps the bound. */
+static const bounds rounded_middle = {.vector = 0.1, .scalar = 0.03, .steps = 0.4, .angle = 0.03};
 
 static struct {
     rig r;
@@ -426,16 +430,24 @@ static void move_page(int32_t layer, int32_t page, float by)
 {
     const tt_kv_layer *kv = tt_kv_layer_of(t.r.kv, layer);
     int64_t n = (int64_t)kv->n_kv_heads * TT_PAGE_TOKENS * kv->head_dim;
-    float *x = malloc((size_t)n * sizeof *x);
+    bool bf16 = kv->type == TT_BF16;
+    size_t n_bytes = (size_t)n * (bf16 ? sizeof(uint16_t) : sizeof(float));
+    float *x = malloc(n_bytes);
+    uint16_t *h = (uint16_t *)x;
     assert_non_null(x);
     tt_dev at[2] = {kv->k, kv->v};
     for (int i = 0; i < 2; i++) {
         tt_dev p = at[i] + (tt_dev)((int64_t)t.r.pages[page] * kv->page_stride);
-        rig_get(&t.r, x, p, n);
+        float step = i == 0 ? by : -by;
+        rig_get_bytes(&t.r, x, p, n_bytes);
         for (int64_t j = 0; j < n; j++) {
-            x[j] += i == 0 ? by : -by;
+            if (bf16) {
+                h[j] = tt_f32_to_bf16(tt_bf16_to_f32(h[j]) + step);
+            } else {
+                x[j] += step;
+            }
         }
-        rig_put(&t.r, p, x, n);
+        rig_put_bytes(&t.r, p, x, n_bytes);
     }
     free(x);
 }
@@ -477,7 +489,7 @@ static void test_question(void **state)
             best = t.buf[j] > t.buf[best] ? j : best;
         }
         int32_t want = ((const int32_t *)answer->data)[i];
-        if (t.bound != &rounded) {
+        if (t.bound == &exact || t.bound == &single) {
             assert_int_equal(best, want);
         }
         ids[n + i] = want;
@@ -492,8 +504,10 @@ static int setup_case(const char *path, const char *vectors, const char *isa)
     if (!t.v) {
         return -1;
     }
-    rig_open(&t.r, path, rig_isa(isa), TT_F32, 24);
-    t.bound = strcmp(t.r.d.ops.isa, "ref") == 0          ? &exact
+    bool cuda = strcmp(isa, "cuda") == 0;
+    rig_open(&t.r, path, rig_table(isa), cuda ? TT_BF16 : TT_F32, 24);
+    t.bound = cuda                                       ? &rounded_middle
+              : strcmp(t.r.d.ops.isa, "ref") == 0        ? &exact
               : strcmp(t.r.d.ops.isa, "avx512bf16") == 0 ? &rounded
                                                          : &single;
     const vec *ids = vec_need(t.v, VEC_I32, -1, "ids");
@@ -540,7 +554,9 @@ int main(int argc, char **argv)
         return 2;
     }
     int failed = 0;
-    for (int folder = 0; folder < 2; folder++) {
+    /* Both files hold the same weights: an emulated device reads one. */
+    int n_formats = strcmp(argv[4], "cuda") == 0 ? 1 : 2;
+    for (int folder = 0; folder < n_formats; folder++) {
         char path[512], vectors[512];
         snprintf(path, sizeof path, "%s/%s%s", argv[1], argv[3], folder ? "" : ".gguf");
         snprintf(vectors, sizeof vectors, "%s/tiny_%s.ttv", argv[2], argv[3]);
