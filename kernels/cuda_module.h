@@ -26,7 +26,8 @@ typedef struct tt_cuda_module {
     uint32_t ops_size; /* sizeof(tt_ops) */
     /* Devices that answer. 0 with a reason in *reterr where there is none or no driver. */
     int32_t (*count)(tt_err *reterr);
-    /* TT_E_INVALID: no such device, or older than sm_80. TT_E_DEVICE: it does not answer. */
+    /* TT_E_INVALID: no such device, or older than sm_80. TT_E_DEVICE: it does not answer;
+     * TT_E_NOMEM: for lack of memory. */
     tt_code (*info)(int32_t device, tt_cuda_info *ret, tt_err *reterr);
     /* Fills every entry of the table; lanes that it creates are on `device`. Failures as info's. */
     tt_code (*ops)(int32_t device, tt_ops *ret_ops, tt_err *reterr);

@@ -11,37 +11,45 @@ extern "C" {
 
 enum { LEAST_SM = 80 };
 
-static int32_t module_count(tt_err *reterr)
+/* How many answer; why there is none. */
+static cudaError_t count_devices(int32_t *ret_n, tt_err *reterr)
 {
     int n = 0;
     cudaError_t err = cudaGetDeviceCount(&n);
-    if (err == cudaSuccess && n > 0) {
-        return n;
-    }
-    cudaGetLastError();
-    if (err == cudaErrorInsufficientDriver) {
-        tt_fail(reterr, TT_E_UNAVAILABLE, "no CUDA device: the driver is missing or too old");
-    } else {
+    err = err == cudaSuccess && n <= 0 ? cudaErrorNoDevice : err;
+    *ret_n = err == cudaSuccess ? n : 0;
+    if (err != cudaSuccess) {
+        cudaGetLastError();
         tt_fail(reterr, TT_E_UNAVAILABLE, "no CUDA device: %s",
-                err == cudaSuccess ? "there is none" : cudaGetErrorString(err));
+                err == cudaErrorInsufficientDriver ? "the driver is missing or too old"
+                                                   : cudaGetErrorString(err));
     }
-    return 0;
+    return err;
 }
 
+static int32_t module_count(tt_err *reterr)
+{
+    int32_t n = 0;
+    count_devices(&n, reterr);
+    return n;
+}
+
+/* TT_E_NOMEM: the driver has none for us. */
 static tt_code not_answering(int32_t device, cudaError_t err, tt_err *reterr)
 {
     cudaGetLastError();
-    return tt_fail(reterr, TT_E_DEVICE, "CUDA device %d does not answer: %s", (int)device,
+    return tt_fail(reterr, lane_code(err), "CUDA device %d does not answer: %s", (int)device,
                    cudaGetErrorString(err));
 }
 
 /* A device that exists and is not too old. */
 static tt_code find(int32_t device, cudaDeviceProp *ret_prop, tt_err *reterr)
 {
-    tt_err err;
-    int32_t n = module_count(&err);
-    if (n == 0) {
-        return tt_fail(reterr, TT_E_DEVICE, "%s", err.msg);
+    tt_err why;
+    int32_t n = 0;
+    cudaError_t counted = count_devices(&n, &why);
+    if (counted != cudaSuccess) {
+        return tt_fail(reterr, lane_code(counted), "%s", why.msg);
     }
     if (device < 0 || device >= n) {
         return tt_fail(reterr, TT_E_INVALID, "there is no CUDA device %d: %d answer", (int)device,
