@@ -124,7 +124,12 @@ bool tt_worker_reclaim(tt_worker *w)
 /* A model that the GPU has no kernels for runs on the CPU, unless somebody insists. */
 static tt_code open_device(tt_worker *w, const tt_engine_options *opt, tt_err *reterr)
 {
-    tt_lane_options lane = {.n_threads = w->n_threads};
+    const tt_model *m = w->model;
+    int32_t dim = m->n_heads * m->head_dim;
+    dim = dim > m->hidden ? dim : m->hidden;
+    tt_lane_options lane = {.n_threads = w->n_threads,
+                            .max_rows = w->prefill_chunk,
+                            .max_dim = dim > m->ffn ? dim : m->ffn};
     tt_device_choice c = {
         .isa_mask = opt->isa_mask, .cuda = opt->cuda, .ordinal = opt->cuda_device};
     tt_err err;

@@ -211,6 +211,24 @@ def test_the_emulated_device_answers_as_the_cpu_does(emulated):
     with Server(*emulated, model=TINY) as s:
         got = s.post("/v1/completions", body).json()
         assert got["choices"][0]["text"] == want["choices"][0]["text"] and got["usage"]["completion_tokens"] == 4
-        adapt = {**body, "qttt": {"mode": "on", "steps": 1, "span_tokens": 16, "guard": False}}
+        adapt = {**body, "qttt": {"mode": "on", "steps": 1, "span_tokens": 16, "guard": False, "context": {"tokens": 32}}}
         r = s.post("/v1/completions", adapt)
         assert r.status == 200 and r.json()["qttt"]["status"] == "succeeded", r.body
+
+
+def test_the_emulated_device_fails_and_its_sessions_come_back(emulated, tmp_path):
+    fail, kept = tmp_path / "fail", {"x-session-id": "kept"}
+    turn = {"append": True, "messages": [{"role": "user", "content": "of"}], "max_tokens": 4, "temperature": 0}
+    flags = (*emulated, "--state-dir", str(tmp_path / "state"))
+    s = Server(*flags, model=TINY, env={"CUEMU_FAIL_FILE": str(fail)})
+    r = s.post("/v1/sessions", {"messages": [{"role": "user", "content": "a river"}]}, headers=kept)
+    assert r.status in (200, 201), r.body
+    s.wait_idle()
+    fail.write_text("40:cudaErrorIllegalAddress")
+    r = s.post("/v1/chat/completions", turn, headers=kept)
+    assert r.status == 500 and r.json()["error"]["code"] == "device_failure", r.body
+    assert s.process.wait(harness.LONG) == EXIT_LOST, s.log_text()
+    s.stop()
+    with Server(*flags, model=TINY) as s:
+        r = s.post("/v1/chat/completions", turn, headers=kept)
+        assert r.status == 200 and r.json()["usage"]["completion_tokens"] > 0, r.body
