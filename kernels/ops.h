@@ -340,7 +340,7 @@ typedef struct tt_checksum_args {
     int64_t row_bytes;            /* >= 0 */
     int64_t stride, group_stride; /* bytes from row to row, group to group; multiples of 8 */
     tt_dev sum;                   /* out u64 */
-    int32_t n_rows, n_groups;     /* rows of a group */
+    int32_t n_rows, n_groups;     /* rows of a group; fewer than 2^32 words in all */
 } tt_checksum_args;
 
 /* What a training step leaves in device memory; downloaded once per step. */

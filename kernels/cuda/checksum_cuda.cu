@@ -12,8 +12,9 @@ enum { CHECKSUM_THREADS = 256, CHECKSUM_EACH = 16 /* words a thread */ };
 typedef unsigned long long checksum_u64; /* as atomicAdd has it */
 
 struct checksum_shape {
-    int64_t row_bytes, row_words, stride, group_stride;
-    int64_t n_rows, n_words; /* rows of a group; words in all */
+    int64_t row_bytes, stride, group_stride;
+    uint32_t row_words, n_rows; /* rows of a group */
+    int64_t n_words;            /* in all; less than 2^32, for the divisions' sake */
 };
 
 static __device__ __forceinline__ uint64_t word_at(const uint8_t *row, int64_t i, int64_t row_bytes)
@@ -37,9 +38,10 @@ static __global__ void __launch_bounds__(CHECKSUM_THREADS)
     for (int k = 0; k < CHECKSUM_EACH; k++) {
         int64_t i = first + k * CHECKSUM_THREADS;
         if (i < s.n_words) {
-            int64_t r = i / s.row_words;
-            const uint8_t *row = data + r / s.n_rows * s.group_stride + r % s.n_rows * s.stride;
-            uint64_t z = word_at(row, i - r * s.row_words, s.row_bytes) +
+            uint32_t r = (uint32_t)i / s.row_words, group = r / s.n_rows;
+            const uint8_t *row =
+                data + group * s.group_stride + (int64_t)(r - group * s.n_rows) * s.stride;
+            uint64_t z = word_at(row, (uint32_t)i - r * s.row_words, s.row_bytes) +
                          (uint64_t)(i + 1) * 0x9E3779B97F4A7C15u;
             z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
             z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
@@ -57,9 +59,11 @@ static __global__ void __launch_bounds__(CHECKSUM_THREADS)
 cudaError_t tt_cuda_checksum(cudaStream_t stream, const tt_checksum_args *a)
 {
     assert(a->data % 8 == 0 && a->stride % 8 == 0 && a->group_stride % 8 == 0);
-    checksum_shape s = {
-        a->row_bytes, (a->row_bytes + 7) / 8, a->stride, a->group_stride, a->n_rows, 0};
-    s.n_words = s.row_words * a->n_rows * a->n_groups;
+    int64_t row_words = (a->row_bytes + 7) / 8;
+    checksum_shape s = {a->row_bytes,        a->stride,           a->group_stride,
+                        (uint32_t)row_words, (uint32_t)a->n_rows, 0};
+    s.n_words = row_words * a->n_rows * a->n_groups;
+    assert(s.n_words < (int64_t)1 << 32);
     cudaError_t err = cudaMemsetAsync(dev_ptr<void>(a->sum), 0, sizeof(checksum_u64), stream);
     if (err != cudaSuccess || s.n_words == 0) {
         return err;

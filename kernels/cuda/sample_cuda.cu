@@ -221,7 +221,8 @@ static __device__ __forceinline__ void fill_by_chunk(const sample_search &s, sam
 
 static __device__ __forceinline__ void fill_by_id(const sample_search &s, sample_space &w)
 {
-    for (unsigned k = threadIdx.x; k < SAMPLE_BINS; k += SAMPLE_THREADS) {
+    for (unsigned j = 0; j < SAMPLE_BINS / SAMPLE_THREADS; j++) {
+        unsigned k = threadIdx.x + j * SAMPLE_THREADS;
         unsigned i = s.chunk * SAMPLE_BINS + k;
         unsigned key = i < s.n ? member(s, i) : SAMPLE_NONE;
         if (key != SAMPLE_NONE) {
@@ -234,7 +235,8 @@ static __device__ __forceinline__ void fill_by_id(const sample_search &s, sample
 /* Counts and sums of the members by the digit. */
 static __device__ __forceinline__ void fill(const sample_search &s, sample_space &w)
 {
-    for (unsigned k = threadIdx.x; k < SAMPLE_BINS; k += SAMPLE_THREADS) {
+    for (unsigned j = 0; j < SAMPLE_BINS / SAMPLE_THREADS; j++) {
+        unsigned k = threadIdx.x + j * SAMPLE_THREADS;
         w.sums[k] = 0;
         w.counts[k] = 0;
     }

@@ -26,6 +26,7 @@ static uint64_t word_at(const uint8_t *row, int64_t i, int64_t row_bytes)
 void tt_checksum_ref(tt_lane *lane, const tt_checksum_args *a)
 {
     assert(a->data % 8 == 0 && a->stride % 8 == 0 && a->group_stride % 8 == 0);
+    assert((a->row_bytes + 7) / 8 * a->n_rows * a->n_groups < (int64_t)1 << 32);
     const uint8_t *data = tt_ptr(a->data);
     int64_t words = (a->row_bytes + 7) / 8;
     uint64_t sum = 0;

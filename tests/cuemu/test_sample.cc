@@ -39,13 +39,12 @@ struct sample_rig {
         draws.push_back(d);
     }
     /* Adjustments and banned ids for the draw added last. */
-    void adjust(int n_vocab)
+    void adjust(int n_vocab, int step, int ban_step)
     {
-        int step = 1 + n_vocab / 700; /* more of them than threads, for large rows */
-        for (int id = rnd.below(step + 1); id < n_vocab; id += step) {
+        for (int id = rnd.below(step); id < n_vocab; id += step) {
             adjusts.push_back({id, rnd.uniform(), 1 + fabsf(rnd.uniform()), rnd.uniform()});
         }
-        for (int id = 0; id + 1 < n_vocab; id += 1 + rnd.below(5)) {
+        for (int id = 0; id + 1 < n_vocab; id += 1 + rnd.below(ban_step)) {
             banned.push_back(id);
         }
         draws.back().n_adjust = (int32_t)adjusts.size() - draws.back().adjust0;
@@ -98,7 +97,7 @@ void test_sample_sizes()
         for (int i = 0; i < n; i++) {
             rig.add(ways[i % n_ways], n - 1 - i);
             if (i % 2 == 1 || i > n_ways) {
-                rig.adjust(n_vocab);
+                rig.adjust(n_vocab, i == 20 ? 1 : 3, i == 20 ? 1 : 5);
             }
         }
         rig.run(normal_like(&rig.rnd, (size_t)(n * n_vocab), 4), n_vocab);
@@ -170,7 +169,7 @@ void test_sample_rubbish()
     for (int row = 0; row < 10; row++) {
         rig.add(ways[row % 2 == 0 ? 0 : row], row);
         if (row % 3 == 2) {
-            rig.adjust(n_vocab);
+            rig.adjust(n_vocab, 2, 5);
         }
         for (int i = 0; i < n_vocab; i++) {
             float v = row < 4 ? bad[rig.rnd.below(2)] : bad[rig.rnd.below(6)];
@@ -194,7 +193,7 @@ void test_sample_large()
     sample_rig rig;
     rig.add({1, 1, 0, 0}, 2);
     rig.add({0.8f, 0.95f, 0, 0}, 1);
-    rig.adjust(n_vocab);
+    rig.adjust(n_vocab, 70, 5);
     rig.add({4, 0.99f, 0, 30000}, 0);
     rig.run(normal_like(&rig.rnd, 3 * (size_t)n_vocab, 3), n_vocab);
 }
@@ -250,7 +249,8 @@ void test_checksum()
         int64_t row_bytes, stride, gap;
         int n_rows, n_groups;
     } shapes[] = {{8, 8, 0, 1, 1},        {1, 8, 0, 1, 1},       {0, 8, 0, 3, 1},
-                  {13, 24, 40, 7, 3},     {4096, 4096, 8, 2, 5}, {32768, 32768, 0, 1, 1},
+                  {13, 24, 40, 7, 3},     {15, 16, 0, 2, 2},     {10, 16, 0, 2, 2},
+                  {12, 16, 0, 2, 2},      {4096, 4096, 8, 2, 5}, {32768, 32768, 0, 1, 1},
                   {32776, 32776, 0, 3, 1}};
     for (auto &c : shapes) {
         int64_t group = c.n_rows * c.stride + c.gap;
@@ -277,12 +277,12 @@ void test_sample_faults()
     kit_array<tt_draw> d(std::vector<tt_draw>(1, tt_draw{}));
     kit_array<uint64_t> out(1);
     tt_sample_args a = {tt_addr(x.p), tt_addr(d.p), 0, 0, tt_addr(out.p), 1, 40};
-    CHECK(check_faults([&] { return tt_cuda_sample(s.s, &a); }) == 1);
+    CHECK(check_faults(&s, [&] { return tt_cuda_sample(s.s, &a); }) == 1);
     tt_checksum_args c = {tt_addr(x.p), 16, 16, 0, tt_addr(out.p), 2, 1};
-    CHECK(check_faults([&] { return tt_cuda_checksum(s.s, &c); }) == 2);
+    CHECK(check_faults(&s, [&] { return tt_cuda_checksum(s.s, &c); }) == 2);
     a.n_draws = c.n_groups = 0;
-    CHECK(check_faults([&] { return tt_cuda_sample(s.s, &a); }) == 0);
-    CHECK(check_faults([&] { return tt_cuda_checksum(s.s, &c); }) == 1);
+    CHECK(check_faults(&s, [&] { return tt_cuda_sample(s.s, &a); }) == 0);
+    CHECK(check_faults(&s, [&] { return tt_cuda_checksum(s.s, &c); }) == 1);
     s.sync();
     CHECK(out.get()[0] == 0);
 }

@@ -229,7 +229,7 @@ def decode_step(sessions, page_bytes=BF16):
             Launch("attention, runs joined", "attn_join*|attention_combine*", n, parts + F32 * x * NQ, 2 * parts / F32),
             few_rows(x, HIDDEN, NQ, Q4_K, "o", n, True), few_rows(x, 2 * FFN, HIDDEN, Q4_K, "gate, up", n), gated(x, n),
             few_rows(x, HIDDEN, FFN, Q4_K, "down", n, True), Launch("rows picked", "gather_kernel", 1, F32 * 2 * x * HIDDEN, 0),
-            few_rows(x, VOCAB, HIDDEN, Q6_K, "head", 1), Launch("sampling", "sample*|argmax*", 1, F32 * x * VOCAB, 10 * x * VOCAB)]
+            few_rows(x, VOCAB, HIDDEN, Q6_K, "head", 1), Launch("sampling", "sample*", 1, 7 * F32 * x * VOCAB, 40 * x * VOCAB)]
 
 
 def page_memory(sessions, page_bytes=BF16):
