@@ -93,7 +93,7 @@ static tt_code find_cuda(const tt_device_wish *w, int32_t wanted, tt_device_foun
 static const char *cpu_only(const tt_device_wish *w)
 {
     return strcmp(w->isa, "auto") != 0 ? "model.isa names kernels of the CPU"
-           : w->kv_type != TT_BF16     ? "model.kv_type is not bf16, which CUDA kernels want"
+           : w->kv_type == TT_F32      ? "model.kv_type is f32, which CUDA has no kernels for"
                                        : NULL;
 }
 

@@ -1,4 +1,4 @@
-/* attention_bwd_cuda.cu - the gradient of the queries of attention over paged BF16 keys and values,
+/* attention_bwd_cuda.cu - the gradient of the queries of attention over paged keys and values,
  * which are constants: the forward's tiles, scores recomputed from q and the kept log-sum-exp.
  * Thread: the owner of the stream; device code. Source: FlashAttention, arXiv 2205.14135, appendix
  * B.4, its dQ part.
@@ -6,13 +6,14 @@
  * Per tile and block of keys: S = Q K^T, P = 2^(c S - lse), dP = dO V^T, dS = P (dP - rowsum(dO
  * O)), dQ += dS K. */
 #include "kernels/cuda/attn_tile_cuda.cuh"
+#include "kernels/cuda/key_feed_cuda.cuh"
 
 /* Keys of a block: two products of a warp's rows with them stay in registers. */
 template <int D> static constexpr int BWD_KEYS = D <= 128 ? 32 : 16;
 
-template <int D> struct bwd_layout {
+template <int D, tt_dtype type> struct bwd_layout {
     static constexpr int SLOTS = left_operand<D>::IN_REGISTERS ? 1 : D / 16 * 32;
-    __nv_bfloat16 k[2][BWD_KEYS<D>][D + ATTN_PAD], v[2][BWD_KEYS<D>][D + ATTN_PAD];
+    key_store<D, BWD_KEYS<D>, type> keys;
     uint4 q[ATTN_WARPS][SLOTS], d_out[ATTN_WARPS][SLOTS];
 };
 
@@ -23,14 +24,7 @@ template <int D> struct bwd_rows {
     left_operand<D> q, d_out;
 };
 
-template <int D>
-static __device__ __forceinline__ void fetch_block(const attn_input &in, const attn_tile &t,
-                                                   int key0, int buf, bwd_layout<D> *s)
-{
-    fetch_keys<D, ATTN_THREADS>(in, t, in.k, key0, BWD_KEYS<D>, (int)threadIdx.x, s->k[buf]);
-    fetch_keys<D, ATTN_THREADS>(in, t, in.v, key0, BWD_KEYS<D>, (int)threadIdx.x, s->v[buf]);
-    cp_async_commit();
-}
+template <int D, tt_dtype type> using bwd_feed = key_feed<D, BWD_KEYS<D>, ATTN_THREADS, type>;
 
 static __device__ __forceinline__ float rounded(float x)
 {
@@ -64,42 +58,47 @@ static __device__ __forceinline__ void load_rows(const attn_input &in, const flo
 }
 
 /* dq += dS K for one block of keys. */
-template <int D>
+template <int D, tt_dtype type>
 static __device__ __forceinline__ void meet_block(const bwd_rows<D> &own, int key0, float c,
-                                                  int buf, const bwd_layout<D> *s,
+                                                  int buf, const bwd_feed<D, type> &feed,
                                                   float (&dq)[D / 8][4])
 {
     float p[BWD_KEYS<D> / 8][4] = {}, ds[BWD_KEYS<D> / 8][4] = {};
     for (int kk = 0; kk < D / 16; kk++) {
         uint32_t a[1][4];
         own.q.get(kk, a[0]);
-        add_products<D, BWD_KEYS<D>>(a, kk, s->k[buf], p);
+        add_products<D, BWD_KEYS<D>>(a, kk, feed.k(buf), p);
         own.d_out.get(kk, a[0]);
-        add_products<D, BWD_KEYS<D>>(a, kk, s->v[buf], ds);
+        add_products<D, BWD_KEYS<D>>(a, kk, feed.v(buf), ds);
     }
+    feed.scale_columns(p, false);
+    feed.scale_columns(ds, true);
     for (int i = 0; i < BWD_KEYS<D> / 2; i++) {
         int r = i / 2 % 2, key = key0 + i / 4 * 8 + (int)threadIdx.x % 4 * 2 + i % 2;
         bool seen = key >= own.row[r].keys.first && key < own.row[r].keys.end;
         float weight = seen ? exp2f(c * p[i / 4][i % 4] - own.lse[r]) : 0.0f;
         ds[i / 4][i % 4] = weight * (ds[i / 4][i % 4] - own.along[r]);
     }
+    feed.scale_columns(ds, false);
     for (int kk = 0; kk < BWD_KEYS<D> / 16; kk++) {
         uint32_t a[1][4];
         to_operand(ds[2 * kk], ds[2 * kk + 1], a[0]);
-        add_weighted<D>(a, kk * 16, s->k[buf], dq);
+        add_weighted<D>(a, kk * 16, feed.k(buf), dq);
     }
 }
 
 /* Block (x, y): tile x of the step, K/V head y, in the forward's order. */
-template <int D>
+template <int D, tt_dtype type>
 static __global__ void __launch_bounds__(ATTN_THREADS)
     attention_bwd_kernel(attn_input in, const float *d_out, float *to)
 {
-    CU_DYN_SHARED(bwd_layout<D>, s);
+    using layout = bwd_layout<D, type>;
+    CU_DYN_SHARED(layout, s);
     attn_tile t = prefill_tile(in);
     int key0 = t.keys.first / BWD_KEYS<D> * BWD_KEYS<D>, lane = (int)threadIdx.x % 32,
         warp = (int)threadIdx.x / 32;
-    fetch_block<D>(in, t, key0, 0, s);
+    bwd_feed<D, type> feed = {&s->keys, (int)threadIdx.x, 0};
+    feed.fetch(in, t, key0, 0);
 
     bwd_rows<D> own;
     own.row[0] = row_at(in, t, warp * 16 + lane / 4);
@@ -109,31 +108,52 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
     load_rows<D>(in, d_out, own);
     float dq[D / 8][4] = {};
     for (int buf = 0; key0 < t.keys.end; key0 += BWD_KEYS<D>, buf ^= 1) {
-        cp_async_wait<0>();
-        __syncthreads(); /* this block is there, the one before is no longer read */
+        feed.arrive();
         if (key0 + BWD_KEYS<D> < t.keys.end) {
-            fetch_block<D>(in, t, key0 + BWD_KEYS<D>, buf ^ 1, s);
+            feed.fetch(in, t, key0 + BWD_KEYS<D>, buf ^ 1);
         }
-        meet_block<D>(own, key0, in.c, buf, s, dq);
+        meet_block<D, type>(own, key0, in.c, buf, feed, dq);
     }
     for (int r = 0; r < 2; r++) { /* rows counted anew: kept, they would spill at head_dim 256 */
         store_row<D>(to, row_at(in, t, warp * 16 + lane / 4 + 8 * r), dq, r, ATTN_LN2 * in.c);
     }
 }
 
-template <int D>
+template <int D, tt_dtype type>
 static cudaError_t launch_bwd(cudaStream_t stream, const tt_attention_bwd_args *a, int n_tiles)
 {
-    size_t n_bytes = sizeof(bwd_layout<D>);
+    size_t n_bytes = sizeof(bwd_layout<D, type>);
     cudaError_t err = cudaFuncSetAttribute(
-        attention_bwd_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
+        attention_bwd_kernel<D, type>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
     if (err != cudaSuccess) {
         return err;
     }
     dim3 grid((unsigned)n_tiles, (unsigned)a->fwd.kv->n_kv_heads);
-    return gpu_launch(grid, dim3(ATTN_THREADS), n_bytes, stream, attention_bwd_kernel<D>,
+    return gpu_launch(grid, dim3(ATTN_THREADS), n_bytes, stream, attention_bwd_kernel<D, type>,
                       attn_input_of(&a->fwd), dev_ptr<const float>(a->d_out),
                       dev_ptr<float>(a->dq));
+}
+
+template <tt_dtype type>
+static cudaError_t bwd_of(cudaStream_t stream, const tt_attention_bwd_args *a, int n_tiles)
+{
+    switch (a->fwd.kv->head_dim) {
+    case 16:
+        return launch_bwd<16, type>(stream, a, n_tiles);
+    case 32:
+        return launch_bwd<32, type>(stream, a, n_tiles);
+    case 64:
+        return launch_bwd<64, type>(stream, a, n_tiles);
+    case 80:
+        return launch_bwd<80, type>(stream, a, n_tiles);
+    case 96:
+        return launch_bwd<96, type>(stream, a, n_tiles);
+    case 128:
+        return launch_bwd<128, type>(stream, a, n_tiles);
+    case 256:
+        return launch_bwd<256, type>(stream, a, n_tiles);
+    }
+    return cudaErrorInvalidValue;
 }
 
 cudaError_t tt_cuda_attention_bwd(cudaStream_t stream, const tt_attention_bwd_args *a)
@@ -143,21 +163,6 @@ cudaError_t tt_cuda_attention_bwd(cudaStream_t stream, const tt_attention_bwd_ar
     if (n_tiles == 0) {
         return cudaSuccess;
     }
-    switch (a->fwd.kv->head_dim) {
-    case 16:
-        return launch_bwd<16>(stream, a, n_tiles);
-    case 32:
-        return launch_bwd<32>(stream, a, n_tiles);
-    case 64:
-        return launch_bwd<64>(stream, a, n_tiles);
-    case 80:
-        return launch_bwd<80>(stream, a, n_tiles);
-    case 96:
-        return launch_bwd<96>(stream, a, n_tiles);
-    case 128:
-        return launch_bwd<128>(stream, a, n_tiles);
-    case 256:
-        return launch_bwd<256>(stream, a, n_tiles);
-    }
-    return cudaErrorInvalidValue;
+    return a->fwd.kv->type == TT_I8 ? bwd_of<TT_I8>(stream, a, n_tiles)
+                                    : bwd_of<TT_BF16>(stream, a, n_tiles);
 }

@@ -1,6 +1,6 @@
-/* attn_decode_cuda.cu - attention of single rows over long caches of paged BF16 keys and values,
- * bound by reading them. Thread: the owner of the stream; device code. Source: FlashAttention,
- * arXiv 2205.14135, its sums cut along the keys.
+/* attn_decode_cuda.cu - attention of single rows over long caches of paged keys and values, bound
+ * by reading them. Thread: the owner of the stream; device code. Source: FlashAttention, arXiv
+ * 2205.14135, its sums cut along the keys.
  *
  * The keys of a segment are cut into splits of DECODE_SPLIT positions, aligned to absolute
  * positions. A block does one split of one tile: the query heads of a K/V head, 16 at most. Its
@@ -11,15 +11,13 @@
  * There is time to spare while keys are read: queries and weights enter the products as the sum of
  * two BF16, which leaves an error of 2^-17. */
 #include "kernels/cuda/attn_tile_cuda.cuh"
+#include "kernels/cuda/key_feed_cuda.cuh"
 
 enum { DECODE_SPLIT = 256, DECODE_ROWS = 16, DECODE_KEYS = TT_PAGE_TOKENS / ATTN_WARPS };
 
-template <int D> struct decode_layout {
-    using warp_rows = __nv_bfloat16[DECODE_KEYS][D + ATTN_PAD];
+template <int D, tt_dtype type> struct decode_layout {
     union {
-        struct {
-            warp_rows k[2][ATTN_WARPS], v[2][ATTN_WARPS];
-        } keys;
+        key_store<D, DECODE_KEYS, type> keys[ATTN_WARPS];
         float o[ATTN_WARPS][DECODE_ROWS][D]; /* once all keys are done */
     };
     uint4 q[2][D / 16][32]; /* both parts, each lane's registers */
@@ -48,20 +46,12 @@ static __device__ __forceinline__ float *part_at(const attn_input &in, const spl
     return in.parts + i * (D + 2);
 }
 
-template <int D>
-static __device__ __forceinline__ void fetch_page(const attn_input &in, const attn_tile &t,
-                                                  int key0, int buf, decode_layout<D> *s)
-{
-    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-    fetch_keys<D, 32>(in, t, in.k, key0, DECODE_KEYS, lane, s->keys.k[buf][warp]);
-    fetch_keys<D, 32>(in, t, in.v, key0, DECODE_KEYS, lane, s->keys.v[buf][warp]);
-    cp_async_commit();
-}
+template <int D, tt_dtype type> using decode_feed = key_feed<D, DECODE_KEYS, 32, type>;
 
 /* Every warp needs the same 16 rows: each makes a part of them. */
-template <int D>
+template <int D, tt_dtype type>
 static __device__ __forceinline__ void share_queries(const attn_input &in, const attn_row (&row)[2],
-                                                     decode_layout<D> *s)
+                                                     decode_layout<D, type> *s)
 {
     int lane = (int)threadIdx.x % 32;
     for (int kk = (int)threadIdx.x / 32; kk < D / 16; kk += ATTN_WARPS) {
@@ -77,12 +67,12 @@ static __device__ __forceinline__ void share_queries(const attn_input &in, const
 }
 
 /* The warp's keys of one page against the rows. */
-template <int D>
+template <int D, tt_dtype type>
 static __device__ __forceinline__ void meet_keys(const attn_row (&row)[2], int key0, float c,
-                                                 int buf, const decode_layout<D> *s,
-                                                 running<D> &run)
+                                                 int buf, const decode_layout<D, type> *s,
+                                                 const decode_feed<D, type> &feed, running<D> &run)
 {
-    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    int lane = (int)threadIdx.x % 32;
     float p[DECODE_KEYS / 8][4] = {};
     uint32_t a[2][4];
     for (int kk = 0; kk < D / 16; kk++) {
@@ -93,16 +83,18 @@ static __device__ __forceinline__ void meet_keys(const attn_row (&row)[2], int k
             a[i][2] = v.z;
             a[i][3] = v.w;
         }
-        add_products<D, DECODE_KEYS>(a, kk, s->keys.k[buf][warp], p);
+        add_products<D, DECODE_KEYS>(a, kk, feed.k(buf), p);
     }
+    feed.scale_columns(p, false);
     run.soften(p, key0, c, row);
+    feed.scale_columns(p, true);
     to_operands(p[0], p[1], a);
-    add_weighted<D>(a, 0, s->keys.v[buf][warp], run.o);
+    add_weighted<D>(a, 0, feed.v(buf), run.o);
 }
 
 /* Hands the warp's sums to the block; other warps may still read their keys before. */
-template <int D>
-static __device__ __forceinline__ void share_sums(const running<D> &run, decode_layout<D> *s)
+template <int D, tt_dtype type>
+static __device__ __forceinline__ void share_sums(const running<D> &run, decode_layout<D, type> *s)
 {
     int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
     __syncthreads();
@@ -122,8 +114,8 @@ static __device__ __forceinline__ void share_sums(const running<D> &run, decode_
 }
 
 /* Joins the warps' sums of row i at column d into `part`. */
-template <int D>
-static __device__ __forceinline__ void join_warps(const decode_layout<D> *s, int i, int d,
+template <int D, tt_dtype type>
+static __device__ __forceinline__ void join_warps(const decode_layout<D, type> *s, int i, int d,
                                                   float *part)
 {
     float top = s->top[0][i], sum = 0, o = 0;
@@ -143,10 +135,11 @@ static __device__ __forceinline__ void join_warps(const decode_layout<D> *s, int
 }
 
 /* Block (x, y): x counts tiles times splits of the step, y is the K/V head. */
-template <int D>
+template <int D, tt_dtype type>
 static __global__ void __launch_bounds__(ATTN_THREADS) attn_decode_kernel(attn_input in)
 {
-    CU_DYN_SHARED(decode_layout<D>, s);
+    using layout = decode_layout<D, type>;
+    CU_DYN_SHARED(layout, s);
     attn_place place = find_place(
         in, (int)blockIdx.x,
         [&in](const tt_seg &seg) {
@@ -164,28 +157,29 @@ static __global__ void __launch_bounds__(ATTN_THREADS) attn_decode_kernel(attn_i
     int key0 = t.keys.first / TT_PAGE_TOKENS * TT_PAGE_TOKENS;
     int skip = (int)threadIdx.x / 32 * DECODE_KEYS; /* the warp's part of a page */
     attn_row row[2] = {row_at(in, t, lane / 4), row_at(in, t, lane / 4 + 8)};
+    decode_feed<D, type> feed = {&s->keys[threadIdx.x / 32], lane, 0};
     if (key0 < t.keys.end) {
-        fetch_page<D>(in, t, key0 + skip, 0, s);
+        feed.fetch(in, t, key0 + skip, 0);
     }
-    share_queries<D>(in, row, s);
+    share_queries<D, type>(in, row, s);
     running<D> run;
     run.begin();
     for (int buf = 0; key0 < t.keys.end; key0 += TT_PAGE_TOKENS, buf ^= 1) {
-        cp_async_wait<0>();
-        __syncwarp(); /* these keys are there, the ones before are no longer read */
+        feed.arrive();
         if (key0 + TT_PAGE_TOKENS < t.keys.end) {
-            fetch_page<D>(in, t, key0 + TT_PAGE_TOKENS + skip, buf ^ 1, s);
+            feed.fetch(in, t, key0 + TT_PAGE_TOKENS + skip, buf ^ 1);
         }
-        meet_keys<D>(row, key0 + skip, in.c, buf, s, run);
+        meet_keys<D, type>(row, key0 + skip, in.c, buf, s, feed, run);
     }
-    share_sums<D>(run, s);
+    share_sums<D, type>(run, s);
     for (int e = (int)threadIdx.x; e < t.n * D; e += ATTN_THREADS) {
         int at = t.begin + e / D, pos = place.seg.pos0 + at / in.group;
         key_range keys = keys_of(in.window, pos);
         if (keys.first < (split + 1) * DECODE_SPLIT && keys.end > split * DECODE_SPLIT) {
-            join_warps<D>(s, e / D, e % D,
-                          part_at<D>(in, splits, place.before, at / in.group, split - splits.first,
-                                     t.kv_head * in.group + at % in.group));
+            join_warps<D, type>(s, e / D, e % D,
+                                part_at<D>(in, splits, place.before, at / in.group,
+                                           split - splits.first,
+                                           t.kv_head * in.group + at % in.group));
         }
     }
 }
@@ -276,25 +270,48 @@ size_t tt_cuda_attention_scratch(const tt_attention_args *a)
     return decode_size_of(a).parts * (size_t)a->n_heads * part;
 }
 
-template <int D>
+template <int D, tt_dtype type>
 static cudaError_t launch_decode(cudaStream_t stream, const tt_attention_args *a, tt_dev scratch,
                                  decode_size z)
 {
-    size_t n_bytes = sizeof(decode_layout<D>);
+    size_t n_bytes = sizeof(decode_layout<D, type>);
     attn_input in = attn_input_of(a);
     in.parts = dev_ptr<float>(scratch);
     cudaError_t err = cudaFuncSetAttribute(
-        attn_decode_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
+        attn_decode_kernel<D, type>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
     if (err != cudaSuccess) {
         return err;
     }
     dim3 grid((unsigned)z.tasks, (unsigned)a->kv->n_kv_heads);
-    err = gpu_launch(grid, dim3(ATTN_THREADS), n_bytes, stream, attn_decode_kernel<D>, in);
+    err = gpu_launch(grid, dim3(ATTN_THREADS), n_bytes, stream, attn_decode_kernel<D, type>, in);
     if (err != cudaSuccess) {
         return err;
     }
     dim3 rows((unsigned)z.rows, (unsigned)a->n_heads);
     return gpu_launch(rows, dim3(ATTN_THREADS), 0, stream, attn_join_kernel<D>, in);
+}
+
+template <tt_dtype type>
+static cudaError_t decode_of(cudaStream_t stream, const tt_attention_args *a, tt_dev scratch,
+                             decode_size z)
+{
+    switch (a->kv->head_dim) {
+    case 16:
+        return launch_decode<16, type>(stream, a, scratch, z);
+    case 32:
+        return launch_decode<32, type>(stream, a, scratch, z);
+    case 64:
+        return launch_decode<64, type>(stream, a, scratch, z);
+    case 80:
+        return launch_decode<80, type>(stream, a, scratch, z);
+    case 96:
+        return launch_decode<96, type>(stream, a, scratch, z);
+    case 128:
+        return launch_decode<128, type>(stream, a, scratch, z);
+    case 256:
+        return launch_decode<256, type>(stream, a, scratch, z);
+    }
+    return cudaErrorInvalidValue;
 }
 
 cudaError_t tt_cuda_attn_decode(cudaStream_t stream, const tt_attention_args *a, tt_dev scratch)
@@ -303,21 +320,6 @@ cudaError_t tt_cuda_attn_decode(cudaStream_t stream, const tt_attention_args *a,
     if (z.rows == 0) {
         return cudaSuccess;
     }
-    switch (a->kv->head_dim) {
-    case 16:
-        return launch_decode<16>(stream, a, scratch, z);
-    case 32:
-        return launch_decode<32>(stream, a, scratch, z);
-    case 64:
-        return launch_decode<64>(stream, a, scratch, z);
-    case 80:
-        return launch_decode<80>(stream, a, scratch, z);
-    case 96:
-        return launch_decode<96>(stream, a, scratch, z);
-    case 128:
-        return launch_decode<128>(stream, a, scratch, z);
-    case 256:
-        return launch_decode<256>(stream, a, scratch, z);
-    }
-    return cudaErrorInvalidValue;
+    return a->kv->type == TT_I8 ? decode_of<TT_I8>(stream, a, scratch, z)
+                                : decode_of<TT_BF16>(stream, a, scratch, z);
 }

@@ -1,7 +1,6 @@
-/* attn_tile_cuda.cuh - what the attention kernels share: the cut of a step into tiles, keys and
- * values on their way from the pages to tensor cores, softmax with a running maximum. Thread:
- * device code, whole warps; begin_attention() the owner of the stream. Source: FlashAttention,
- * arXiv 2205.14135.
+/* attn_tile_cuda.cuh - what the attention kernels share: the cut of a step into tiles, softmax with
+ * a running maximum; keys and values are key_feed_cuda.cuh's. Thread: device code, whole warps;
+ * attn_input_of() the owner of the stream. Source: FlashAttention, arXiv 2205.14135.
  *
  * A tile is some consecutive matrix rows of one segment and one K/V head. Matrix row i is step row
  * i / group, query head i % group of that K/V head: keys are loaded once for the group, and a tile
@@ -38,7 +37,7 @@ struct attn_input {
     float *out, *lse;
     const tt_seg *segs;
     const int32_t *page_table;
-    const char *k, *v;
+    const char *k, *v, *k_scale, *v_scale;
     int64_t page_stride;
     float *parts; /* decode's scratch */
     int n_segs, n_heads, n_kv_heads, window;
@@ -224,60 +223,6 @@ template <int D> struct left_operand {
     }
 };
 
-/* Fetches keys (values) [key0, key0 + n) of one page into rows of shared memory, by `threads`
- * threads of which this is number `me`. Keys that no row of the tile sees become zeros: the cache
- * behind the last one may never have been written. */
-template <int D, int threads>
-static __device__ __forceinline__ void fetch_keys(const attn_input &in, const attn_tile &t,
-                                                  const char *base, int key0, int n, int me,
-                                                  __nv_bfloat16 (*rows)[D + ATTN_PAD])
-{
-    const __nv_bfloat16 *page = reinterpret_cast<const __nv_bfloat16 *>(
-        base + t.pages[key0 / TT_PAGE_TOKENS] * in.page_stride);
-    page += (t.kv_head * TT_PAGE_TOKENS + key0 % TT_PAGE_TOKENS) * D;
-    for (int i = me; i < n * (D / 8); i += threads) {
-        int row = i / (D / 8), col = i % (D / 8) * 8, key = key0 + row;
-        bool seen = key >= t.keys.first && key < t.keys.end;
-        cp_async16(&rows[row][col], page + row * D + col, seen);
-    }
-}
-
-/* s[16, n_keys] += A K^T over columns [16 kk, 16 kk + 16); A is the sum of its parts, K are rows of
- * shared memory. */
-template <int D, int n_keys, int parts>
-static __device__ __forceinline__ void add_products(const uint32_t (&a)[parts][4], int kk,
-                                                    const __nv_bfloat16 (*rows)[D + ATTN_PAD],
-                                                    float (&s)[n_keys / 8][4])
-{
-    int lane = (int)threadIdx.x % 32, matrix = lane / 8;
-    for (int n = 0; n < n_keys / 8; n += 2) {
-        uint32_t b[4];
-        ldmatrix_x4<false>(b, &rows[n * 8 + matrix / 2 * 8 + lane % 8][kk * 16 + matrix % 2 * 8]);
-        for (int i = 0; i < parts; i++) {
-            mma_bf16(s[n], a[i], b[0], b[1]);
-            mma_bf16(s[n + 1], a[i], b[2], b[3]);
-        }
-    }
-}
-
-/* o[16, D] += P V over 16 keys from row `key` on; P is the sum of its parts, V are rows of shared
- * memory. */
-template <int D, int parts>
-static __device__ __forceinline__ void add_weighted(const uint32_t (&p)[parts][4], int key,
-                                                    const __nv_bfloat16 (*rows)[D + ATTN_PAD],
-                                                    float (&o)[D / 8][4])
-{
-    int lane = (int)threadIdx.x % 32, matrix = lane / 8;
-    for (int n = 0; n < D / 8; n += 2) {
-        uint32_t b[4];
-        ldmatrix_x4<true>(b, &rows[key + matrix % 2 * 8 + lane % 8][(n + matrix / 2) * 8]);
-        for (int i = 0; i < parts; i++) {
-            mma_bf16(o[n], p[i], b[0], b[1]);
-            mma_bf16(o[n + 1], p[i], b[2], b[3]);
-        }
-    }
-}
-
 /* 16 columns of an accumulator, two groups of 8, as the left operand of a product. */
 static __device__ __forceinline__ void to_operand(const float x[4], const float y[4], uint32_t a[4])
 {
@@ -383,8 +328,10 @@ static __device__ __forceinline__ void store_row(float *x, const attn_row &row,
 static inline attn_input attn_input_of(const tt_attention_args *a)
 {
     const tt_kv_layer *kv = a->kv;
-    assert(kv->type == TT_BF16 && a->n_heads % kv->n_kv_heads == 0 && a->scale > 0);
+    assert(kv->type == TT_BF16 || kv->type == TT_I8);
+    assert(a->n_heads % kv->n_kv_heads == 0 && a->scale > 0);
     assert((kv->k | kv->v | (uint64_t)kv->page_stride) % 16 == 0);
+    assert((kv->k_scale | kv->v_scale) % sizeof(float) == 0);
     attn_input in = {};
     in.q = dev_ptr<const float>(a->q);
     in.out = dev_ptr<float>(a->out);
@@ -393,6 +340,8 @@ static inline attn_input attn_input_of(const tt_attention_args *a)
     in.page_table = dev_ptr<const int32_t>(a->page_table);
     in.k = dev_ptr<const char>(kv->k);
     in.v = dev_ptr<const char>(kv->v);
+    in.k_scale = dev_ptr<const char>(kv->k_scale);
+    in.v_scale = dev_ptr<const char>(kv->v_scale);
     in.page_stride = kv->page_stride;
     in.n_segs = a->n_segs;
     in.n_heads = a->n_heads;

@@ -7,6 +7,7 @@
  * reduced angle is below 1e-6 at any position, where a plain product would be off by 1e-3 at
  * position 32,768. */
 #include <assert.h>
+#include <float.h>
 #include <math.h>
 
 #include "kernels/cuda/compat.cuh"
@@ -27,10 +28,10 @@ struct qk_rope_input {
     float *q, *q_pre;
     const float *k, *v, *bq, *bk, *bv, *q_norm, *k_norm;
     const int32_t *positions, *kv_slot;
-    char *page_k, *page_v;
+    char *page_k, *page_v, *scale_k, *scale_v;
     int64_t page_stride;
     int n_heads, n_kv_heads, head_dim;
-    int f32_pages;
+    int type; /* of the pages */
 };
 
 struct q_rope_bwd_input {
@@ -88,15 +89,39 @@ static __device__ __forceinline__ void load_head(const float *x, const float *bi
     __syncwarp();
 }
 
-/* Writes a head at its slot of K or V. */
-static __device__ __forceinline__ void store_head(const qk_rope_input &in, char *pages,
-                                                  int32_t slot, int kv_head, const float *head)
+/* The scale of a head (tt_kv_layer). The largest magnitude is found in the bits, where NaN is
+ * beyond infinity and that beyond all numbers. */
+static __device__ __forceinline__ float scale_of(const float *head, int n)
 {
-    char *page = pages + slot / TT_PAGE_TOKENS * in.page_stride;
-    size_t first =
-        ((size_t)kv_head * TT_PAGE_TOKENS + (size_t)(slot % TT_PAGE_TOKENS)) * (size_t)in.head_dim;
+    uint32_t most = 0;
+    for (int i = (int)threadIdx.x % 32; i < n; i += 32) {
+        most = max(most, __float_as_uint(head[i]) & 0x7fffffffu);
+    }
+    for (int b = 16; b > 0; b /= 2) {
+        most = max(most, __shfl_xor_sync(0xffffffffu, most, b));
+    }
+    float scale = __uint_as_float(most) / 127.0f;
+    scale = scale < FLT_MIN ? 0.0f : scale;
+    return most < 0x7f800000u ? scale : __uint_as_float(0x7fc00000u);
+}
+
+/* Writes a head at its slot of K or V. */
+static __device__ __forceinline__ void store_head(const qk_rope_input &in, bool is_k, int32_t slot,
+                                                  int kv_head, const float *head)
+{
+    int64_t at = slot / TT_PAGE_TOKENS * in.page_stride;
+    char *page = (is_k ? in.page_k : in.page_v) + at;
+    size_t row = (size_t)kv_head * TT_PAGE_TOKENS + (size_t)(slot % TT_PAGE_TOKENS);
+    size_t first = row * (size_t)in.head_dim;
+    float scale = in.type == TT_I8 ? scale_of(head, in.head_dim) : 0.0f;
+    if (in.type == TT_I8 && threadIdx.x % 32 == 0) {
+        reinterpret_cast<float *>((is_k ? in.scale_k : in.scale_v) + at)[row] = scale;
+    }
     for (int i = (int)threadIdx.x % 32; i < in.head_dim; i += 32) {
-        if (in.f32_pages) {
+        if (in.type == TT_I8) {
+            int q = scale > 0.0f ? (int)rintf(head[i] / scale) : 0;
+            reinterpret_cast<int8_t *>(page)[first + i] = (int8_t)q;
+        } else if (in.type == TT_F32) {
             reinterpret_cast<float *>(page)[first + i] = head[i];
         } else {
             reinterpret_cast<__nv_bfloat16 *>(page)[first + i] = __float2bfloat16_rn(head[i]);
@@ -133,7 +158,7 @@ static __global__ void __launch_bounds__(32 * ROPE_WARPS)
             rotate(rope, position, 1.0f, head);
             __syncwarp();
         }
-        store_head(in, is_k ? in.page_k : in.page_v, slot, kv_head, head);
+        store_head(in, is_k, slot, kv_head, head);
     }
 }
 
@@ -184,7 +209,7 @@ static dim3 grid_of(int n_rows, int n_heads)
 cudaError_t tt_cuda_qk_rope(cudaStream_t stream, const tt_qk_rope_args *a)
 {
     const tt_kv_layer *kv = a->kv;
-    assert(kv->type == TT_F32 || kv->type == TT_BF16);
+    assert(kv->type == TT_F32 || kv->type == TT_BF16 || kv->type == TT_I8);
     if (a->n_rows == 0) {
         return cudaSuccess;
     }
@@ -202,11 +227,13 @@ cudaError_t tt_cuda_qk_rope(cudaStream_t stream, const tt_qk_rope_args *a)
     in.kv_slot = dev_ptr<const int32_t>(a->kv_slot);
     in.page_k = dev_ptr<char>(kv->k);
     in.page_v = dev_ptr<char>(kv->v);
+    in.scale_k = dev_ptr<char>(kv->k_scale);
+    in.scale_v = dev_ptr<char>(kv->v_scale);
     in.page_stride = kv->page_stride;
     in.n_heads = a->n_heads;
     in.n_kv_heads = kv->n_kv_heads;
     in.head_dim = kv->head_dim;
-    in.f32_pages = kv->type == TT_F32;
+    in.type = kv->type;
     int n_heads = a->n_heads + (a->k != 0 ? 2 * kv->n_kv_heads : 0);
     return gpu_launch(grid_of(a->n_rows, n_heads), dim3(32 * ROPE_WARPS), 0, stream, qk_rope_kernel,
                       in, rotation_of(&a->rope, kv->head_dim), a->norm_eps);

@@ -51,7 +51,8 @@ bool co_device_takes(const co_op *op, const co_shape *s)
     if (!op->kv_type) {
         return true;
     }
-    for (size_t i = 0; s->type == TT_BF16 && i < sizeof heads / sizeof *heads; i++) {
+    bool type = s->type == TT_BF16 || s->type == TT_I8;
+    for (size_t i = 0; type && i < sizeof heads / sizeof *heads; i++) {
         if (s->dim == heads[i]) {
             return true;
         }

@@ -99,6 +99,7 @@ static inline void check_close(const char *what, twin<float> *t, double limit = 
 /* test_rope.cc */
 void test_rope();
 void test_rope_q_alone();
+void test_rope_bytes();
 
 #ifdef CUEMU
 /* Makes each runtime call of `what` fail in turn: every failure comes back (one of cuBLAS may be

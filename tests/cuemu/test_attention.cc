@@ -16,6 +16,7 @@ struct attn_shape {
     tt_family family;
     int dim, heads, kv_heads, window;
     std::vector<attn_seg> segs;
+    tt_dtype type = TT_BF16;
 };
 
 static const double prefill_limit = 4e-6, bwd_limit = 5e-6, decode_limit = 1e-10, lse_limit = 1e-11;
@@ -32,11 +33,25 @@ struct attn_rig {
     std::vector<tt_seg> segs;
     int n_rows = 1, n_pages = 0; /* of the step, one in front in no segment; of all sequences */
     std::vector<int32_t> table;
-    std::vector<uint16_t> pages; /* K, V, and as much that is another layer's, in each */
+    std::vector<uint8_t>
+        pages; /* K, V, their scales, and as much that is another layer's, in each */
 
+    size_t elem() const
+    {
+        return z.type == TT_I8 ? 1 : 2;
+    }
+    /* Bytes of K or V of a page, of its scales, and of the page. */
     size_t half_page() const
     {
-        return (size_t)TT_PAGE_TOKENS * (size_t)(z.kv_heads * z.dim);
+        return (size_t)TT_PAGE_TOKENS * (size_t)(z.kv_heads * z.dim) * elem();
+    }
+    size_t scales() const
+    {
+        return z.type == TT_I8 ? (size_t)(TT_PAGE_TOKENS * z.kv_heads) * sizeof(float) : 0;
+    }
+    size_t stride() const
+    {
+        return 3 * half_page() + 2 * scales();
     }
     int first_key(int pos) const
     {
@@ -58,7 +73,7 @@ struct attn_rig {
         for (int i = n_pages - 1; i > 0; i--) {
             std::swap(table[(size_t)i], table[(size_t)rnd.below(i + 1)]);
         }
-        pages.assign((size_t)n_pages * 3 * half_page(), 0x7fff);
+        pages.assign((size_t)n_pages * stride(), 0xff); /* NaN as BF16, in scales too */
         for (const tt_seg &g : segs) {
             write_keys(g);
         }
@@ -72,13 +87,28 @@ struct attn_rig {
             table[(size_t)(g.page0 + p / TT_PAGE_TOKENS)] = 1 << 20;
         }
         for (int p = first; p < g.pos0 + g.n_rows; p++) {
-            size_t page = (size_t)table[(size_t)(g.page0 + p / TT_PAGE_TOKENS)];
-            for (int i = 0; i < 2 * z.kv_heads * n; i++) {
-                int head = i / n % z.kv_heads;
-                size_t at = (size_t)((head * TT_PAGE_TOKENS + p % TT_PAGE_TOKENS) * n + i % n);
-                at += page * 3 * half_page() + (i >= z.kv_heads * n ? half_page() : 0);
-                pages[at] = tt_f32_to_bf16(2 * rnd.uniform());
+            uint8_t *page =
+                &pages[(size_t)table[(size_t)(g.page0 + p / TT_PAGE_TOKENS)] * stride()];
+            for (int i = 0; i < 2 * z.kv_heads; i++) {
+                write_vector(page, i / z.kv_heads,
+                             i % z.kv_heads * TT_PAGE_TOKENS + p % TT_PAGE_TOKENS, n);
             }
+        }
+    }
+    /* Vector `row` of K (half 0) or V. Every whole number occurs; scales differ by a factor of 4.
+     */
+    void write_vector(uint8_t *page, int half, int row, int n)
+    {
+        float scale = (2.0f + 1.2f * rnd.uniform()) / 127;
+        uint8_t *to = page + (size_t)half * half_page() + (size_t)(row * n) * elem();
+        for (int i = 0; i < n; i++) {
+            uint16_t h = tt_f32_to_bf16(2 * rnd.uniform());
+            int8_t q = (int8_t)(rnd.below(256) - 128);
+            memcpy(to + (size_t)i * elem(), z.type == TT_I8 ? (void *)&q : &h, elem());
+        }
+        if (z.type == TT_I8) {
+            size_t scales_at = 2 * half_page() + (size_t)half * scales();
+            memcpy(page + scales_at + sizeof scale * (size_t)row, &scale, sizeof scale);
         }
     }
 
@@ -101,8 +131,16 @@ struct attn_side {
 
 static void fill_args(attn_side *side, const attn_rig &rig, tt_dev pages)
 {
-    size_t half = rig.half_page() * 2;
-    side->kv = {pages, pages + half, (int64_t)(3 * half), TT_BF16, rig.z.kv_heads, rig.z.dim, 0, 0};
+    size_t half = rig.half_page(), scales = rig.scales();
+    side->kv = {};
+    side->kv.k = pages;
+    side->kv.v = pages + half;
+    side->kv.k_scale = scales > 0 ? pages + 2 * half : 0;
+    side->kv.v_scale = scales > 0 ? pages + 2 * half + scales : 0;
+    side->kv.page_stride = (int64_t)rig.stride();
+    side->kv.type = rig.z.type;
+    side->kv.n_kv_heads = rig.z.kv_heads;
+    side->kv.head_dim = rig.z.dim;
     side->a = {};
     side->a.segs_host = rig.segs.data();
     side->a.kv = &side->kv;
@@ -118,7 +156,7 @@ struct attn_buffers {
     twin<float> q, out, lse, d_out, dq;
     twin<tt_seg> segs;
     twin<int32_t> table;
-    twin<uint16_t> pages;
+    twin<uint8_t> pages;
     attn_side ref, cuda;
 
     explicit attn_buffers(attn_rig *rig)
@@ -155,8 +193,8 @@ static void check_attention(const attn_shape &z)
     attn_buffers b(&rig);
     reference ref;
     char what[100];
-    snprintf(what, sizeof what, "dim %d, heads %d/%d, window %d, from %d", z.dim, z.heads,
-             z.kv_heads, z.window, z.segs[0].pos0);
+    snprintf(what, sizeof what, "%s, dim %d, heads %d/%d, window %d, from %d",
+             tt_dtypes[z.type].name, z.dim, z.heads, z.kv_heads, z.window, z.segs[0].pos0);
     ref.ops.attention(ref.lane, &b.ref.a);
     run_cuda(&b.cuda.a);
     check_close(what, &b.out, z.family == TT_DECODE ? decode_limit : prefill_limit);
@@ -240,19 +278,42 @@ static void test_decode()
 static void test_unrolled()
 {
     for (int dim : {16, 32, 64, 80, 96, 128, 256}) {
-        check_attention({TT_PREFILL, dim, 1, 1, 0, {{0, 130}, {1, 65}}});
-        check_attention({TT_PREFILL, dim, 6, 2, 40, {{60, 7}, {0, 70}, {63, 1}}});
-        check_attention({TT_DECODE, dim, 20, 1, 300, {{299, 2}, {811, 1}, {3, 1}}});
+        for (tt_dtype type : {TT_BF16, TT_I8}) {
+            check_attention({TT_PREFILL, dim, 1, 1, 0, {{0, 130}, {1, 65}}, type});
+            check_attention({TT_PREFILL, dim, 6, 2, 40, {{60, 7}, {0, 70}, {63, 1}}, type});
+            check_attention({TT_DECODE, dim, 20, 1, 300, {{299, 2}, {811, 1}, {3, 1}}, type});
+        }
         check_attention({TT_DECODE, dim, 2, 2, 0, {{5000, 1}, {63, 1}}});
     }
     check_attention({TT_DECODE, 64, 1, 1, 0, {{130 * 256, 1}}});
 }
 #endif
 
-/* A row of segment `seg` alone has the bits that it has among others. */
-static void check_alone(tt_family family, int seg, int row)
+/* Every head size; keys around the ends of blocks and pages, windows that begin inside them. */
+static void test_bytes()
 {
-    attn_rig rig({family, 64, 6, 2, 500, {{250, 20}, {700, 5}, {3, 2}}});
+    const attn_shape shapes[] = {
+        {TT_PREFILL, 64, 8, 8, 0, {{0, 1}, {0, 2}}, TT_I8},
+        {TT_PREFILL, 64, 6, 2, 0, {{190, 9}, {127, 1}, {0, 65}}, TT_I8},
+        {TT_PREFILL, 80, 2, 1, 50, {{61, 70}}, TT_I8},
+        {TT_PREFILL, 96, 3, 1, 0, {{60, 7}, {0, 3}}, TT_I8},
+        {TT_PREFILL, 128, 4, 2, 0, {{0, 33}, {130, 33}}, TT_I8},
+        {TT_PREFILL, 256, 2, 1, 40, {{95, 2}, {0, 33}}, TT_I8},
+        {TT_DECODE, 64, 6, 2, 0, {{62, 1}, {64, 1}, {129, 1}, {600, 1}}, TT_I8},
+        {TT_DECODE, 80, 3, 1, 0, {{15, 1}, {270, 1}}, TT_I8},
+        {TT_DECODE, 96, 2, 1, 90, {{130, 1}}, TT_I8},
+        {TT_DECODE, 128, 8, 2, 300, {{253, 5}, {16, 1}, {511, 1}}, TT_I8},
+        {TT_DECODE, 256, 4, 2, 0, {{17, 1}, {320, 1}}, TT_I8},
+    };
+    for (const attn_shape &z : shapes) {
+        check_attention(z);
+    }
+}
+
+/* A row of segment `seg` alone has the bits that it has among others. */
+static void check_alone(tt_family family, int seg, int row, tt_dtype type = TT_BF16)
+{
+    attn_rig rig({family, 64, 6, 2, 500, {{250, 20}, {700, 5}, {3, 2}}, type});
     attn_buffers b(&rig);
     kit_stream s;
     tt_attention_args a = b.cuda.a;
@@ -289,6 +350,8 @@ static void test_alone()
     check_alone(TT_PREFILL, 1, 2);
     check_alone(TT_DECODE, 0, 7);
     check_alone(TT_DECODE, 1, 4);
+    check_alone(TT_PREFILL, 0, 19, TT_I8);
+    check_alone(TT_DECODE, 0, 7, TT_I8);
 }
 
 /* What is left out: the log-sum-exp; all rows. Head sizes that there are no kernels for. */
@@ -305,8 +368,11 @@ static void test_nothing()
         tt_attention_bwd_args ab = {b.cuda.a, b.d_out.at_device(), b.dq.at_device()};
         ab.fwd.lse = b.lse.at_device();
         b.cuda.kv.head_dim = 72;
-        CHECK(tt_cuda_attention(nullptr, &b.cuda.a, 0) == cudaErrorInvalidValue);
-        CHECK(tt_cuda_attention_bwd(nullptr, &ab) == cudaErrorInvalidValue);
+        for (tt_dtype type : {TT_BF16, TT_I8}) {
+            b.cuda.kv.type = type;
+            CHECK(tt_cuda_attention(nullptr, &b.cuda.a, 0) == cudaErrorInvalidValue);
+            CHECK(tt_cuda_attention_bwd(nullptr, &ab) == cudaErrorInvalidValue);
+        }
         b.cuda.a.n_segs = ab.fwd.n_segs = 0;
         CHECK_OK(tt_cuda_attention(nullptr, &b.cuda.a, 0));
         CHECK_OK(tt_cuda_attention_bwd(nullptr, &ab));
@@ -344,8 +410,8 @@ static void test_faults()
 #endif
 
 static const kit_test tests[] = {
-    {"prefill", test_prefill}, {"window", test_window},   {"decode", test_decode},
-    {"alone", test_alone},     {"nothing", test_nothing},
+    {"prefill", test_prefill}, {"window", test_window}, {"decode", test_decode},
+    {"bytes", test_bytes},     {"alone", test_alone},   {"nothing", test_nothing},
 #ifdef CUEMU
     {"faults", test_faults},
 #else

@@ -257,10 +257,15 @@ static void test_faults()
 #endif
 
 static const kit_test tests[] = {
-    {"norm", test_norm},     {"gated", test_gated},
-    {"embed", test_embed},   {"unknown_id", test_unknown_id},
-    {"gather", test_gather}, {"to_bf16", test_to_bf16},
-    {"rope", test_rope},     {"rope_q_alone", test_rope_q_alone},
+    {"norm", test_norm},
+    {"gated", test_gated},
+    {"embed", test_embed},
+    {"unknown_id", test_unknown_id},
+    {"gather", test_gather},
+    {"to_bf16", test_to_bf16},
+    {"rope", test_rope},
+    {"rope_q_alone", test_rope_q_alone},
+    {"rope_bytes", test_rope_bytes},
 #ifdef CUEMU
     {"faults", test_faults},
 #endif

@@ -128,6 +128,9 @@ static void test_automatic_for_the_cpu(void **state)
     f = found(&w);
     assert_null(f.choice.cuda);
     assert_non_null(strstr(f.why, "model.kv_type"));
+    w.kv_type = TT_I8;
+    f = found(&w);
+    assert_non_null(f.choice.cuda);
 }
 
 /* Without a driver the installed module is not even looked for. */
