@@ -65,6 +65,18 @@ static void test_rows()
     check("q_rope_bwd", [&](cudaStream_t s) { return tt_cuda_q_rope_bwd(s, &q_bwd); });
 }
 
+static void test_draws()
+{
+    launch_rig r;
+    kit_array<tt_draw> draw(std::vector<tt_draw>(1));
+    tt_sample_args sample = {r.at(1), tt_addr(draw.p), 0, 0, r.at(2), 1, 40};
+    tt_checksum_args sum = {r.p, 16, 16, 0, r.at(1), 2, 1};
+    check_launch(
+        "sample", &r, [&](cudaStream_t s) { return tt_cuda_sample(s, &sample); }, 1);
+    check_launch(
+        "checksum", &r, [&](cudaStream_t s) { return tt_cuda_checksum(s, &sum); }, 2);
+}
+
 static void test_attention()
 {
     launch_rig r;
@@ -171,8 +183,8 @@ static void test_training()
 }
 
 static const kit_test tests[] = {
-    {"rows", test_rows},         {"attention", test_attention}, {"products", test_products},
-    {"adapters", test_adapters}, {"training", test_training},
+    {"rows", test_rows},         {"draws", test_draws},       {"attention", test_attention},
+    {"products", test_products}, {"adapters", test_adapters}, {"training", test_training},
 };
 
 int main(int argc, char **argv)
