@@ -204,11 +204,12 @@ def emulated():
 PROMPT = [5 + i * 7 % 250 for i in range(48)]
 
 
-def test_the_emulated_device_answers_as_the_cpu_does(emulated):
+@pytest.mark.parametrize("kv_type", ["bf16", "q8"])
+def test_the_emulated_device_answers_as_the_cpu_does(emulated, kv_type):
     body = {"prompt": PROMPT, "max_tokens": 4, "temperature": 0, "ignore_eos": True}
-    with Server("--device", "cpu", "--max-context", "512", model=TINY) as s:
+    with Server("--device", "cpu", "--max-context", "512", "--kv-type", kv_type, model=TINY) as s:
         want = s.post("/v1/completions", body).json()
-    with Server(*emulated, model=TINY) as s:
+    with Server(*emulated, "--kv-type", kv_type, model=TINY) as s:
         got = s.post("/v1/completions", body).json()
         assert got["choices"][0]["text"] == want["choices"][0]["text"] and got["usage"]["completion_tokens"] == 4
         adapt = {**body, "qttt": {"mode": "on", "steps": 1, "span_tokens": 16, "guard": False, "context": {"tokens": 32}}}
