@@ -86,17 +86,18 @@ static uint64_t upper_product(uint64_t a, uint64_t b)
 
 static void adjust(float *x, const tt_sample_args *a, const tt_draw *d)
 {
-    const tt_logit_adjust *list = (const tt_logit_adjust *)tt_ptr(a->adjusts) + d->adjust0;
-    const int32_t *banned = (const int32_t *)tt_ptr(a->banned) + d->banned0;
+    const tt_logit_adjust *all = tt_ptr(a->adjusts); /* may be NULL where there is none */
+    const int32_t *banned = tt_ptr(a->banned);
     for (int32_t i = 0; i < d->n_adjust; i++) {
-        float v = x[list[i].id];
-        v += list[i].bias;
-        v *= v > 0 ? 1 / list[i].repetition : list[i].repetition;
-        v -= list[i].penalty;
-        x[list[i].id] = v;
+        const tt_logit_adjust *one = &all[d->adjust0 + i];
+        float v = x[one->id];
+        v += one->bias;
+        v *= v > 0 ? 1 / one->repetition : one->repetition;
+        v -= one->penalty;
+        x[one->id] = v;
     }
     for (int32_t i = 0; i < d->n_banned; i++) {
-        x[banned[i]] = -INFINITY;
+        x[banned[d->banned0 + i]] = -INFINITY;
     }
 }
 
