@@ -370,10 +370,7 @@ int tt_serve(tt_settings *settings)
     s->engine_seen = TT_ENGINE_LOADING;
     atomic_init(&s->engine_state, TT_ENGINE_LOADING);
     tt_code rc = tt_engine_options_from(settings, &options, &s->device, &err);
-    if (rc == TT_OK) {
-        tt_log(s->device.wanted ? TT_LOG_WARN : TT_LOG_INFO, "%s", s->device.why);
-        options.on_warning = on_engine_warning;
-    } else {
+    if (rc != TT_OK) {
         s->exit_status = tt_exit_status(rc);
     }
     if (rc == TT_OK) {
@@ -405,6 +402,8 @@ int tt_serve(tt_settings *settings)
         options.page_store_bytes = (uint64_t)settings->state_max_bytes;
     }
     if (rc == TT_OK) {
+        tt_log(s->device.wanted ? TT_LOG_WARN : TT_LOG_INFO, "%s", s->device.why);
+        options.on_warning = on_engine_warning;
         options.on_state = on_engine_state;
         options.on_state_arg = s;
         rc = tt_engine_create(&options, &s->engine, &err);
