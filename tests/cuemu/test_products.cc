@@ -106,6 +106,9 @@ static void test_prefill()
     }
     check_matmul(&rig, TT_BF16, {3, 600, 32, TT_PREFILL, false}); /* more outputs than the tail */
     check_matmul(&rig, TT_F32, {0, 8, 32, TT_PREFILL, false});
+    /* A panel that is full, unpacked by blocks of which the last has threads to spare. */
+    product_rig full(5, 96, 0);
+    check_matmul(&full, TT_F32, {5, 40, 96, TT_PREFILL, false});
 }
 
 /* Three weights of one input; their types differ, as in files of mixed types. */
