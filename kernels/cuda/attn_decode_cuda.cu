@@ -54,6 +54,7 @@ static __device__ __forceinline__ void share_queries(const attn_input &in, const
                                                      decode_layout<D, type> *s)
 {
     int lane = (int)threadIdx.x % 32;
+    CU_ROLLED
     for (int kk = (int)threadIdx.x / 32; kk < D / 16; kk += ATTN_WARPS) {
         float x[4], y[4];
         uint32_t a[2][4];
@@ -172,6 +173,7 @@ static __global__ void __launch_bounds__(ATTN_THREADS) attn_decode_kernel(attn_i
         meet_keys<D, type>(row, key0 + skip, in.c, buf, s, feed, run);
     }
     share_sums<D, type>(run, s);
+    CU_ROLLED
     for (int e = (int)threadIdx.x; e < t.n * D; e += ATTN_THREADS) {
         int at = t.begin + e / D, pos = place.seg.pos0 + at / in.group;
         key_range keys = keys_of(in.window, pos);
@@ -202,6 +204,7 @@ static __global__ void __launch_bounds__(ATTN_THREADS) attn_join_kernel(attn_inp
     int64_t stride = (int64_t)in.n_heads * (D + 2);
 
     float top = -INFINITY;
+    CU_ROLLED
     for (int s = lane; s < n; s += 32) {
         top = fmaxf(top, part[s * stride]);
     }
@@ -229,6 +232,7 @@ static __global__ void __launch_bounds__(ATTN_THREADS) attn_join_kernel(attn_inp
     for (int w = 1; w < ATTN_WARPS; w++) {
         sum += part_sum[w];
     }
+    CU_ROLLED
     for (int d = (int)threadIdx.x; d < D; d += ATTN_THREADS) {
         float total = part_o[0][d];
         for (int w = 1; w < ATTN_WARPS; w++) {

@@ -12,7 +12,9 @@
 #include <stdint.h>
 
 /* CU_SHARED(float[64][65], tile): a block's own array. CU_DYN_SHARED(struct layout, s): a pointer
- * to what the launch asked for; a struct of typed arrays, so that every index has a bound. */
+ * to what the launch asked for; a struct of typed arrays, so that every index has a bound.
+ * CU_ROLLED before a loop of few turns: the compiler would unroll it for many and keep code for the
+ * rest, none of which ever runs. */
 #ifdef CUEMU
 #define CU_SHARED(type, name)                                                                      \
     using name##_shared_type = type;                                                               \
@@ -21,6 +23,7 @@
         ::cuemu::static_shared(&name##_shared_key, sizeof(name##_shared_type), 16))
 #define CU_DYN_SHARED(type, name)                                                                  \
     type *name = static_cast<type *>(::cuemu::dynamic_shared(alignof(type)))
+#define CU_ROLLED
 #else
 #define CU_SHARED(type, name)                                                                      \
     using name##_shared_type = type;                                                               \
@@ -29,6 +32,7 @@
     extern __shared__ __align__(128) unsigned char cu_dynamic_shared[];                            \
     asm volatile("// dynamic shared %0" ::"n"(sizeof(type))); /* tests/custatic reads it */        \
     type *name = reinterpret_cast<type *>(cu_dynamic_shared)
+#define CU_ROLLED _Pragma("unroll 1")
 #endif
 
 /* The only way to launch: no <<<>>>, never the default stream. */

@@ -22,34 +22,25 @@ template <int D, int n> struct key_store<D, n, TT_I8> {
     alignas(16) float scale[2][n];
 };
 
-/* Fetches keys (values) [key0, key0 + n) of one page into rows of shared memory, by `threads`
+/* Fetches keys and values [key0, key0 + n), of one page, into rows of shared memory, by `threads`
  * threads of which this is number `me`. Keys that no row of the tile sees become zeros: the cache
  * behind the last one may never have been written. */
 template <int D, int n, int threads, class Element, int width>
 static __device__ __forceinline__ void fetch_keys(const attn_input &in, const attn_tile &t,
-                                                  const char *base, int key0, int me,
-                                                  Element (*rows)[width])
+                                                  int key0, int me, Element (*k)[width],
+                                                  Element (*v)[width])
 {
     constexpr int AT_ONCE = 16 / (int)sizeof(Element), PIECES = n * (D / AT_ONCE);
-    const Element *page =
-        reinterpret_cast<const Element *>(base + t.pages[key0 / TT_PAGE_TOKENS] * in.page_stride);
-    page += (t.kv_head * TT_PAGE_TOKENS + key0 % TT_PAGE_TOKENS) * D;
-    auto piece = [&](int i) {
+    int64_t page = t.pages[key0 / TT_PAGE_TOKENS] * in.page_stride;
+    int first = (t.kv_head * TT_PAGE_TOKENS + key0 % TT_PAGE_TOKENS) * D;
+    const Element *from_k = reinterpret_cast<const Element *>(in.k + page) + first;
+    const Element *from_v = reinterpret_cast<const Element *>(in.v + page) + first;
+    CU_ROLLED
+    for (int i = me; i < PIECES; i += threads) {
         int row = i / (D / AT_ONCE), col = i % (D / AT_ONCE) * AT_ONCE, key = key0 + row;
         bool seen = key >= t.keys.first && key < t.keys.end;
-        cp_async16(&rows[row][col], page + row * D + col, seen);
-    };
-    /* Which of the two leaves the sums in registers was found by trying (tests/custatic). */
-    if constexpr (sizeof(Element) == 1) {
-        for (int j = 0; j < PIECES; j += threads) {
-            if (PIECES % threads == 0 || j + me < PIECES) {
-                piece(j + me);
-            }
-        }
-    } else {
-        for (int i = me; i < PIECES; i += threads) {
-            piece(i);
-        }
+        cp_async16(&k[row][col], from_k + row * D + col, seen);
+        cp_async16(&v[row][col], from_v + row * D + col, seen);
     }
 }
 
@@ -83,8 +74,7 @@ template <int D, int n, int threads, tt_dtype type> struct key_feed {
     {
         if constexpr (SCALED) {
             static_assert(2 * n <= threads, "a thread has one scale");
-            fetch_keys<D, n, threads>(in, t, in.k, key0, me, s->bytes[0]);
-            fetch_keys<D, n, threads>(in, t, in.v, key0, me, s->bytes[1]);
+            fetch_keys<D, n, threads>(in, t, key0, me, s->bytes[0], s->bytes[1]);
             int key = key0 + me % n;
             const float *page =
                 reinterpret_cast<const float *>((me < n ? in.k_scale : in.v_scale) +
@@ -92,8 +82,7 @@ template <int D, int n, int threads, tt_dtype type> struct key_feed {
             bool seen = me < 2 * n && key >= t.keys.first && key < t.keys.end;
             scale = seen ? page[t.kv_head * TT_PAGE_TOKENS + key % TT_PAGE_TOKENS] : 0.0f;
         } else {
-            fetch_keys<D, n, threads>(in, t, in.k, key0, me, s->k[buf]);
-            fetch_keys<D, n, threads>(in, t, in.v, key0, me, s->v[buf]);
+            fetch_keys<D, n, threads>(in, t, key0, me, s->k[buf], s->v[buf]);
         }
         cp_async_commit();
     }

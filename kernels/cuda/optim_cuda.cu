@@ -61,6 +61,7 @@ static __device__ __forceinline__ double sum_of(const double *x, int64_t n,
                                                 double (&part)[OPTIM_WARPS])
 {
     double sum = 0;
+    CU_ROLLED
     for (int64_t i = threadIdx.x; i < n; i += OPTIM_THREADS) {
         sum += x[i];
     }

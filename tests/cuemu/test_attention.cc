@@ -284,8 +284,9 @@ static void test_unrolled()
             check_attention({TT_DECODE, dim, 20, 1, 300, {{299, 2}, {811, 1}, {3, 1}}, type});
         }
         check_attention({TT_DECODE, dim, 2, 2, 0, {{5000, 1}, {63, 1}}});
+        check_attention({TT_DECODE, dim, 2, 2, 0, {{300, 1}, {63, 1}}, TT_I8});
     }
-    check_attention({TT_DECODE, 64, 1, 1, 0, {{130 * 256, 1}}});
+    check_attention({TT_DECODE, 64, 1, 1, 0, {{34 * 256, 1}}});
 }
 #endif
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Runs programs that nvcc built on the stand-in CUDA libraries and judges how much of their PTX was executed.
 
-    ptx_coverage.py --libraries DIR --table FILE --wrappers compat.cuh PROGRAM..
+    ptx_coverage.py --libraries DIR --wrappers compat.cuh PROGRAM..
 
-Each program has to succeed. Of each kernel BAR percent of the PTX instructions have to be executed by all programs together,
-but for those in the table, and every opcode of inline PTX in the wrappers' file. Standard library only; ends with
+Each program has to succeed. Of each kernel BAR percent of the PTX instructions have to be executed by all programs together, and
+every opcode of inline PTX in the wrappers' file. Standard library only; ends with
 `N passed, M failed`.
 """
 import argparse
@@ -39,27 +39,14 @@ def read_report(path):
     return kernels
 
 
-def read_table(path):
-    rows = []
-    for line in pathlib.Path(path).read_text().splitlines():
-        if line.strip() and not line.startswith("#"):
-            pattern, percent, reason = line.split(None, 2)
-            rows.append((re.compile(pattern), float(percent), reason))
-    return rows
-
-
-def judge(kernel, instructions, rows, used):
+def judge(kernel, instructions):
     """What is wrong with a kernel's coverage, or ''."""
     percent = 100.0 * sum(instructions.values()) / len(instructions)
-    row = next((r for r in rows if r[0].search(kernel)), None)
-    print(f"{percent:5.1f} % of {len(instructions):5} instructions: {kernel}" + (f" ({row[2]})" if row else ""))
-    if row:
-        used[row[0].pattern] = min(percent, used.get(row[0].pattern, 100.0))
-    bar = row[1] if row else BAR
-    if percent >= bar:
+    print(f"{percent:5.1f} % of {len(instructions):5} instructions: {kernel}")
+    if percent >= BAR:
         return ""
     missed = [f"    {number}: {text}" for (number, text), ran in instructions.items() if not ran]
-    return f"{kernel}: {percent:.1f} % executed, the bar is {bar:g} %; not executed:\n" + "\n".join(missed[:40])
+    return f"{kernel}: {percent:.1f} % executed, the bar is {BAR:g} %; not executed:\n" + "\n".join(missed[:40])
 
 
 def asm_opcodes(path):
@@ -74,7 +61,6 @@ def asm_opcodes(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--libraries", required=True)
-    parser.add_argument("--table", required=True)
     parser.add_argument("--wrappers", required=True)
     parser.add_argument("programs", nargs="+")
     args = parser.parse_args()
@@ -93,11 +79,7 @@ def main():
                 else:
                     wrong.append(f"{program} failed")
         kernels = read_report(report)
-    rows, used = read_table(args.table), {}
-    verdicts = [judge(kernel, instructions, rows, used) for kernel, instructions in sorted(kernels.items())]
-    for pattern, percent, reason in rows:
-        if used.get(pattern.pattern, 100.0) >= BAR:
-            verdicts.append(f"{args.table}: {pattern.pattern} is not needed: no kernel of that name is below {BAR:g} %")
+    verdicts = [judge(kernel, instructions) for kernel, instructions in sorted(kernels.items())]
     ran = {text.split()[1 if text.startswith("@") else 0] for k in kernels.values() for (_, text), r in k.items() if r}
     for opcode in asm_opcodes(args.wrappers):
         verdicts.append("" if opcode in ran else f"{args.wrappers}: {opcode} is executed nowhere")
