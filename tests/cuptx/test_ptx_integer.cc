@@ -147,9 +147,11 @@ template <class T> static T field(T a, unsigned at, unsigned n)
 
 template <class T> static uint32_t top_bit(T a)
 {
-    for (int b = (int)sizeof(T) * 8 - 1; b >= 0; b--) {
-        bool sign = std::is_signed<T>::value && a < 0;
-        if (((word(a) >> b & 1u) != 0) != sign) {
+    const int last = (int)sizeof(T) * 8 - 1;
+    /* Not a < 0: gcc 12 with -fsanitize=undefined takes it for false here. */
+    uint64_t sign = std::is_signed<T>::value ? word(a) >> last & 1u : 0;
+    for (int b = last; b >= 0; b--) {
+        if ((word(a) >> b & 1u) != sign) {
             return (uint32_t)b;
         }
     }
