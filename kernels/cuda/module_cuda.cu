@@ -1,6 +1,4 @@
 /* module_cuda.cu - what the shared library exports; see kernels/cuda_module.h. Thread: any. */
-#include <stdio.h>
-
 #include "kernels/cuda/lane_cuda.h"
 
 #include <stdio.h>
