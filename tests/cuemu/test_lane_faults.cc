@@ -134,6 +134,7 @@ struct task {
         ops.upload(lane, weight, weights.data(), weights.size() * 4);
         ops.zero(lane, train, 32);
         ops.zero(lane, middle, N * H * 4);
+        ops.zero(lane, g, V * H * 4); /* the optimiser looks at it before adapters() do */
         products(TT_DECODE, 3);
         ops.download(lane, few.data(), dy, few.size() * 4);
         products(TT_PREFILL, 5); /* then more */
