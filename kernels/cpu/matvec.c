@@ -138,50 +138,26 @@ static void dot_plain(tt_dtype t, const char *src, const float *x, int64_t ldx, 
 typedef void (*dot_fn)(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows,
                        float *y);
 
-static void dot_q8_0(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
-{
-    dot_some(q32_q8_0, &tt_dtypes[TT_Q8_0], src, x, ldx, n, n_rows, y);
-}
+#define QUANTISED(X)                                                                               \
+    X(TT_Q8_0, q8_0)                                                                               \
+    X(TT_Q4_0, q4_0)                                                                               \
+    X(TT_Q4_1, q4_1)                                                                               \
+    X(TT_Q5_0, q5_0)                                                                               \
+    X(TT_Q5_1, q5_1)                                                                               \
+    X(TT_Q4_K, q4_k)                                                                               \
+    X(TT_Q5_K, q5_k)                                                                               \
+    X(TT_Q6_K, q6_k)
 
-static void dot_q4_0(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
-{
-    dot_some(q32_q4_0, &tt_dtypes[TT_Q4_0], src, x, ldx, n, n_rows, y);
-}
+#define DOT_OF(type, name)                                                                         \
+    static void dot_##name(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows,    \
+                           float *y)                                                               \
+    {                                                                                              \
+        dot_some(q32_##name, &tt_dtypes[type], src, x, ldx, n, n_rows, y);                         \
+    }
+QUANTISED(DOT_OF)
 
-static void dot_q4_1(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
-{
-    dot_some(q32_q4_1, &tt_dtypes[TT_Q4_1], src, x, ldx, n, n_rows, y);
-}
-
-static void dot_q5_0(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
-{
-    dot_some(q32_q5_0, &tt_dtypes[TT_Q5_0], src, x, ldx, n, n_rows, y);
-}
-
-static void dot_q5_1(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
-{
-    dot_some(q32_q5_1, &tt_dtypes[TT_Q5_1], src, x, ldx, n, n_rows, y);
-}
-
-static void dot_q4_k(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
-{
-    dot_some(q32_q4_k, &tt_dtypes[TT_Q4_K], src, x, ldx, n, n_rows, y);
-}
-
-static void dot_q5_k(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
-{
-    dot_some(q32_q5_k, &tt_dtypes[TT_Q5_K], src, x, ldx, n, n_rows, y);
-}
-
-static void dot_q6_k(const void *src, const float *x, int64_t ldx, int64_t n, int n_rows, float *y)
-{
-    dot_some(q32_q6_k, &tt_dtypes[TT_Q6_K], src, x, ldx, n, n_rows, y);
-}
-
-static const dot_fn dots[TT_DTYPE_COUNT] = {
-    [TT_Q8_0] = dot_q8_0, [TT_Q4_0] = dot_q4_0, [TT_Q4_1] = dot_q4_1, [TT_Q5_0] = dot_q5_0,
-    [TT_Q5_1] = dot_q5_1, [TT_Q4_K] = dot_q4_k, [TT_Q5_K] = dot_q5_k, [TT_Q6_K] = dot_q6_k,
-};
+#define ENTRY_OF(type, name) [type] = dot_##name,
+static const dot_fn dots[TT_DTYPE_COUNT] = {QUANTISED(ENTRY_OF)};
 
 static void dot_type(tt_dtype t, const void *src, const float *x, int64_t ldx, int64_t n,
                      int n_rows, float *y)
