@@ -40,25 +40,34 @@ static size_t scratch_bytes(const tt_model *m, size_t rows, size_t running, size
     return products + attention + head;
 }
 
-static size_t training_bytes(const tt_model *m, bool lora)
+static tt_qttt_params defaults_of(bool lora)
 {
     tt_qttt_params p;
     tt_qttt_defaults(&p);
     p.lora = lora;
     tt_qttt_resolve(&p);
-    int32_t rows = p.span_tokens > TT_PASSAGE_TOKENS ? p.span_tokens : TT_PASSAGE_TOKENS;
-    return tt_trainer_bytes(m, &p) + tt_step_bytes(m, rows, true);
+    return p;
 }
 
-static size_t published_bytes(const tt_model *m, bool lora)
+size_t tt_memory_plan_optimiser(const tt_model *m, bool lora)
 {
-    tt_qttt_params p;
-    tt_qttt_defaults(&p);
-    p.lora = lora;
-    tt_qttt_resolve(&p);
-    tt_adapter_shape shape = {
-        .kind = lora ? TT_ADAPTER_LORA : TT_ADAPTER_FULL, .type = TT_BF16, .rank = p.rank};
+    tt_qttt_params p = defaults_of(lora);
+    return tt_trainer_bytes(m, &p);
+}
+
+size_t tt_memory_plan_adapter(const tt_model *m, bool lora)
+{
+    tt_adapter_shape shape = {.kind = lora ? TT_ADAPTER_LORA : TT_ADAPTER_FULL,
+                              .type = TT_BF16,
+                              .rank = defaults_of(lora).rank};
     return tt_adapter_bytes(m, &shape);
+}
+
+static size_t training_bytes(const tt_model *m, bool lora)
+{
+    tt_qttt_params p = defaults_of(lora);
+    int32_t rows = p.span_tokens > TT_PASSAGE_TOKENS ? p.span_tokens : TT_PASSAGE_TOKENS;
+    return tt_memory_plan_optimiser(m, lora) + tt_step_bytes(m, rows, true);
 }
 
 void tt_memory_plan_make(const tt_model *m, const tt_memory_options *opt, bool cuda,
@@ -79,7 +88,7 @@ void tt_memory_plan_make(const tt_model *m, const tt_memory_options *opt, bool c
                                  .margin = cuda ? MARGIN_BYTES : 0,
                                  .page = page,
                                  .context = (context + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS * page,
-                                 .adapter = published_bytes(m, opt->lora),
+                                 .adapter = tt_memory_plan_adapter(m, opt->lora),
                                  .one_training = one_training};
 }
 

@@ -35,6 +35,11 @@ typedef struct tt_memory_plan {
 void tt_memory_plan_make(const tt_model *m, const tt_memory_options *opt, bool cuda,
                          tt_memory_plan *ret_plan);
 
+/* Of the default parameters: one adapter as it is published (BF16), and the state of the optimiser
+ * that makes it. */
+size_t tt_memory_plan_adapter(const tt_model *m, bool lora);
+size_t tt_memory_plan_optimiser(const tt_model *m, bool lora);
+
 /* Everything but the K/V pool; `loaded`: what weights and runtime take is taken already. */
 size_t tt_memory_plan_fixed(const tt_memory_plan *plan, bool loaded);
 

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "core/engine.h"
-#include "core/trainer.h"
+#include "core/memory_plan.h"
 #include "server/engine_options.h"
 #include "server/inspect_memory.h"
 
@@ -159,18 +159,6 @@ static json_t *type_list(const tt_model *m)
     return o;
 }
 
-/* What a published adapter takes (BF16), and beside it the state of the training that makes it. */
-static int64_t adapter_bytes(const tt_model *m, bool lora, bool training)
-{
-    tt_qttt_params p;
-    tt_qttt_defaults(&p);
-    p.lora = lora;
-    tt_qttt_resolve(&p);
-    tt_adapter_shape shape = {
-        .kind = lora ? TT_ADAPTER_LORA : TT_ADAPTER_FULL, .type = TT_BF16, .rank = p.rank};
-    return (int64_t)(training ? tt_trainer_bytes(m, &p) : tt_adapter_bytes(m, &shape));
-}
-
 static json_t *memory_object(const tt_model *m)
 {
     int64_t kv_bf16 = tt_model_kv_bytes_per_token(m, TT_BF16);
@@ -183,10 +171,10 @@ static json_t *memory_object(const tt_model *m)
                      (json_int_t)(kv_bf16 * m->n_ctx_train), "kv_bytes_full_context_f32",
                      (json_int_t)(kv_f32 * m->n_ctx_train), "kv_bytes_full_context_q8",
                      (json_int_t)(kv_q8 * m->n_ctx_train), "adapter_bytes_full",
-                     (json_int_t)adapter_bytes(m, false, false), "adapter_bytes_lora_rank_8",
-                     (json_int_t)adapter_bytes(m, true, false), "training_bytes_full",
-                     (json_int_t)adapter_bytes(m, false, true), "training_bytes_lora_rank_8",
-                     (json_int_t)adapter_bytes(m, true, true));
+                     (json_int_t)tt_memory_plan_adapter(m, false), "adapter_bytes_lora_rank_8",
+                     (json_int_t)tt_memory_plan_adapter(m, true), "training_bytes_full",
+                     (json_int_t)tt_memory_plan_optimiser(m, false), "training_bytes_lora_rank_8",
+                     (json_int_t)tt_memory_plan_optimiser(m, true));
 }
 
 static json_t *describe(const tt_model *m, bool with_tensors)
@@ -286,10 +274,10 @@ static void print_text(const tt_model *m, const json_t *o)
     print_size("K/V of a token, Q8", (uint64_t)tt_model_kv_bytes_per_token(m, TT_I8),
                "with the scales");
     print_size("K/V of a full context", kv * (uint64_t)m->n_ctx_train, "BF16");
-    print_size("an adapter, full", (uint64_t)adapter_bytes(m, false, false), "all layers, BF16");
-    print_size("an adapter, LoRA", (uint64_t)adapter_bytes(m, true, false), "rank 8");
-    print_size("a training, full", (uint64_t)adapter_bytes(m, false, true), "while it runs");
-    print_size("a training, LoRA", (uint64_t)adapter_bytes(m, true, true), "rank 8");
+    print_size("an adapter, full", (uint64_t)tt_memory_plan_adapter(m, false), "all layers, BF16");
+    print_size("an adapter, LoRA", (uint64_t)tt_memory_plan_adapter(m, true), "rank 8");
+    print_size("a training, full", (uint64_t)tt_memory_plan_optimiser(m, false), "while it runs");
+    print_size("a training, LoRA", (uint64_t)tt_memory_plan_optimiser(m, true), "rank 8");
     for (int32_t i = 0; i < m->n_tensors && json_object_get(o, "tensors") != NULL; i++) {
         const tt_file_tensor *t = &m->tensors[i];
         char shape[160];
