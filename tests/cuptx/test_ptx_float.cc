@@ -1,122 +1,71 @@
 /* test_ptx_float.cc - FP32 and cvt: exact values where there are any, roundings between two
  * neighbours, NaN, infinities, signed zeros. Thread: one. */
 #include <cmath>
-#include <limits>
 
-#include "ptx_rig.h"
+#include "ptx_reals.h"
 
-static const float INF = INFINITY, TINY = 0x1p-130f, ULP = 0x1p-23f;
-
-static void with_floats(ptx_batch *batch, const std::string &opcode, const std::vector<float> &in,
-                        float want)
-{
-    std::vector<uint64_t> bits;
-    const char *sources[] = {" %x, %a;", " %x, %a, %b;", " %x, %a, %b, %c;"};
-    for (float f : in) {
-        bits.push_back(bits_of_float(f));
-    }
-    batch->add(opcode + sources[in.size() - 1], bits, bits_of_float(want), 32);
-}
-
-/* 1 + 2^-24 lies between 1 and 1 + ULP, nearer to neither (even: 1); its negative likewise. */
-static void roundings(ptx_batch *batch)
-{
-    const struct {
-        const char *suffix;
-        float up, down; /* of 1 + 2^-24 and of -(1 + 2^-24) */
-    } modes[] = {{".f32", 1, -1},
-                 {".rn.f32", 1, -1},
-                 {".rz.f32", 1, -1},
-                 {".rm.f32", 1, -1 - ULP},
-                 {".rp.f32", 1 + ULP, -1}};
-    const float half = 0x1p-24f;
-    for (const auto &m : modes) {
-        const std::string s = m.suffix;
-        with_floats(batch, "add" + s, {1, half}, m.up);
-        with_floats(batch, "add" + s, {-1, -half}, m.down);
-        with_floats(batch, "sub" + s, {1, -half}, m.up);
-        with_floats(batch, "sub" + s, {-1, half}, m.down);
-        /* (1 + 2 ULP) (1 - ULP) = 1 + ULP - 2 ULP^2, just under 1 + ULP. */
-        float just_under = s == ".rz.f32" || s == ".rm.f32" ? 1.0f : 1 + ULP;
-        with_floats(batch, "mul" + s, {1 + 2 * ULP, 1 - ULP}, just_under);
-        if (s != ".f32") {
-            with_floats(batch, "fma" + s, {half, 1, 1}, m.up);
-            with_floats(batch, "fma" + s, {half, -1, -1}, m.down);
-        }
-    }
-    /* One rounding, not two: (1 + ULP)^2 - 1 - 2 ULP = ULP^2. */
-    with_floats(batch, "fma.rn.f32", {1 + ULP, 1 + ULP, -1 - 2 * ULP}, ULP * ULP);
-}
+static const float INF = INFINITY, TINY = 0x1p-130f;
 
 static void minima(ptx_batch *batch)
 {
-    with_floats(batch, "min.f32", {1, 2}, 1);
-    with_floats(batch, "max.f32", {1, 2}, 2);
-    with_floats(batch, "min.f32", {NAN, 2}, 2);
-    with_floats(batch, "max.f32", {-2, NAN}, -2);
+    with_reals<float>(batch, "min.f32", {1, 2}, 1);
+    with_reals<float>(batch, "max.f32", {1, 2}, 2);
+    with_reals<float>(batch, "min.f32", {NAN, 2}, 2);
+    with_reals<float>(batch, "max.f32", {-2, NAN}, -2);
     for (float sign : {1.0f, -1.0f}) {
-        with_floats(batch, "min.f32", {0.0f * sign, -0.0f * sign}, -0.0f);
-        with_floats(batch, "max.f32", {0.0f * sign, -0.0f * sign}, 0.0f);
+        with_reals<float>(batch, "min.f32", {0.0f * sign, -0.0f * sign}, -0.0f);
+        with_reals<float>(batch, "max.f32", {0.0f * sign, -0.0f * sign}, 0.0f);
     }
-    with_floats(batch, "neg.f32", {0}, -0.0f);
-    with_floats(batch, "neg.f32", {-INF}, INF);
-    with_floats(batch, "abs.f32", {-3}, 3);
-    with_floats(batch, "abs.f32", {-0.0f}, 0);
-    with_floats(batch, "copysign.f32", {-0.0f, 5}, -5);
-    with_floats(batch, "copysign.f32", {1, -7}, 7);
-    with_floats(batch, "add.sat.f32", {1, 1}, 1);
-    with_floats(batch, "add.sat.f32", {-1, -1}, 0);
-    with_floats(batch, "fma.rn.sat.f32", {INF, 0, 1}, 0);
+    with_reals<float>(batch, "neg.f32", {0}, -0.0f);
+    with_reals<float>(batch, "neg.f32", {-INF}, INF);
+    with_reals<float>(batch, "abs.f32", {-3}, 3);
+    with_reals<float>(batch, "abs.f32", {-0.0f}, 0);
+    with_reals<float>(batch, "copysign.f32", {-0.0f, 5}, -5);
+    with_reals<float>(batch, "copysign.f32", {1, -7}, 7);
+    with_reals<float>(batch, "add.sat.f32", {1, 1}, 1);
+    with_reals<float>(batch, "add.sat.f32", {-1, -1}, 0);
+    with_reals<float>(batch, "fma.rn.sat.f32", {INF, 0, 1}, 0);
 }
 
 static void functions(ptx_batch *batch)
 {
-    with_floats(batch, "div.rn.f32", {1, 3}, 1.0f / 3.0f);
-    with_floats(batch, "div.rn.f32", {-1, 0}, -INF);
-    with_floats(batch, "div.full.f32", {6, 4}, 1.5f);
-    with_floats(batch, "div.approx.f32", {6, -4}, -1.5f);
-    with_floats(batch, "rcp.rn.f32", {3}, 1.0f / 3.0f);
-    with_floats(batch, "rcp.approx.f32", {-0.0f}, -INF);
-    with_floats(batch, "rcp.approx.ftz.f32", {TINY}, INF);
-    with_floats(batch, "sqrt.rn.f32", {9}, 3);
-    with_floats(batch, "sqrt.approx.f32", {0.25f}, 0.5f);
-    with_floats(batch, "rsqrt.approx.f32", {4}, 0.5f);
-    with_floats(batch, "rsqrt.approx.f32", {0}, INF);
-    with_floats(batch, "ex2.approx.f32", {3}, 8);
-    with_floats(batch, "ex2.approx.f32", {-130}, TINY);
-    with_floats(batch, "ex2.approx.ftz.f32", {-130}, 0);
-    with_floats(batch, "ex2.approx.f32", {-INF}, 0);
-    with_floats(batch, "lg2.approx.f32", {8}, 3);
-    with_floats(batch, "lg2.approx.f32", {0}, -INF);
-    with_floats(batch, "lg2.approx.ftz.f32", {TINY}, -INF);
-    with_floats(batch, "sin.approx.f32", {0}, 0);
-    with_floats(batch, "sin.approx.f32", {1.5707964f}, 1);
-    with_floats(batch, "cos.approx.f32", {0}, 1);
-    with_floats(batch, "tanh.approx.f32", {20}, 1);
-    with_floats(batch, "tanh.approx.f32", {-0.0f}, -0.0f);
-    with_floats(batch, "add.ftz.f32", {TINY, 0}, 0);
-    with_floats(batch, "mul.ftz.f32", {-0x1p-100f, 0x1p-100f}, -0.0f);
+    with_reals<float>(batch, "div.rn.f32", {1, 3}, 1.0f / 3.0f);
+    with_reals<float>(batch, "div.rn.f32", {-1, 0}, -INF);
+    with_reals<float>(batch, "div.full.f32", {6, 4}, 1.5f);
+    with_reals<float>(batch, "div.approx.f32", {6, -4}, -1.5f);
+    with_reals<float>(batch, "rcp.rn.f32", {3}, 1.0f / 3.0f);
+    with_reals<float>(batch, "rcp.approx.f32", {-0.0f}, -INF);
+    with_reals<float>(batch, "rcp.approx.ftz.f32", {TINY}, INF);
+    with_reals<float>(batch, "sqrt.rn.f32", {9}, 3);
+    with_reals<float>(batch, "sqrt.approx.f32", {0.25f}, 0.5f);
+    with_reals<float>(batch, "rsqrt.approx.f32", {4}, 0.5f);
+    with_reals<float>(batch, "rsqrt.approx.f32", {0}, INF);
+    with_reals<float>(batch, "ex2.approx.f32", {3}, 8);
+    with_reals<float>(batch, "ex2.approx.f32", {-130}, TINY);
+    with_reals<float>(batch, "ex2.approx.ftz.f32", {-130}, 0);
+    with_reals<float>(batch, "ex2.approx.f32", {-INF}, 0);
+    with_reals<float>(batch, "lg2.approx.f32", {8}, 3);
+    with_reals<float>(batch, "lg2.approx.f32", {0}, -INF);
+    with_reals<float>(batch, "lg2.approx.ftz.f32", {TINY}, -INF);
+    with_reals<float>(batch, "sin.approx.f32", {0}, 0);
+    with_reals<float>(batch, "sin.approx.f32", {1.5707964f}, 1);
+    with_reals<float>(batch, "cos.approx.f32", {0}, 1);
+    with_reals<float>(batch, "tanh.approx.f32", {20}, 1);
+    with_reals<float>(batch, "tanh.approx.f32", {-0.0f}, -0.0f);
+    with_reals<float>(batch, "add.ftz.f32", {TINY, 0}, 0);
+    with_reals<float>(batch, "mul.ftz.f32", {-0x1p-100f, 0x1p-100f}, -0.0f);
 }
 
 void test_floats()
 {
     ptx_batch batch;
-    roundings(&batch);
+    check_roundings<float>(&batch, ".f32");
     minima(&batch);
     functions(&batch);
     batch.run();
 }
 
 /* ---- cvt ---- */
-
-struct integer_type {
-    const char *name;
-    int bits;
-    bool has_sign;
-};
-static const integer_type INTEGERS[] = {{"u8", 8, false},   {"s8", 8, true},    {"u16", 16, false},
-                                        {"s16", 16, true},  {"u32", 32, false}, {"s32", 32, true},
-                                        {"u64", 64, false}, {"s64", 64, true}};
 
 typedef __int128 wide;
 
@@ -192,14 +141,14 @@ static void to_floats(ptx_batch *batch)
                        bits_of_float((float)v), 32);
         }
     }
-    with_floats(batch, "cvt.rni.f32.f32", {2.5f}, 2);
-    with_floats(batch, "cvt.rzi.f32.f32", {-2.5f}, -2);
-    with_floats(batch, "cvt.rmi.f32.f32", {-2.5f}, -3);
-    with_floats(batch, "cvt.rpi.f32.f32", {2.25f}, 3);
-    with_floats(batch, "cvt.sat.f32.f32", {1.5f}, 1);
-    with_floats(batch, "cvt.sat.f32.f32", {-1.5f}, 0);
-    with_floats(batch, "cvt.sat.f32.f32", {NAN}, 0);
-    with_floats(batch, "cvt.sat.f32.f32", {0.25f}, 0.25f);
+    with_reals<float>(batch, "cvt.rni.f32.f32", {2.5f}, 2);
+    with_reals<float>(batch, "cvt.rzi.f32.f32", {-2.5f}, -2);
+    with_reals<float>(batch, "cvt.rmi.f32.f32", {-2.5f}, -3);
+    with_reals<float>(batch, "cvt.rpi.f32.f32", {2.25f}, 3);
+    with_reals<float>(batch, "cvt.sat.f32.f32", {1.5f}, 1);
+    with_reals<float>(batch, "cvt.sat.f32.f32", {-1.5f}, 0);
+    with_reals<float>(batch, "cvt.sat.f32.f32", {NAN}, 0);
+    with_reals<float>(batch, "cvt.sat.f32.f32", {0.25f}, 0.25f);
     batch->add("cvt.f32.f16 %x, %a;", {0xc100}, bits_of_float(-2.5f), 32);
     batch->add("cvt.f32.f16 %x, %a;", {0x0001}, bits_of_float(0x1p-24f), 32);
     batch->add("cvt.f32.bf16 %x, %a;", {0xc020}, bits_of_float(-2.5f), 32);
