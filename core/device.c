@@ -72,17 +72,16 @@ static tt_code load_matrices(tt_device *d, tt_err *reterr)
 
 tt_code tt_device_check(const tt_device_choice *choice, const tt_model *m, tt_err *reterr)
 {
-    static const int32_t heads[] = {16, 32, 64, 80, 96, 128, 256};
-    for (size_t i = 0; choice->cuda != NULL && i < sizeof heads / sizeof *heads; i++) {
-        if (m->head_dim == heads[i]) {
-            return TT_OK;
-        }
-    }
-    return choice->cuda == NULL ? TT_OK
-                                : tt_fail(reterr, TT_E_UNSUPPORTED,
-                                          "heads of %d elements have no CUDA kernels (16, 32, 64, "
-                                          "80, 96, 128 and 256 have)",
-                                          (int)m->head_dim);
+#define IS_OR(D) m->head_dim == D ||
+#define NAME_OF(D) " " #D
+    bool made = choice->cuda == NULL || TT_CUDA_HEAD_DIMS(IS_OR) false;
+    return made ? TT_OK
+                : tt_fail(reterr, TT_E_UNSUPPORTED,
+                          "heads of %d elements have no CUDA kernels; there are some "
+                          "for" TT_CUDA_HEAD_DIMS(NAME_OF),
+                          (int)m->head_dim);
+#undef NAME_OF
+#undef IS_OR
 }
 
 static tt_code open_table(tt_device *d, tt_err *reterr)

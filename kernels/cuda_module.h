@@ -12,6 +12,12 @@
 /* Of this header and everything in ops.h: another number is another build's module. */
 #define TT_CUDA_ABI 1
 
+/* Head sizes that attention is compiled for; 16 and 32 are those of small models in tests. Builds
+ * of one mistake (tests/cuemu) are content with fewer. */
+#ifndef TT_CUDA_HEAD_DIMS
+#define TT_CUDA_HEAD_DIMS(X) X(16) X(32) X(64) X(80) X(96) X(128) X(256)
+#endif
+
 typedef struct tt_cuda_info {
     char name[128];
     int32_t sm; /* compute capability, 80, 90, ... */

@@ -138,20 +138,11 @@ template <tt_dtype type>
 static cudaError_t bwd_of(cudaStream_t stream, const tt_attention_bwd_args *a, int n_tiles)
 {
     switch (a->fwd.kv->head_dim) {
-    case 16:
-        return launch_bwd<16, type>(stream, a, n_tiles);
-    case 32:
-        return launch_bwd<32, type>(stream, a, n_tiles);
-    case 64:
-        return launch_bwd<64, type>(stream, a, n_tiles);
-    case 80:
-        return launch_bwd<80, type>(stream, a, n_tiles);
-    case 96:
-        return launch_bwd<96, type>(stream, a, n_tiles);
-    case 128:
-        return launch_bwd<128, type>(stream, a, n_tiles);
-    case 256:
-        return launch_bwd<256, type>(stream, a, n_tiles);
+#define CASE_OF(D)                                                                                 \
+    case D:                                                                                        \
+        return launch_bwd<D, type>(stream, a, n_tiles);
+        TT_CUDA_HEAD_DIMS(CASE_OF)
+#undef CASE_OF
     }
     return cudaErrorInvalidValue;
 }

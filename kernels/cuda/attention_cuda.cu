@@ -104,20 +104,11 @@ template <tt_dtype type>
 static cudaError_t prefill_of(cudaStream_t stream, const tt_attention_args *a, int n_tiles)
 {
     switch (a->kv->head_dim) {
-    case 16:
-        return launch_prefill<16, type>(stream, a, n_tiles);
-    case 32:
-        return launch_prefill<32, type>(stream, a, n_tiles);
-    case 64:
-        return launch_prefill<64, type>(stream, a, n_tiles);
-    case 80:
-        return launch_prefill<80, type>(stream, a, n_tiles);
-    case 96:
-        return launch_prefill<96, type>(stream, a, n_tiles);
-    case 128:
-        return launch_prefill<128, type>(stream, a, n_tiles);
-    case 256:
-        return launch_prefill<256, type>(stream, a, n_tiles);
+#define CASE_OF(D)                                                                                 \
+    case D:                                                                                        \
+        return launch_prefill<D, type>(stream, a, n_tiles);
+        TT_CUDA_HEAD_DIMS(CASE_OF)
+#undef CASE_OF
     }
     return cudaErrorInvalidValue;
 }

@@ -300,20 +300,11 @@ static cudaError_t decode_of(cudaStream_t stream, const tt_attention_args *a, tt
                              decode_size z)
 {
     switch (a->kv->head_dim) {
-    case 16:
-        return launch_decode<16, type>(stream, a, scratch, z);
-    case 32:
-        return launch_decode<32, type>(stream, a, scratch, z);
-    case 64:
-        return launch_decode<64, type>(stream, a, scratch, z);
-    case 80:
-        return launch_decode<80, type>(stream, a, scratch, z);
-    case 96:
-        return launch_decode<96, type>(stream, a, scratch, z);
-    case 128:
-        return launch_decode<128, type>(stream, a, scratch, z);
-    case 256:
-        return launch_decode<256, type>(stream, a, scratch, z);
+#define CASE_OF(D)                                                                                 \
+    case D:                                                                                        \
+        return launch_decode<D, type>(stream, a, scratch, z);
+        TT_CUDA_HEAD_DIMS(CASE_OF)
+#undef CASE_OF
     }
     return cudaErrorInvalidValue;
 }

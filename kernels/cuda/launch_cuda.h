@@ -16,6 +16,7 @@
 #include <string.h>
 
 extern "C" {
+#include "kernels/cuda_module.h"
 #include "kernels/ops.h"
 }
 
@@ -38,10 +39,9 @@ cudaError_t tt_cuda_gather(cudaStream_t stream, const tt_gather_args *a);
 cudaError_t tt_cuda_to_bf16(cudaStream_t stream, tt_dev src_f32, tt_dev dst_bf16, int64_t n);
 
 /* attention_cuda.cu, attn_decode_cuda.cu, attention_bwd_cuda.cu: pages of BF16 or TT_I8, 16-byte
- * aligned; head_dim 16, 32 (small models of tests), 64, 80, 96, 128 or 256, else
- * cudaErrorInvalidValue; scale > 0. scratch: as many bytes of device memory as the first function
- * says, in use until the launches have run; 0 for TT_PREFILL. A row's bits depend on its family,
- * position, query, keys and values alone. */
+ * aligned; head_dim one of TT_CUDA_HEAD_DIMS, else cudaErrorInvalidValue; scale > 0. scratch: as
+ * many bytes of device memory as the first function says, in use until the launches have run; 0 for
+ * TT_PREFILL. A row's bits depend on its family, position, query, keys and values alone. */
 size_t tt_cuda_attention_scratch(const tt_attention_args *a);
 cudaError_t tt_cuda_attention(cudaStream_t stream, const tt_attention_args *a, tt_dev scratch);
 cudaError_t tt_cuda_attention_bwd(cudaStream_t stream, const tt_attention_bwd_args *a);

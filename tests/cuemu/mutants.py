@@ -3,7 +3,7 @@
 
     mutants.py list BUILD               names that BUILD (plain, asan, tsan, msan) has to catch
     mutants.py make NAME OUTPUT         a C++ file: the kernels' file with the mistake, its headers as far as mistaken
-    mutants.py run NAME BINARY          runs the tests built with it in every mode; they have to fail in one at least
+    mutants.py run NAME BINARY          runs the tests built with it in every mode; they have to fail in one at least, a control's in none
 
 Standard library only. `run` ends with `1 passed, 0 failed` or the other way round.
 """
@@ -28,7 +28,7 @@ HEAD, OPTIM = "kernels/cuda/head_cuda.cu", "kernels/cuda/optim_cuda.cu"
 SAMPLE, CHECKSUM = "kernels/cuda/sample_cuda.cu", "kernels/cuda/checksum_cuda.cu"
 
 # name: (compiled file, file with the mistake, what stands there, what is put there, which builds have to catch it[, the one
-# test of the program that is run, where the others would only take time]).
+# test of the program that is run, where the others would only take time]). Without a mistake: a control, whose tests have to pass.
 # What stands there is found exactly once, so a change of a kernel that moves it is noticed. The first word of a name says which
 # program has to notice it (meson.build).
 MUTANTS = {
@@ -92,6 +92,9 @@ MUTANTS = {
     "mat_tail_empty": (PANEL, PANEL, "if (c->beta != 0) {", "if (false) {", {PLAIN}),
     "mat_inner_rows": (ADAPTER, ADAPTER, "few_add(&queue, &wb, t,", "few_add(&queue, &wb, r->inner,", {PLAIN}),
     # attention (test_attention)
+    "attn_control": (ATTN, None, None, None, {PLAIN}),
+    "attn_bwd_control": (ATTN_BWD, None, None, None, {PLAIN}),
+    "attn_decode_control": (DECODE, None, None, None, {PLAIN}),
     "attn_no_barrier": (ATTN, FEED, "cp_async_wait<0>();\n        sync();", "cp_async_wait<0>();", {PLAIN, TSAN}),
     "attn_bwd_no_barrier": (ATTN_BWD, FEED, "cp_async_wait<0>();\n        sync();", "cp_async_wait<0>();", {PLAIN, TSAN}),
     "attn_one_buffer": (ATTN, ATTN, "key0 + keys, buf ^ 1)", "key0 + keys, buf)", {PLAIN, TSAN}),
@@ -220,7 +223,9 @@ def mutated(path, old, new):
 
 def make(name, output):
     unit, path, old, new = MUTANTS[name][:4]
-    if path == unit:
+    if path is None:
+        text = (ROOT / unit).read_text()
+    elif path == unit:
         text = mutated(path, old, new)
     else:
         include = f'#include "{path}"\n'
@@ -237,21 +242,28 @@ def limits():
     resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 
 
-def run(name, binary):
+def first_failure(name, binary):
+    """(mode, exit status) where the tests fail first; (None, 0) when they pass in every mode."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("CUEMU_")} | {"KIT_FIRST_FAILURE": "1"}
     for mode in MODES:
         status = subprocess.run([binary, *MUTANTS[name][5:]], env={**env, **mode}, capture_output=True, preexec_fn=limits).returncode
-        if status in (-signal.SIGXCPU, -signal.SIGKILL):
-            print(f"FAIL {name}: no end in {mode}, which says nothing")
-            break
         if status != 0:
-            print(f"{name}: caught in {mode}, status {status}")
-            print("1 passed, 0 failed")
-            return
+            return mode, status
+    return None, 0
+
+
+def run(name, binary):
+    mode, status = first_failure(name, binary)
+    control = MUTANTS[name][1] is None
+    if status in (-signal.SIGXCPU, -signal.SIGKILL):
+        right, said = False, f"no end in {mode}, which says nothing"
+    elif control:
+        right, said = status == 0, "passes without a mistake" if status == 0 else f"status {status} in {mode} without a mistake"
     else:
-        print(f"FAIL {name}: no test of kernels/cuda noticed")
-    print("0 passed, 1 failed")
-    sys.exit(1)
+        right, said = status != 0, f"caught in {mode}, status {status}" if status != 0 else "no test of kernels/cuda noticed"
+    print(f"{'' if right else 'FAIL '}{name}: {said}")
+    print("1 passed, 0 failed" if right else "0 passed, 1 failed")
+    sys.exit(0 if right else 1)
 
 
 def main():
