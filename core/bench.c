@@ -15,7 +15,6 @@
 #include "core/sysinfo.h"
 #include "core/worker.h"
 
-#define DECODE_TOKENS 16
 static int by_value(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -75,7 +74,7 @@ static tt_code gemm_rate(tt_bench *b, tt_err *reterr)
         t[i < 0 ? 0 : i] = tt_sys_now() - t0;
     }
     if (rc == TT_OK) {
-        b->flops_rate = 2.0 * ROWS * N * K / tt_bench_median(t, b->repeat);
+        b->flops_rate = b->r->flops_rate = 2.0 * ROWS * N * K / tt_bench_median(t, b->repeat);
         tt_bench_add(b, "machine: matrix product", "GFLOP/s", b->flops_rate / 1e9, TT_LIMIT_NONE,
                      0);
     }
@@ -116,7 +115,7 @@ static tt_code read_rate(tt_bench *b, tt_err *reterr)
         t[r] = tt_sys_now() - t0;
     }
     free(p);
-    b->bytes_rate = (double)(n * sizeof *p) / tt_bench_median(t, b->repeat);
+    b->bytes_rate = b->r->bytes_rate = (double)(n * sizeof *p) / tt_bench_median(t, b->repeat);
     tt_bench_add(b, "machine: memory read", "GB/s", b->bytes_rate / 1e9, TT_LIMIT_NONE, 0);
     return TT_OK;
 }
@@ -132,8 +131,7 @@ static tt_code run_to_end(tt_bench *b, tt_err *reterr)
     return rc;
 }
 
-/* Tokens [from, to) of the sequence, in chunks; their pages exist. */
-static tt_code prefill_range(tt_bench *b, int32_t from, int32_t to, tt_err *reterr)
+tt_code tt_bench_prefill_range(tt_bench *b, int32_t from, int32_t to, tt_err *reterr)
 {
     tt_code rc = TT_OK;
     for (int32_t at = from; rc == TT_OK && at < to;) {
@@ -173,7 +171,7 @@ static tt_code bench_prefill(tt_bench *b, int32_t n, tt_err *reterr)
     tt_code rc = TT_OK;
     for (int32_t i = 0; rc == TT_OK && i < repeat; i++) {
         double t0 = tt_sys_now();
-        rc = prefill_range(b, 0, n, reterr);
+        rc = tt_bench_prefill_range(b, 0, n, reterr);
         t[i] = tt_sys_now() - t0;
     }
     if (rc == TT_OK) {
@@ -202,22 +200,27 @@ static void count_bytes(tt_bench *b)
     b->kv_bytes = (double)tt_model_kv_bytes_per_token(m, b->opt->engine->kv_type);
 }
 
+tt_code tt_bench_decode_token(tt_bench *b, int32_t at, tt_err *reterr)
+{
+    tt_segment seg = {.ids = b->ids + at,
+                      .n_rows = 1,
+                      .pos0 = at,
+                      .pages = b->seq.pages,
+                      .store = true,
+                      .want = TT_WANT_LAST};
+    tt_code rc = tt_step_begin(b->w.step, &seg, 1, &(tt_step_options){.family = TT_DECODE}, reterr);
+    return rc == TT_OK ? run_to_end(b, reterr) : rc;
+}
+
 static tt_code bench_decode(tt_bench *b, int32_t depth, tt_err *reterr)
 {
-    double t[TT_BENCH_MAX_REPEAT * DECODE_TOKENS];
+    double t[TT_BENCH_MAX_REPEAT * TT_BENCH_DECODE_TOKENS];
     tt_code rc = TT_OK;
     int32_t n = 0;
     for (int32_t r = 0; r < b->repeat; r++) {
-        for (int32_t i = 0; rc == TT_OK && i < DECODE_TOKENS; i++) {
-            tt_segment seg = {.ids = b->ids + depth + i,
-                              .n_rows = 1,
-                              .pos0 = depth + i,
-                              .pages = b->seq.pages,
-                              .store = true,
-                              .want = TT_WANT_LAST};
+        for (int32_t i = 0; rc == TT_OK && i < TT_BENCH_DECODE_TOKENS; i++) {
             double t0 = tt_sys_now();
-            rc = tt_step_begin(b->w.step, &seg, 1, &(tt_step_options){.family = TT_DECODE}, reterr);
-            rc = rc == TT_OK ? run_to_end(b, reterr) : rc;
+            rc = tt_bench_decode_token(b, depth + i, reterr);
             t[n++] = tt_sys_now() - t0;
         }
     }
@@ -225,53 +228,53 @@ static tt_code bench_decode(tt_bench *b, int32_t depth, tt_err *reterr)
         char name[32];
         snprintf(name, sizeof name, "decode at depth %d", depth);
         tt_bench_add(b, name, "tokens/s", 1 / tt_bench_median(t, n), TT_LIMIT_BYTES,
-                     tt_bench_decode_limit(b, depth + DECODE_TOKENS / 2));
+                     tt_bench_decode_limit(b, depth + TT_BENCH_DECODE_TOKENS / 2));
     }
     return rc;
 }
 
-static tt_code train_steps(tt_bench *b, tt_trainer *tr, int32_t depth, int32_t *targets, double *t,
-                           tt_err *reterr)
+tt_code tt_bench_trainer(tt_bench *b, bool lora, tt_trainer **ret, tt_err *reterr)
 {
-    int32_t k = 128, start = (depth - k) / 2; /* the mean position of a span */
-    memcpy(targets, b->ids + start + 1, (size_t)k * sizeof *targets);
+    tt_qttt_params p;
+    tt_qttt_defaults(&p);
+    p.lora = lora;
+    tt_qttt_resolve(&p);
+    return tt_trainer_create(&b->w.device, &p, 1, ret, reterr);
+}
+
+tt_code tt_bench_train(tt_bench *b, tt_trainer *tr, int32_t depth, tt_err *reterr)
+{
+    int32_t start = (depth - TT_BENCH_SPAN) / 2;
     tt_segment seg = {.ids = b->ids + start,
-                      .n_rows = k,
+                      .n_rows = TT_BENCH_SPAN,
                       .pos0 = start,
                       .pages = b->seq.pages,
                       .adapter = tt_trainer_params(tr),
                       .want = TT_WANT_LOSS,
-                      .targets = targets};
+                      .targets = b->ids + start + 1};
     tt_step_options o = {.trainee = tt_trainer_params(tr), .grads = tt_trainer_grads(tr)};
-    tt_code rc = TT_OK;
-    for (int32_t i = -1; rc == TT_OK && i < b->repeat; i++) {
-        tt_train_report rep;
-        double t0 = tt_sys_now();
-        rc = tt_step_begin(b->w.step, &seg, 1, &o, reterr);
-        rc = rc == TT_OK ? run_to_end(b, reterr) : rc;
-        rc = rc == TT_OK ? tt_trainer_update(tr, b->w.step, false, &rep, reterr) : rc;
-        t[i < 0 ? 0 : i] = tt_sys_now() - t0;
-    }
-    return rc;
+    tt_train_report rep;
+    tt_code rc = tt_step_begin(b->w.step, &seg, 1, &o, reterr);
+    rc = rc == TT_OK ? run_to_end(b, reterr) : rc;
+    return rc == TT_OK ? tt_trainer_update(tr, b->w.step, false, &rep, reterr) : rc;
 }
 
 static tt_code bench_step(tt_bench *b, int32_t depth, bool lora, tt_err *reterr)
 {
     double t[TT_BENCH_MAX_REPEAT];
-    int32_t targets[128];
-    tt_qttt_params p;
     tt_trainer *tr = NULL;
-    tt_qttt_defaults(&p);
-    p.lora = lora;
-    tt_qttt_resolve(&p);
-    tt_code rc = tt_trainer_create(&b->w.device, &p, 1, &tr, reterr);
-    rc = rc == TT_OK ? train_steps(b, tr, depth, targets, t, reterr) : rc;
+    tt_code rc = tt_bench_trainer(b, lora, &tr, reterr);
+    for (int32_t i = -1; rc == TT_OK && i < b->repeat; i++) {
+        double t0 = tt_sys_now();
+        rc = tt_bench_train(b, tr, depth, reterr);
+        t[i < 0 ? 0 : i] = tt_sys_now() - t0;
+    }
     if (rc == TT_OK) {
         char name[48];
         snprintf(name, sizeof name, "qTTT step k=128 at %d%s", depth, lora ? ", LoRA r8" : "");
-        tt_cost_rows rows = {.pos0 = (depth - 128) / 2,
-                             .n_rows = 128,
-                             .n_logits = 128,
+        tt_cost_rows rows = {.pos0 = (depth - TT_BENCH_SPAN) / 2,
+                             .n_rows = TT_BENCH_SPAN,
+                             .n_logits = TT_BENCH_SPAN,
                              .adapter = tt_trainer_params(tr)};
         double flops = tt_cost_forward(b->w.model, &rows) + tt_cost_backward(b->w.model, &rows);
         tt_bench_add(b, name, "s", tt_bench_median(t, b->repeat), TT_LIMIT_FLOPS,
@@ -285,16 +288,19 @@ static tt_code measure(tt_bench *b, tt_err *reterr)
 {
     static const int32_t prefills[] = {512, 4096}, decodes[] = {0, 2048, 7000},
                          steps[] = {2048, 7000};
-    int32_t room = b->w.max_context - DECODE_TOKENS;
+    int32_t room = b->w.max_context - TT_BENCH_DECODE_TOKENS;
     tt_code rc = read_rate(b, reterr);
     if (rc != TT_OK || b->opt->part == TT_BENCH_SERVE) {
         return rc;
     }
     rc = gemm_rate(b, reterr);
+    if (rc == TT_OK && b->opt->part == TT_BENCH_PROFILE) {
+        return tt_bench_profile(b, reterr);
+    }
     int32_t deepest = room < 7000 ? room : 7000;
-    rc = rc == TT_OK ? tt_seq_reserve(&b->seq, deepest + DECODE_TOKENS, reterr) : rc;
+    rc = rc == TT_OK ? tt_seq_reserve(&b->seq, deepest + TT_BENCH_DECODE_TOKENS, reterr) : rc;
     /* weights are prepared on their first use; a context may be shorter than that */
-    rc = rc == TT_OK ? prefill_range(b, 0, deepest < 64 ? deepest : 64, reterr) : rc;
+    rc = rc == TT_OK ? tt_bench_prefill_range(b, 0, deepest < 64 ? deepest : 64, reterr) : rc;
     for (size_t i = 0; rc == TT_OK && i < sizeof prefills / sizeof *prefills; i++) {
         rc = prefills[i] <= deepest ? bench_prefill(b, prefills[i], reterr) : rc;
         if (rc == TT_OK && prefills[i] == 4096 && prefills[i] <= deepest) {
@@ -302,7 +308,7 @@ static tt_code measure(tt_bench *b, tt_err *reterr)
                          (double)tt_sys_resident_bytes() / 0x1p20, TT_LIMIT_NONE, 0);
         }
     }
-    rc = rc == TT_OK ? prefill_range(b, 0, deepest, reterr) : rc;
+    rc = rc == TT_OK ? tt_bench_prefill_range(b, 0, deepest, reterr) : rc;
     for (size_t i = 0; rc == TT_OK && i < sizeof steps / sizeof *steps; i++) {
         rc = steps[i] <= deepest ? bench_step(b, steps[i], false, reterr) : rc;
     }
@@ -342,5 +348,7 @@ tt_code tt_bench_run(const tt_bench_options *opt, tt_bench_report *r, tt_err *re
     tt_seq_finish(&b.seq);
     free(b.ids);
     tt_worker_close(&b.w);
-    return rc == TT_OK && opt->part != TT_BENCH_MODEL ? tt_bench_serve(&b, reterr) : rc;
+    return rc == TT_OK && (opt->part == TT_BENCH_ALL || opt->part == TT_BENCH_SERVE)
+               ? tt_bench_serve(&b, reterr)
+               : rc;
 }

@@ -5,6 +5,7 @@
 #define TT_BENCH_H
 
 #include "core/engine.h"
+#include "core/profile.h"
 
 typedef enum tt_bench_limit { TT_LIMIT_NONE, TT_LIMIT_FLOPS, TT_LIMIT_BYTES } tt_bench_limit;
 
@@ -19,14 +20,22 @@ typedef struct tt_bench_figure {
 
 #define TT_BENCH_MAX_FIGURES 48
 
-/* MODEL: one sequence at a time. SERVE: many users at once. */
-typedef enum tt_bench_part { TT_BENCH_ALL, TT_BENCH_MODEL, TT_BENCH_SERVE } tt_bench_part;
+/* MODEL: one sequence at a time. SERVE: many users at once. PROFILE: where the time of a step goes,
+ * in no other part. */
+typedef enum tt_bench_part {
+    TT_BENCH_ALL,
+    TT_BENCH_MODEL,
+    TT_BENCH_SERVE,
+    TT_BENCH_PROFILE
+} tt_bench_part;
 
 typedef struct tt_bench_options {
     const tt_engine_options *engine;
     int32_t repeat; /* 0 = 5 */
     tt_bench_part part;
-    void (*on_figure)(void *arg, const tt_bench_figure *f); /* as each is ready; may be NULL */
+    int32_t depth; /* PROFILE: of decoding and of the context of steps; 0 = 2,048 */
+    void (*on_profile)(void *arg, const tt_profile_section *s); /* each when it ends; may be NULL */
+    void (*on_figure)(void *arg, const tt_bench_figure *f);     /* as each is ready; may be NULL */
     void *arg;
 } tt_bench_options;
 
@@ -35,6 +44,7 @@ typedef struct tt_bench_report {
     int32_t n;
     char model[64], isa[16];
     int threads;
+    double flops_rate, bytes_rate; /* the machine's, per second; 0 = not measured in this part */
 } tt_bench_report;
 
 /* Depths beyond the model's context are left out. TT_E_CAPACITY when the K/V pool is too small for

@@ -1,13 +1,16 @@
-/* bench_priv.h - shared by bench.c (the model's figures), bench_serve.c (many users at once) and
- * bench_restore.c (contexts from disk). */
+/* bench_priv.h - shared by bench.c (the model's figures), bench_serve.c (many users at once),
+ * bench_restore.c (contexts from disk) and bench_profile.c (time by operation). */
 #ifndef TT_BENCH_PRIV_H
 #define TT_BENCH_PRIV_H
 
 #include "core/bench.h"
 #include "core/seq.h"
+#include "core/trainer.h"
 #include "core/worker.h"
 
 #define TT_BENCH_MAX_REPEAT 25
+#define TT_BENCH_DECODE_TOKENS 16 /* decoded one after the other at a depth */
+#define TT_BENCH_SPAN 128         /* rows of a training step */
 
 typedef struct tt_bench {
     const tt_bench_options *opt;
@@ -26,6 +29,17 @@ void tt_bench_add(tt_bench *b, const char *name, const char *unit, double value,
                   tt_bench_limit kind, double limit);
 /* Tokens per second of one stream at this depth, were memory the only bound. */
 double tt_bench_decode_limit(const tt_bench *b, int32_t depth);
+
+/* Tokens [from, to) of the sequence, in chunks; their pages exist. */
+tt_code tt_bench_prefill_range(tt_bench *b, int32_t from, int32_t to, tt_err *reterr);
+/* One token at position `at`, whose K/V are written over. */
+tt_code tt_bench_decode_token(tt_bench *b, int32_t at, tt_err *reterr);
+/* A trainer with default parameters. Then one step with its update on the span at the mean position
+ * of a context of `depth` tokens. */
+tt_code tt_bench_trainer(tt_bench *b, bool lora, tt_trainer **ret, tt_err *reterr);
+tt_code tt_bench_train(tt_bench *b, tt_trainer *tr, int32_t depth, tt_err *reterr);
+/* The operations of each kind of step; the limits of the machine are known. */
+tt_code tt_bench_profile(tt_bench *b, tt_err *reterr);
 
 /* The figures of many users at once. */
 tt_code tt_bench_serve(tt_bench *b, tt_err *reterr);

@@ -1,4 +1,4 @@
-/* cmd_bench.c - `qttt bench`: the figures of core/bench.h as a table on stdout and as JSON. Thread:
+/* cmd_bench.c - `qttt bench`: the figures of core/bench.h as tables on stdout and as JSON. Thread:
  * main. */
 #include <jansson.h>
 #include <stdio.h>
@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/bench.h"
+#include "core/sysinfo.h"
 #include "server/cmd.h"
 #include "server/engine_options.h"
 
@@ -22,6 +23,8 @@ static void print_usage(void)
         "  --json FILE                      also write the figures to FILE\n"
         "  --repeat N                       repetitions of which the median counts, 1 to 25 [5]\n"
         "  --part model|serve|all           what to measure [all]\n"
+        "  --profile                        instead of these: time, bytes and FLOPs by operation\n"
+        "  --depth N                        tokens of context in a profile [2048]\n"
         "  --config FILE                    YAML file to read first\n");
     tt_settings_print_help(own_sections);
     printf("  --help                           this text\n");
@@ -29,6 +32,7 @@ static void print_usage(void)
 
 static void print_figure(void *arg, const tt_bench_figure *f)
 {
+    (void)arg;
     printf("%-32s %10.2f %-9s", f->name, f->value, f->unit);
     if (f->kind != TT_LIMIT_NONE) {
         printf(" %10.2f %5.0f %%  %s", f->limit, f->percent,
@@ -36,6 +40,57 @@ static void print_figure(void *arg, const tt_bench_figure *f)
     }
     printf("\n");
     fflush(stdout);
+}
+
+/* A row of a profile, and the part of the whole that it is. All is of one run. */
+static void print_row(const tt_profile_section *s, const tt_profile_row *r)
+{
+    printf("  %-13s %-36s %7.1f %9.3f %5.1f %% %9.2f %9.3f %9.3f", r->op, r->detail,
+           (double)r->calls / s->runs, 1e3 * r->seconds / s->runs, 100 * r->seconds / s->seconds,
+           r->work.bytes / s->runs / 1e6, r->work.flops / s->runs / 1e9,
+           1e3 * r->limit_s / s->runs);
+    if (r->limit_s > 0 && r->seconds > 0) {
+        printf(" %4.0f %%", 100 * r->limit_s / r->seconds);
+    }
+    printf("\n");
+}
+
+static json_t *row_json(const tt_profile_section *s, const tt_profile_row *r)
+{
+    return json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:f}", "op", r->op, "detail", r->detail,
+                     "calls", (double)r->calls / s->runs, "seconds", r->seconds / s->runs, "bytes",
+                     r->work.bytes / s->runs, "flops", r->work.flops / s->runs, "limit_seconds",
+                     r->limit_s / s->runs);
+}
+
+/* arg: the array that gets the section. */
+static void print_profile(void *arg, const tt_profile_section *s)
+{
+    json_t *rows = json_array();
+    double none = s->seconds - s->ops_seconds;
+    tt_profile_row all = {.op = "all", .seconds = s->seconds};
+    printf("\n%s: %.3f ms, %.3f ms of processors\n", s->name, 1e3 * s->seconds / s->runs,
+           1e3 * s->cpu_seconds / s->runs);
+    printf("  %-13s %-36s %7s %9s %7s %9s %9s %9s %6s\n", "operation", "shapes", "calls", "ms",
+           "of all", "MB", "GFLOP", "limit ms", "share");
+    for (int32_t i = 0; i < s->n_rows; i++) {
+        const tt_profile_row *r = &s->row[i];
+        all.limit_s += r->limit_s;
+        all.calls += r->calls;
+        all.work.bytes += r->work.bytes;
+        all.work.flops += r->work.flops;
+        print_row(s, r);
+        json_array_append_new(rows, row_json(s, r));
+    }
+    printf("  %-13s %-36s %7s %9.3f %5.1f %%\n", "(host)", "in no operation", "",
+           1e3 * none / s->runs, 100 * none / s->seconds);
+    print_row(s, &all);
+    fflush(stdout);
+    json_array_append_new(arg,
+                          json_pack("{s:s, s:f, s:f, s:f, s:f, s:o}", "name", s->name, "seconds",
+                                    s->seconds / s->runs, "cpu_seconds", s->cpu_seconds / s->runs,
+                                    "host_seconds", none / s->runs, "limit_seconds",
+                                    all.limit_s / s->runs, "operations", rows));
 }
 
 /* "model name" of /proc/cpuinfo; "unknown" without one. */
@@ -57,7 +112,8 @@ static void cpu_name(char *buf, size_t cap)
     }
 }
 
-static json_t *to_json(const tt_bench_report *r, const char *cpu)
+/* profile: transferred. */
+static json_t *to_json(const tt_bench_report *r, const char *cpu, json_t *profile)
 {
     static const char *const limits[] = {"none", "flops", "bytes"};
     json_t *figures = json_array();
@@ -68,14 +124,18 @@ static json_t *to_json(const tt_bench_report *r, const char *cpu)
                                         f->value, "unit", f->unit, "limited_by", limits[f->kind],
                                         "limit", f->limit, "percent", f->percent));
     }
-    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:o}", "version", TT_VERSION, "model", r->model,
-                     "cpu", cpu, "isa", r->isa, "threads", r->threads, "figures", figures);
+    json_t *limits_of = json_pack("{s:f, s:f}", "flops_per_second", r->flops_rate,
+                                  "bytes_per_second", r->bytes_rate);
+    return json_pack("{s:s, s:s, s:s, s:i, s:s, s:i, s:o, s:o, s:o}", "version", TT_VERSION,
+                     "model", r->model, "cpu", cpu, "processors", tt_sys_cpus(), "isa", r->isa,
+                     "threads", r->threads, "limits", limits_of, "figures", figures, "profile",
+                     profile);
 }
 
-static tt_code write_json(const tt_bench_report *r, const char *cpu, const char *path,
-                          tt_err *reterr)
+static tt_code write_json(const tt_bench_report *r, const char *cpu, json_t *profile,
+                          const char *path, tt_err *reterr)
 {
-    json_t *j = to_json(r, cpu);
+    json_t *j = to_json(r, cpu, json_incref(profile));
     bool ok = j != NULL && json_dump_file(j, path, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) == 0;
     json_decref(j);
     return ok ? TT_OK : tt_fail(reterr, TT_E_IO, "cannot write %s", path);
@@ -100,7 +160,12 @@ static tt_code parse(tt_settings *s, int argc, char **argv, const char **ret_jso
     tt_code rc = tt_settings_parse_flags(s, &argc, argv, reterr);
     for (int i = 1; rc == TT_OK && i < argc; i += 2) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
-        if (value != NULL && strcmp(argv[i], "--json") == 0) {
+        if (strcmp(argv[i], "--profile") == 0) {
+            ret_options->part = TT_BENCH_PROFILE;
+            i--; /* it has no value */
+        } else if (value != NULL && strcmp(argv[i], "--depth") == 0 && atoi(value) >= 1) {
+            ret_options->depth = atoi(value);
+        } else if (value != NULL && strcmp(argv[i], "--json") == 0) {
             *ret_json = value;
         } else if (value != NULL && strcmp(argv[i], "--repeat") == 0 && atoi(value) >= 1 &&
                    atoi(value) <= 25) {
@@ -129,7 +194,9 @@ int tt_cmd_bench(int argc, char **argv)
     tt_err err = {0};
     const char *json_path = NULL;
     char cpu[128];
-    tt_bench_options options = {.engine = &engine, .on_figure = print_figure};
+    json_t *profile = json_array();
+    tt_bench_options options = {
+        .engine = &engine, .on_figure = print_figure, .on_profile = print_profile, .arg = profile};
     tt_code rc = tt_settings_init(&settings, &err);
     rc = rc == TT_OK ? parse(&settings, argc, argv, &json_path, &options, &err) : rc;
     rc = rc == TT_OK ? tt_engine_options_from(&settings, &engine, &device, &err) : rc;
@@ -143,12 +210,13 @@ int tt_cmd_bench(int argc, char **argv)
     }
     if (rc == TT_OK) {
         printf("model %s, kernels %s, %d threads\n", report.model, report.isa, report.threads);
-        rc = json_path != NULL ? write_json(&report, cpu, json_path, &err) : TT_OK;
+        rc = json_path != NULL ? write_json(&report, cpu, profile, json_path, &err) : TT_OK;
         status = rc == TT_OK ? 0 : TT_EXIT_FAILED;
     }
     if (rc != TT_OK) {
         fprintf(stderr, "qttt: %s\n", err.msg);
     }
+    json_decref(profile);
     tt_settings_finish(&settings);
     return status;
 }

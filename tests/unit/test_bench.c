@@ -29,12 +29,26 @@ static char path[4300];
 static char *folder;
 static int n_told;
 static tt_bench_part part = TT_BENCH_MODEL;
+static int32_t depth;
 
 static void on_figure(void *arg, const tt_bench_figure *f)
 {
     tt_bench_report *r = arg;
     assert_ptr_equal(f, &r->figure[n_told]); /* in order, each once */
     n_told++;
+}
+
+static int n_sections;
+static char sections[8][64];
+
+static void on_profile(void *arg, const tt_profile_section *s)
+{
+    assert_true(n_sections < 8 && s->n_rows > 5 && s->ops_seconds > 0 && s->runs > 0);
+    assert_true(s->ops_seconds <= s->seconds && s->cpu_seconds > 0);
+    for (int32_t i = 0; i < s->n_rows; i++) { /* rates were measured: what reads has a limit */
+        assert_int_equal(s->row[i].work.bytes > 0, s->row[i].limit_s > 0);
+    }
+    snprintf(sections[n_sections++], sizeof sections[0], "%s", s->name);
 }
 
 static tt_code run(int32_t max_context, size_t kv_bytes, tt_bench_report *r, tt_err *err)
@@ -45,12 +59,16 @@ static tt_code run(int32_t max_context, size_t kv_bytes, tt_bench_report *r, tt_
                                 .max_context = max_context,
                                 .kv_bytes = kv_bytes,
                                 .kv_type = TT_BF16};
-    n_told = 0;
+    n_told = n_sections = 0;
     *err = (tt_err){0};
-    return tt_bench_run(
-        &(tt_bench_options){
-            .engine = &engine, .part = part, .repeat = 1, .on_figure = on_figure, .arg = r},
-        r, err);
+    return tt_bench_run(&(tt_bench_options){.engine = &engine,
+                                            .part = part,
+                                            .repeat = 1,
+                                            .depth = depth,
+                                            .on_figure = on_figure,
+                                            .on_profile = on_profile,
+                                            .arg = r},
+                        r, err);
 }
 
 static const tt_bench_figure *find(const tt_bench_report *r, const char *name)
@@ -124,6 +142,38 @@ static void test_a_longer_context(void **state)
     assert_int_equal(r.n, 8);
 }
 
+/* Where the time goes, at a depth that was asked for and within what the context allows. */
+static void test_a_profile(void **state)
+{
+    static const char *const names[] = {
+        "prefill of 300 tokens", "qTTT step k=128 at 300", "qTTT step k=128 at 300, LoRA r8",
+        "decode at depth 300, a token", "decode at depth 0, a token"};
+    char good[sizeof path];
+    tt_bench_report r;
+    tt_err err;
+    memcpy(good, path, sizeof good);
+    snprintf(path, sizeof path, "%s/longer.gguf", folder);
+    part = TT_BENCH_PROFILE;
+    depth = 300;
+    assert_int_equal(run(0, 0, &r, &err), TT_OK);
+    check_figures(&r);
+    assert_int_equal(n_sections, 5);
+    for (int i = 0; i < 5; i++) {
+        assert_string_equal(sections[i], names[i]);
+    }
+    assert_true(r.flops_rate > 0 && r.bytes_rate > 0);
+    depth = 0;
+    assert_int_equal(run(1016, 0, &r, &err), TT_OK);
+    assert_int_equal(n_sections, 6);
+    assert_string_equal(sections[1], "prefill of 512 tokens up to 1000");
+    assert_string_equal(sections[4], "decode at depth 1000, a token");
+    assert_int_equal(run(16, 0, &r, &err), TT_E_INVALID);
+    part = TT_BENCH_MODEL;
+    assert_int_equal(run(0, 0, &r, &err), TT_OK);
+    assert_int_equal(n_sections, 0);
+    memcpy(path, good, sizeof path);
+}
+
 /* Many users at once, on the same model. */
 static void test_serving(void **state)
 {
@@ -186,9 +236,9 @@ int main(void)
     tt_model_close(&m);
     snprintf(path, sizeof path, "%s/small.gguf", folder);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_figures),  cmocka_unit_test(test_a_longer_context),
-        cmocka_unit_test(test_serving),  cmocka_unit_test(test_short_contexts),
-        cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_figures),        cmocka_unit_test(test_a_longer_context),
+        cmocka_unit_test(test_a_profile),      cmocka_unit_test(test_serving),
+        cmocka_unit_test(test_short_contexts), cmocka_unit_test(test_failures),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     mw_remove_folder(folder);
