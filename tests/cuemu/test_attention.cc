@@ -259,7 +259,7 @@ static void test_window()
         {TT_PREFILL, 256, 1, 1, 100, {{99, 5}, {300, 2}}},
         {TT_DECODE, 64, 2, 1, 1, {{70, 1}}},
         {TT_DECODE, 64, 2, 1, 300, {{298, 1}, {299, 1}, {300, 1}, {811, 1}, {3, 1}}},
-        {TT_DECODE, 128, 4, 2, 200, {{454, 4}}},
+        {TT_DECODE, 64, 4, 2, 200, {{454, 4}}},
     };
     for (const attn_shape &z : shapes) {
         check_attention(z);
