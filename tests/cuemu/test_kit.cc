@@ -22,6 +22,15 @@ void kit_check(bool ok, const char *what, cuemu::place at)
     }
 }
 
+kit_share kit_share_asked()
+{
+    kit_share s = {0, 1};
+    const char *text = getenv("KIT_SHARE");
+    CHECK(text == nullptr ||
+          (sscanf(text, "%ld/%ld", &s.first, &s.step) == 2 && s.first >= 0 && s.first < s.step));
+    return s;
+}
+
 int kit_main(int argc, char **argv, const kit_test *tests, size_t n_tests)
 {
     int n_passed = 0, n_failed = 0, n_devices = 0;

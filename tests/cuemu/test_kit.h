@@ -42,6 +42,13 @@ struct kit_test {
  * Without a device: 77, which meson counts as skipped. */
 int kit_main(int argc, char **argv, const kit_test *tests, size_t n_tests);
 
+/* KIT_SHARE=0/4: of a test's cases the first, fifth, .. where all take long: the modes of a build
+ * share them. Without it first = 0, step = 1. */
+struct kit_share {
+    long first, step;
+};
+kit_share kit_share_asked();
+
 /* A check that fails says so and fails its test; the test goes on. */
 void kit_check(bool ok, const char *what, cuemu::place at);
 #define CHECK(x) kit_check((x), #x, {__FILE__, __LINE__})

@@ -198,15 +198,9 @@ static bool fails_at(long n, cudaError_t with, const task &good)
     return reached;
 }
 
-/* KIT_SHARE=0/4: the first, fifth, .. call. Where a call takes long, the modes of a test share
- * them.
- */
 void test_every_call_fails()
 {
-    long first = 0, step = 1;
-    const char *share = getenv("KIT_SHARE");
-    CHECK(share == nullptr ||
-          (sscanf(share, "%ld/%ld", &first, &step) == 2 && first >= 0 && first < step));
+    const kit_share share = kit_share_asked();
     task good;
     long before = cuemu_calls();
     CHECK(good.open() == TT_OK && good.prepare() == TT_OK && good.run() == TT_OK);
@@ -214,9 +208,9 @@ void test_every_call_fails()
     long n_calls = cuemu_calls() - before;
     good.close();
     for (cudaError_t with : {cudaErrorMemoryAllocation, cudaErrorIllegalAddress}) {
-        long n = first;
+        long n = share.first;
         while (fails_at(n, with, good)) {
-            n += step;
+            n += share.step;
         }
         CHECK(n >= n_calls);
     }
