@@ -8,7 +8,7 @@ MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
 DEFAULT_MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 PY     = build/venv/bin/python
 
-.PHONY: all help setup setup-test setup-deep venv test-venv venv-load model model-gemma build server demo run test test-deep test-cuda bench load \
+.PHONY: all help setup setup-test setup-deep venv test-venv venv-load model model-gemma build server demo run test test-deep test-cuda bench profile random-model load \
         soak fuzz lint image-test clean
 
 all: build
@@ -20,6 +20,8 @@ help:
 	@echo 'make test-deep  sanitizers, the second model, kills and faults, GuideLLM, a soak, ten seconds of each fuzz target'
 	@echo 'make test-cuda  the CUDA kernels on the CPU under sanitizers, with planted mistakes that have to be caught'
 	@echo 'make bench      speed on this machine, also with many users, as a table and as build/bench.json'
+	@echo 'make profile    where the time of each kind of step goes, by operation (MODEL=PATH, DEPTH=N)'
+	@echo 'make random-model TYPE=Q8_0|Q4_0|Q4_K_M|BF16 OUT=PATH   a Llama of 1.1 B random parameters, to measure with'
 	@echo 'make load       users with long documents at ever higher rates: build/load.json, build/load.svg (LOAD_FLAGS=...)'
 	@echo 'make soak       half an hour of load while things break around the server (SOAK_SECONDS=N)'
 	@echo 'make fuzz       fuzz until stopped (FUZZ_SECONDS=N a target, TARGET=name for one)'
@@ -82,6 +84,12 @@ test-cuda: setup-deep $(BUILD)/build.ninja
 bench: build model
 	@$(BUILD)/server/qttt bench --model '$(MODEL)' --json $(BUILD)/bench.json
 	@python3 tools/bench_http.py --binary $(BUILD)/server/qttt --model '$(MODEL)' --json $(BUILD)/bench.json
+
+profile: server $(if $(filter $(DEFAULT_MODEL),$(MODEL)),model)
+	@$(BUILD)/server/qttt bench --model '$(MODEL)' --profile --depth $(or $(DEPTH),2048) --json $(BUILD)/profile.json
+
+random-model:
+	@python3 tests/tools/random_model.py '$(TYPE)' '$(OUT)'
 
 load: build $(if $(filter $(DEFAULT_MODEL),$(MODEL)),model)
 	@python3 tests/bench/load/load.py --binary $(BUILD)/server/qttt --model '$(MODEL)' --json $(BUILD)/load.json \

@@ -81,7 +81,7 @@ def write_safetensors(path, tensors, dtype):
 
 
 GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY = 4, 5, 6, 7, 8, 9
-GGML_TYPE = {"F32": 0, "F16": 1, "Q4_1": 3, "Q8_0": 8, "BF16": 30}
+GGML_TYPE = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "Q4_K": 12, "Q6_K": 14, "BF16": 30}
 
 
 def gguf_string(s):
@@ -104,21 +104,22 @@ def gguf_pair(key, kind, v):
 
 
 def write_gguf(path, pairs, tensors):
-    """pairs: list of (key, kind, value or list); tensors: list of (name, shape, type name, bytes)."""
+    """pairs: list of (key, kind, value or list); tensors: list of (name, shape, type name, data): bytes, or what has a length
+    in bytes and yields its bytes in pieces."""
     out = [b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs))]
     out += [gguf_pair(*p) for p in pairs]
-    at, blobs = 0, []
-    for name, shape, dtype, blob in tensors:
+    at = 0
+    for name, shape, dtype, data in tensors:
         out.append(gguf_string(name) + struct.pack("<I", len(shape)))
         out.append(b"".join(struct.pack("<Q", d) for d in reversed(shape)))  # innermost dimension first
         out.append(struct.pack("<IQ", GGML_TYPE[dtype], at))
-        blob += b"\0" * (-len(blob) % 32)
-        blobs.append(blob)
-        at += len(blob)
+        at += len(data) + -len(data) % 32
     head = b"".join(out)
-    head += b"\0" * (-len(head) % 32)
     with open(path, "wb") as f:
-        f.write(head + b"".join(blobs))
+        f.write(head + b"\0" * (-len(head) % 32))
+        for _, _, _, data in tensors:
+            f.writelines([data] if isinstance(data, bytes) else data)
+            f.write(b"\0" * (-len(data) % 32))
 
 
 def write_json(path, value):
