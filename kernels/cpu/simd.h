@@ -162,6 +162,25 @@ static inline void vf_from_i8x16(__m128i q, vf *v)
     v[0] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q));
 }
 
+/* Two halves at p + i * stride for each i < n as floats; n <= VW, the rest are 0. */
+static inline void vf_gather_f16(const uint8_t *p, int stride, int n, vf ret[2])
+{
+    const __m512i i = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i at = _mm512_mullo_epi32(i, _mm512_set1_epi32(stride));
+    __mmask16 some = (__mmask16)(n >= VW ? 0xFFFF : (1u << n) - 1);
+    __m512i q = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), some, at, p, 1);
+    ret[0] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(q));
+    ret[1] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(q, 16)));
+}
+
+/* y[16] = 16 signed bytes, the first half times lo, the second times hi. */
+static inline void vf_scale_i8x16(__m128i q, float lo, float hi, float *y)
+{
+    vf v, by = _mm512_mask_blend_ps(0xFF00, vf_set1(lo), vf_set1(hi));
+    vf_from_i8x16(q, &v);
+    vf_store(y, vf_mul(v, by));
+}
+
 /* The low (or high) nibbles of the 16 bytes at p as floats: a table of 16 floats is looked up, by
  * the low four bits. */
 static inline void vf_from_nibbles(const uint8_t *p, int high, vf *v)
@@ -317,6 +336,30 @@ static inline void vf_from_i8x16(__m128i q, vf *v)
 {
     v[0] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q));
     v[1] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(q, 8)));
+}
+
+static inline __m128i vf_pack_words(__m256i words)
+{
+    return _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+}
+
+static inline void vf_gather_f16(const uint8_t *p, int stride, int n, vf ret[2])
+{
+    const __m256i i = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i at = _mm256_mullo_epi32(i, _mm256_set1_epi32(stride));
+    __m256i some = _mm256_cmpgt_epi32(_mm256_set1_epi32(n), i);
+    __m256i q = _mm256_mask_i32gather_epi32(_mm256_setzero_si256(), (const int *)(const void *)p,
+                                            at, some, 1);
+    ret[0] = _mm256_cvtph_ps(vf_pack_words(_mm256_and_si256(q, _mm256_set1_epi32(0xFFFF))));
+    ret[1] = _mm256_cvtph_ps(vf_pack_words(_mm256_srli_epi32(q, 16)));
+}
+
+static inline void vf_scale_i8x16(__m128i q, float lo, float hi, float *y)
+{
+    vf v[2];
+    vf_from_i8x16(q, v);
+    vf_store(y, vf_mul(v[0], vf_set1(lo)));
+    vf_store(y + VW, vf_mul(v[1], vf_set1(hi)));
 }
 
 static inline void vf_from_nibbles(const uint8_t *p, int high, vf *v)
