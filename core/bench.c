@@ -289,7 +289,14 @@ static tt_code measure(tt_bench *b, tt_err *reterr)
     static const int32_t prefills[] = {512, 4096}, decodes[] = {0, 2048, 7000},
                          steps[] = {2048, 7000};
     int32_t room = b->w.max_context - TT_BENCH_DECODE_TOKENS;
-    tt_code rc = read_rate(b, reterr);
+    tt_code rc = TT_OK;
+    if (b->opt->part != TT_BENCH_SERVE && b->opt->part != TT_BENCH_PROFILE) {
+        rc = tt_bench_tokenise(b, reterr);
+    }
+    if (rc != TT_OK || b->opt->part == TT_BENCH_TOKENISE) {
+        return rc;
+    }
+    rc = read_rate(b, reterr);
     if (rc != TT_OK || b->opt->part == TT_BENCH_SERVE) {
         return rc;
     }

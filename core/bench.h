@@ -11,7 +11,8 @@ typedef enum tt_bench_limit { TT_LIMIT_NONE, TT_LIMIT_FLOPS, TT_LIMIT_BYTES } tt
 
 typedef struct tt_bench_figure {
     char name[64];       /* "prefill 512" */
-    const char *unit;    /* "tokens/s", "s", "GFLOP/s", "GB/s", "MiB", "ms", "times", "%" */
+    const char *unit;    /* "tokens/s", "s", "GFLOP/s", "GB/s", "MB/s", "MiB", "ms", "times", "%"
+                          */
     double value;        /* median over the repetitions */
     tt_bench_limit kind; /* what bounds it */
     double limit;        /* value at the machine's measured rate, same unit; 0 with TT_LIMIT_NONE */
@@ -20,12 +21,13 @@ typedef struct tt_bench_figure {
 
 #define TT_BENCH_MAX_FIGURES 48
 
-/* MODEL: one sequence at a time. SERVE: many users at once. PROFILE: where the time of a step goes,
- * in no other part. */
+/* MODEL: one sequence at a time. SERVE: many users at once. TOKENISE: the tokenizer alone. PROFILE:
+ * where the time of a step goes, in no other part. */
 typedef enum tt_bench_part {
     TT_BENCH_ALL,
     TT_BENCH_MODEL,
     TT_BENCH_SERVE,
+    TT_BENCH_TOKENISE,
     TT_BENCH_PROFILE
 } tt_bench_part;
 
@@ -33,7 +35,8 @@ typedef struct tt_bench_options {
     const tt_engine_options *engine;
     int32_t repeat; /* 0 = 5 */
     tt_bench_part part;
-    int32_t depth; /* PROFILE: of decoding and of the context of steps; 0 = 2,048 */
+    const char *text_path; /* what is tokenised; NULL = text that is made up */
+    int32_t depth;         /* PROFILE: of decoding and of the context of steps; 0 = 2,048 */
     void (*on_profile)(void *arg, const tt_profile_section *s); /* each when it ends; may be NULL */
     void (*on_figure)(void *arg, const tt_bench_figure *f);     /* as each is ready; may be NULL */
     void *arg;

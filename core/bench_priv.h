@@ -1,5 +1,6 @@
 /* bench_priv.h - shared by bench.c (the model's figures), bench_serve.c (many users at once),
- * bench_restore.c (contexts from disk) and bench_profile.c (time by operation). */
+ * bench_restore.c (contexts from disk), bench_profile.c (time by operation) and bench_tokenise.c.
+ */
 #ifndef TT_BENCH_PRIV_H
 #define TT_BENCH_PRIV_H
 
@@ -46,5 +47,8 @@ tt_code tt_bench_serve(tt_bench *b, tt_err *reterr);
 /* A context of n tokens from disk, on engines of its own. ids: [n + 128]. */
 tt_code tt_bench_restore(tt_bench *b, const tt_engine_options *opt, const int32_t *ids, int32_t n,
                          tt_err *reterr);
+
+/* The tokenizer's speed; nothing of the model is run. */
+tt_code tt_bench_tokenise(tt_bench *b, tt_err *reterr);
 
 #endif

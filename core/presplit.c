@@ -1,87 +1,39 @@
-/* presplit.c - see presplit.h. The patterns are those in the tokenizer.json files of the models.
- * They are written so that a match never backtracks more than one step or once over a run of
- * spaces: linear time on any text. PCRE2 (Unicode 14 in Debian 12) and the models' own libraries
- * differ in the age of their Unicode tables and in what \s means, so \s is spelt out and letters
- * and numbers that came after Unicode 14 are added by range. */
-#define PCRE2_CODE_UNIT_WIDTH 8
+/* presplit.c - see presplit.h. The patterns are those in the tokenizer.json files of the models,
+ * written out by hand as scans over the classes of characters (char_class.h); tests/unit compares
+ * them with the patterns themselves, run by PCRE2. L, N and S are letters, numbers and spaces:
+ *
+ *   gpt-2    's|'t|'re|'ve|'m|'ll|'d| ?L+| ?N+| ?[^SLN]+|S+(?!\S)|S+
+ *   llama 3  (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\nLN]?L+|N{1,3}|
+ * ?[^SLN]+[\r\n]*|S*[\r\n]+|S+(?!\S)|S+ qwen2    as llama 3, but one number at a time smollm
+ * windows of one digit or of no digits, and gpt-2 within each */
 #include "core/presplit.h"
 
-#include <pcre2.h>
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* White_Space, as Oniguruma and Python's regex have it; PCRE2's own \s also has U+180E. */
-#define SPACE                                                                                      \
-    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}"    \
-    "\\x{205f}\\x{3000}"
-/* Letters and numbers of Unicode 15 to 16, and of 17 for the digits that are split off one by one.
- */
-#define LETTER                                                                                     \
-    "\\p{L}\\x{1c89}-\\x{1c8a}\\x{a7cb}-\\x{a7cd}\\x{a7da}-\\x{a7dc}\\x{105c0}-\\x{105f3}"         \
-    "\\x{10d4a}-\\x{10d65}\\x{10d6f}-\\x{10d85}\\x{10ec2}-\\x{10ec4}\\x{1123f}-\\x{11240}"         \
-    "\\x{11380}-\\x{11389}\\x{1138b}\\x{1138e}\\x{11390}-\\x{113b5}\\x{113b7}\\x{113d1}"           \
-    "\\x{113d3}\\x{11bc0}-\\x{11be0}\\x{11f02}\\x{11f04}-\\x{11f10}\\x{11f12}-\\x{11f33}"          \
-    "\\x{1342f}\\x{13441}-\\x{13446}\\x{13460}-\\x{143fa}\\x{16100}-\\x{1611d}"                    \
-    "\\x{16d40}-\\x{16d6c}\\x{18cff}\\x{1b132}\\x{1b155}\\x{1df25}-\\x{1df2a}"                     \
-    "\\x{1e030}-\\x{1e06d}\\x{1e4d0}-\\x{1e4eb}\\x{1e5d0}-\\x{1e5ed}\\x{1e5f0}\\x{2b739}"          \
-    "\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{323af}"
-#define NUMBER                                                                                     \
-    "\\p{N}\\x{10d40}-\\x{10d49}\\x{116d0}-\\x{116e3}\\x{11bf0}-\\x{11bf9}\\x{11f50}-\\x{11f59}"   \
-    "\\x{16130}-\\x{16139}\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1d2c0}-\\x{1d2d3}"         \
-    "\\x{1e4f0}-\\x{1e4f9}\\x{1e5f1}-\\x{1e5fa}"
-#define NUMBER17 NUMBER "\\x{11de0}-\\x{11de9}\\x{16ff4}-\\x{16ff6}"
-#define SPACES_END "[" SPACE "]+(?![^" SPACE "])|[" SPACE "]++"
+#include "core/char_class.h"
+#include "core/utf8.h"
 
-static const char pattern_gpt2[] = "'s|'t|'re|'ve|'m|'ll|'d| ?[" LETTER "]++| ?[" NUMBER "]++"
-                                   "| ?[^" SPACE LETTER NUMBER "]++|" SPACES_END;
-/* One digit at a time, then the words between them. */
-static const char pattern_digits[] = "[" NUMBER17 "]|[^" NUMBER17 "]++";
-
-#define CONTRACTION "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-#define WORD "|[^\\r\\n" LETTER NUMBER "]?[" LETTER "]++"
-#define REST "| ?[^" SPACE LETTER NUMBER "]++[\\r\\n]*+|[" SPACE "]*[\\r\\n]++|" SPACES_END
-static const char pattern_llama3[] = CONTRACTION WORD "|[" NUMBER "]{1,3}+" REST;
-static const char pattern_qwen2[] = CONTRACTION WORD "|[" NUMBER "]" REST;
-
-/* name, cut into windows first (NULL = no), cut into words, ignore_merges, nfc */
+/* numbers: most of them in one word, 0 = the words are GPT-2's */
 static const struct family {
-    const char *name, *windows, *words;
-    bool ignore_merges, nfc;
+    const char *name;
+    unsigned numbers;
+    bool windows, ignore_merges, nfc;
 } families[] = {
-    {"gpt-2", NULL, pattern_gpt2, false, false},
-    {"gpt2", NULL, pattern_gpt2, false, false},
-    {"smollm", pattern_digits, pattern_gpt2, false, false},
-    {"starcoder", pattern_digits, pattern_gpt2, false, false},
-    {"llama-bpe", NULL, pattern_llama3, true, false},
-    {"llama3", NULL, pattern_llama3, true, false},
-    {"llama-v3", NULL, pattern_llama3, true, false},
-    {"falcon3", NULL, pattern_llama3, true, false},
-    {"smaug-bpe", NULL, pattern_llama3, false, false},
-    {"qwen2", NULL, pattern_qwen2, false, true},
-    {"deepseek-r1-qwen", NULL, pattern_qwen2, false, true},
+    {"gpt-2", 0, false, false, false},           {"gpt2", 0, false, false, false},
+    {"smollm", 0, true, false, false},           {"starcoder", 0, true, false, false},
+    {"llama-bpe", 3, false, true, false},        {"llama3", 3, false, true, false},
+    {"llama-v3", 3, false, true, false},         {"falcon3", 3, false, true, false},
+    {"smaug-bpe", 3, false, false, false},       {"qwen2", 1, false, false, true},
+    {"deepseek-r1-qwen", 1, false, false, true},
 };
 
 struct tt_presplit {
-    pcre2_code *windows, *words;
-    bool ignore_merges, nfc;
+    unsigned numbers;
+    bool windows, ignore_merges, nfc;
+    uint8_t class_of[TT_CHAR_CLASSES];
 };
-
-static tt_code compile(const char *pattern, pcre2_code **ret_code, tt_err *reterr)
-{
-    int error;
-    PCRE2_SIZE offset;
-    pcre2_code *code =
-        pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
-                      PCRE2_UTF | PCRE2_ANCHORED | PCRE2_NO_START_OPTIMIZE, &error, &offset, NULL);
-    if (code == NULL) {
-        return tt_fail(reterr, error == PCRE2_ERROR_HEAP_FAILED ? TT_E_NOMEM : TT_E_INTERNAL,
-                       "PCRE2 refuses a pre-split pattern: error %d at %zu", error, offset);
-    }
-    (void)pcre2_jit_compile(
-        code, PCRE2_JIT_COMPLETE); /* where the machine has no JIT, PCRE2 interprets */
-    *ret_code = code;
-    return TT_OK;
-}
 
 tt_code tt_presplit_create(tt_str name, tt_presplit **ret_split, tt_err *reterr)
 {
@@ -101,12 +53,11 @@ tt_code tt_presplit_create(tt_str name, tt_presplit **ret_split, tt_err *reterr)
     if (split == NULL) {
         return tt_fail(reterr, TT_E_NOMEM, "no memory for a pre-split pattern");
     }
+    split->numbers = f->numbers;
+    split->windows = f->windows;
     split->ignore_merges = f->ignore_merges;
     split->nfc = f->nfc;
-    tt_code rc = compile(f->words, &split->words, reterr);
-    if (rc == TT_OK && f->windows != NULL) {
-        rc = compile(f->windows, &split->windows, reterr);
-    }
+    tt_code rc = tt_char_class_fill(split->class_of, reterr);
     if (rc != TT_OK) {
         tt_presplit_destroy(&split);
         return rc;
@@ -117,12 +68,8 @@ tt_code tt_presplit_create(tt_str name, tt_presplit **ret_split, tt_err *reterr)
 
 void tt_presplit_destroy(tt_presplit **split)
 {
-    if (*split != NULL) {
-        pcre2_code_free((*split)->windows);
-        pcre2_code_free((*split)->words);
-        free(*split);
-        *split = NULL;
-    }
+    free(*split);
+    *split = NULL;
 }
 
 bool tt_presplit_ignores_merges(const tt_presplit *split)
@@ -135,80 +82,185 @@ bool tt_presplit_wants_nfc(const tt_presplit *split)
     return split->nfc;
 }
 
-tt_code tt_presplit_begin(const tt_presplit *split, const char *text, size_t n,
-                          tt_presplit_iter *it, tt_err *reterr)
+void tt_presplit_begin(const tt_presplit *split, const char *text, size_t n, tt_presplit_iter *it)
 {
     *it = (tt_presplit_iter){.split = split, .text = text, .n = n};
-    pcre2_match_context *context = pcre2_match_context_create(NULL);
-    it->context = context;
-    it->match = pcre2_match_data_create(1, NULL);
-    if (it->match == NULL || context == NULL) {
-        tt_presplit_end(it);
-        return tt_fail(reterr, TT_E_NOMEM, "no memory to split text");
-    }
-    /* The interpreter's defaults would refuse a long run of one class; the patterns are linear, so
-     * they may run. */
-    pcre2_set_match_limit(context, UINT32_MAX);
-    pcre2_set_depth_limit(context, UINT32_MAX);
-    pcre2_set_heap_limit(context, UINT32_MAX);
-    return TT_OK;
 }
 
-void tt_presplit_end(tt_presplit_iter *it)
+/* Class of the character at p, and its bytes. p: valid UTF-8. */
+static unsigned class_at(const tt_presplit *split, const char *p, size_t *ret_bytes)
 {
-    pcre2_match_data_free(it->match);
-    pcre2_match_context_free(it->context);
-    it->match = NULL;
-    it->context = NULL;
+    const unsigned char *s = (const unsigned char *)p;
+    if (s[0] < 0x80) {
+        *ret_bytes = 1;
+        return split->class_of[s[0]];
+    }
+    uint32_t cp;
+    if (s[0] < 0xe0) {
+        *ret_bytes = 2;
+        cp = (s[0] & 0x1fu) << 6 | (s[1] & 0x3fu);
+    } else if (s[0] < 0xf0) {
+        *ret_bytes = 3;
+        cp = (s[0] & 0x0fu) << 12 | (s[1] & 0x3fu) << 6 | (s[2] & 0x3fu);
+    } else {
+        *ret_bytes = 4;
+        cp = (s[0] & 0x07u) << 18 | (s[1] & 0x3fu) << 12 | (s[2] & 0x3fu) << 6 | (s[3] & 0x3fu);
+    }
+    return cp < TT_CHAR_CLASSES ? split->class_of[cp] : TT_CHAR_OTHER;
 }
 
-/* End of the match of `code` at `pos` in text[0..n), which is never past n nor at pos. */
-static tt_code match_end(tt_presplit_iter *it, const pcre2_code *code, size_t n, size_t *ret_end,
-                         tt_err *reterr)
+static unsigned kind_at(const tt_presplit *split, const char *p, size_t *ret_bytes)
 {
-    int rc = pcre2_match(code, (PCRE2_SPTR)it->text, n, it->pos, PCRE2_NO_UTF_CHECK, it->match,
-                         it->context);
-    if (rc == PCRE2_ERROR_JIT_STACKLIMIT) {
-        rc = pcre2_match(code, (PCRE2_SPTR)it->text, n, it->pos, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
-                         it->match, it->context);
+    return class_at(split, p, ret_bytes) & TT_CHAR_KIND;
+}
+
+/* End of the run from `at` on of characters whose class has, under the mask, this value. */
+static size_t run_end(const tt_presplit *split, const char *t, size_t at, size_t n, unsigned mask,
+                      unsigned value)
+{
+    size_t bytes;
+    while (at < n && (class_at(split, t + at, &bytes) & mask) == value) {
+        at += bytes;
     }
-    if (rc < 0 && rc != PCRE2_ERROR_NOMATCH) {
-        return tt_fail(reterr, rc == PCRE2_ERROR_NOMEMORY ? TT_E_NOMEM : TT_E_INTERNAL,
-                       "PCRE2 gave up splitting text: error %d", rc);
+    return at;
+}
+
+static size_t kind_end(const tt_presplit *split, const char *t, size_t at, size_t n, unsigned kind)
+{
+    return run_end(split, t, at, n, TT_CHAR_KIND, kind);
+}
+
+/* Bytes of 's, 't, 're, 've, 'm, 'll or 'd at p[0, n), or 0. Without regard to case the long s,
+ * U+017F, is an s too. */
+static size_t contraction(const char *p, size_t n, bool any_case)
+{
+    if (n < 2 || p[0] != '\'') {
+        return 0;
     }
-    size_t end = rc < 0 ? it->pos : pcre2_get_ovector_pointer(it->match)[1];
-    if (end ==
-        it->pos) { /* no pattern leaves a character out; should one do, it is a word of its own */
-        for (end++; end < n && ((unsigned char)it->text[end] & 0xc0) == 0x80;) {
+    char fold = any_case ? 0x20 : 0, a = p[1], b = n > 2 ? p[2] : '\0';
+    if (any_case && a == '\xc5' && b == '\xbf') {
+        return 3;
+    }
+    a = (char)(a | (a >= 'A' && a <= 'Z' ? fold : 0));
+    b = (char)(b | (b >= 'A' && b <= 'Z' ? fold : 0));
+    if (a == 's' || a == 't' || a == 'm' || a == 'd') {
+        return 2;
+    }
+    return (b == 'e' && (a == 'r' || a == 'v')) || (a == 'l' && b == 'l') ? 3 : 0;
+}
+
+/* End of a run of spaces that is nobody's prefix: all of it at the end of the text, else all but
+ * the last, which the next word may want. */
+static size_t spaces_end(const tt_presplit *split, const char *t, size_t at, size_t n)
+{
+    size_t last = at, end = at, bytes;
+    while (end < n && kind_at(split, t + end, &bytes) == TT_CHAR_SPACE) {
+        last = end;
+        end += bytes;
+    }
+    return end == n || last == at ? end : last;
+}
+
+static size_t end_gpt2(const tt_presplit *split, const char *t, size_t at, size_t n)
+{
+    size_t bytes, len = contraction(t + at, n - at, false);
+    if (len > 0) {
+        return at + len;
+    }
+    size_t start = t[at] == ' ' && at + 1 < n ? at + 1 : at;
+    unsigned kind = kind_at(split, t + start, &bytes);
+    return kind == TT_CHAR_SPACE ? spaces_end(split, t, at, n)
+                                 : kind_end(split, t, start + bytes, n, kind);
+}
+
+/* At a space that no word takes: up to the last line feed or carriage return of the run, else as
+ * GPT-2 does. */
+static size_t blanks_end(const tt_presplit *split, const char *t, size_t at, size_t n)
+{
+    size_t line = at, bytes;
+    for (size_t i = at; i < n && kind_at(split, t + i, &bytes) == TT_CHAR_SPACE; i += bytes) {
+        line = t[i] == '\r' || t[i] == '\n' ? i + 1 : line;
+    }
+    return line > at ? line : spaces_end(split, t, at, n);
+}
+
+static size_t end_llama3(const tt_presplit *split, const char *t, size_t at, size_t n)
+{
+    size_t bytes, next, len = contraction(t + at, n - at, true);
+    if (len > 0) {
+        return at + len;
+    }
+    unsigned kind = kind_at(split, t + at, &bytes);
+    if (kind == TT_CHAR_LETTER) {
+        return kind_end(split, t, at + bytes, n, TT_CHAR_LETTER);
+    }
+    if (kind == TT_CHAR_NUMBER) {
+        size_t end = at + bytes;
+        for (unsigned i = 1;
+             i < split->numbers && end < n && kind_at(split, t + end, &bytes) == TT_CHAR_NUMBER;
+             i++) {
+            end += bytes;
+        }
+        return end;
+    }
+    unsigned then = at + bytes < n ? kind_at(split, t + at + bytes, &next) : TT_CHAR_SPACE;
+    if (then == TT_CHAR_LETTER && t[at] != '\r' && t[at] != '\n') {
+        return kind_end(split, t, at + bytes + next, n, TT_CHAR_LETTER);
+    }
+    if (kind == TT_CHAR_OTHER || (t[at] == ' ' && then == TT_CHAR_OTHER)) {
+        size_t end = kind_end(split, t, at + bytes, n, TT_CHAR_OTHER);
+        while (end < n && (t[end] == '\r' || t[end] == '\n')) {
             end++;
         }
+        return end;
     }
-    *ret_end = end;
-    return TT_OK;
+    return blanks_end(split, t, at, n);
 }
 
-tt_code tt_presplit_next(tt_presplit_iter *it, const char **ret_word, size_t *ret_n, tt_err *reterr)
+size_t tt_presplit_next(tt_presplit_iter *it, const char **ret_word)
 {
-    if (it->pos == it->n) {
-        *ret_word = it->text + it->n;
-        *ret_n = 0;
-        return TT_OK;
+    const tt_presplit *split = it->split;
+    size_t at = it->pos, bytes;
+    *ret_word = it->text + at;
+    if (at == it->n) {
+        return 0;
     }
-    if (it->pos == it->window_end) {
+    if (at == it->window_end) {
         it->window_end = it->n;
-        if (it->split->windows != NULL) {
-            tt_code rc = match_end(it, it->split->windows, it->n, &it->window_end, reterr);
-            if (rc != TT_OK) {
-                return rc;
-            }
+        if (split->windows) {
+            bool digit = (class_at(split, it->text + at, &bytes) & TT_CHAR_ALONE) != 0;
+            it->window_end =
+                digit ? at + bytes : run_end(split, it->text, at, it->n, TT_CHAR_ALONE, 0);
         }
     }
-    size_t end = it->pos;
-    tt_code rc = match_end(it, it->split->words, it->window_end, &end, reterr);
-    if (rc == TT_OK) {
-        *ret_word = it->text + it->pos;
-        *ret_n = end - it->pos;
-        it->pos = end;
+    it->pos = split->numbers > 0 ? end_llama3(split, it->text, at, it->window_end)
+                                 : end_gpt2(split, it->text, at, it->window_end);
+    return it->pos - at;
+}
+
+/* Kind of the character that ends at `end`; TT_CHAR_SPACE also where that is not UTF-8. */
+static unsigned kind_before(const tt_presplit *split, const char *text, size_t end)
+{
+    size_t at = end - 1, bytes;
+    while (at > 0 && end - at < 4 && ((unsigned char)text[at] & 0xc0) == 0x80) {
+        at--;
     }
-    return rc;
+    int len = tt_utf8_next(text + at, end - at, NULL);
+    return len > 0 && at + (size_t)len == end ? kind_at(split, text + at, &bytes) : TT_CHAR_SPACE;
+}
+
+/* No word holds a space behind anything but spaces, and only a run of spaces looks at what comes
+ * after it: so before a space that follows no space. No word goes on with a letter after a line
+ * feed, and a line feed that stands alone is a word's end whatever follows. Neither place composes:
+ * spaces, line feeds and letters at the beginning of a line change nothing before them. */
+bool tt_presplit_may_cut(const tt_presplit *split, const char *text, size_t n, size_t at)
+{
+    size_t bytes;
+    assert(at > 0 && at < n);
+    if (text[at] == ' ') {
+        return kind_before(split, text, at) != TT_CHAR_SPACE;
+    }
+    return text[at - 1] == '\n' && at > 1 && tt_utf8_next(text + at, n - at, NULL) > 0 &&
+           kind_at(split, text + at, &bytes) == TT_CHAR_LETTER &&
+           kind_before(split, text, at - 1) != TT_CHAR_SPACE;
 }

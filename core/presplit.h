@@ -21,22 +21,20 @@ bool tt_presplit_ignores_merges(
 bool tt_presplit_wants_nfc(
     const tt_presplit *split); /* text is composed (nfc.h) before it is split */
 
+/* May text[0, n), any bytes, be cut at `at`, 0 < at < n, whatever stands before and behind? True:
+ * the words of the two parts, each split and composed alone, are those of the whole. */
+bool tt_presplit_may_cut(const tt_presplit *split, const char *text, size_t n, size_t at);
+
 typedef struct tt_presplit_iter {
     const tt_presplit *split;
     const char *text;
     size_t n, pos, window_end;
-    void *match;   /* pcre2_match_data */
-    void *context; /* pcre2_match_context */
 } tt_presplit_iter;
 
 /* text: valid UTF-8 (not checked again), borrowed. */
-tt_code tt_presplit_begin(const tt_presplit *split, const char *text, size_t n,
-                          tt_presplit_iter *it, tt_err *reterr);
-/* The next word, never empty; *ret_n == 0 at the end. Every byte is in one word. TT_E_INTERNAL:
- * PCRE2 gave up. */
-tt_code tt_presplit_next(tt_presplit_iter *it, const char **ret_word, size_t *ret_n,
-                         tt_err *reterr);
-/* Legal on a zeroed iterator. */
-void tt_presplit_end(tt_presplit_iter *it);
+void tt_presplit_begin(const tt_presplit *split, const char *text, size_t n, tt_presplit_iter *it);
+/* Bytes of the next word, which *ret_word then points to; 0 at the end. Every byte is in one word.
+ */
+size_t tt_presplit_next(tt_presplit_iter *it, const char **ret_word);
 
 #endif

@@ -184,6 +184,7 @@ void tt_tokenizer_destroy(tt_tokenizer **tok)
     free(t->bytes_at);
     free(t->score_ranks);
     free(t->joins);
+    free(t->lines);
     free(t);
     *tok = NULL;
 }
@@ -201,6 +202,32 @@ bool tt_encoding_push(tt_encoding *e, int32_t id)
     }
     e->ids[e->n++] = id;
     return true;
+}
+
+bool tt_encoding_push_word(tt_encoding *e, const tt_word_entry *entry)
+{
+    if (e->cap - e->n < TT_WORD_CACHE_IDS) { /* all places are copied, n of them count */
+        size_t cap = e->cap == 0 ? 64 : 2 * e->cap;
+        int32_t *ids = realloc(e->ids, cap * sizeof *ids);
+        if (ids == NULL) {
+            return false;
+        }
+        e->ids = ids;
+        e->cap = cap;
+    }
+    memcpy(e->ids + e->n, entry->ids, sizeof entry->ids);
+    e->n += (size_t)entry->n;
+    return true;
+}
+
+void tt_encoding_remember(tt_encoding *e, tt_word_entry *place, const tt_word_key *key, size_t from)
+{
+    size_t n = e->n - from;
+    if (n > 0 && n <= TT_WORD_CACHE_IDS) {
+        place[1] = place[0];
+        place[0] = (tt_word_entry){.key = *key, .n = (int32_t)n};
+        memcpy(place->ids, e->ids + from, n * sizeof *e->ids);
+    }
 }
 
 /* The concatenation of the pieces, and the borders between them. */
@@ -335,6 +362,7 @@ static tt_code encode_pieces(const tt_tokenizer *tok, const tt_text_piece *piece
     e.may_be_unk =
         v->unk >= 0 && (tok->types[v->unk] != TT_TOKEN_CONTROL || trusted_bytes(&j, 0, j.n) == j.n);
     j.piece = j.piece_at = 0;
+    tt_word_cache_init(&e.words, j.n, tok->score_ranks != NULL);
     bool ok = !add_special || !v->add_bos || v->bos < 0 || tt_encoding_push(&e, v->bos);
     if (ok) {
         rc = encode_joined(&e, &j, reterr);
@@ -346,6 +374,7 @@ static tt_code encode_pieces(const tt_tokenizer *tok, const tt_text_piece *piece
         rc = tt_fail(reterr, TT_E_NOMEM, "no memory for token ids");
     }
     tt_merge_finish(&e.merge);
+    tt_word_cache_finish(&e.words);
     free(j.copy);
     if (rc != TT_OK) {
         free(e.ids);

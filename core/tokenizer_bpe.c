@@ -152,18 +152,16 @@ static int32_t whole_word(const tt_tokenizer *tok, const char *word, size_t n)
     return tt_token_map_find(&tok->map, spelt, len);
 }
 
-static tt_code encode_word(tt_encoding *e, const char *word, size_t n, tt_err *reterr)
+static bool merge_word(tt_encoding *e, const char *word, size_t n)
 {
     const tt_tokenizer *tok = e->tok;
-    bool ok = true;
     if (tok->ignore_merges) {
         int32_t id = whole_word(tok, word, n);
         if (id >= 0 && tok->types[id] != TT_TOKEN_CONTROL && tok->types[id] != TT_TOKEN_UNKNOWN) {
-            ok = tt_encoding_push(e, id);
-            return ok ? TT_OK : tt_fail(reterr, TT_E_NOMEM, "no memory for token ids");
+            return tt_encoding_push(e, id);
         }
     }
-    ok = tt_merge_begin(&e->merge, word, n);
+    bool ok = tt_merge_begin(&e->merge, word, n);
     /* A byte that the vocabulary has no token for becomes unk where that is allowed, else it is
      * left out; its neighbours may then merge, as they do in Hugging Face's tokenizers. */
     for (size_t i = 0; i < n && ok; i++) {
@@ -176,29 +174,45 @@ static tt_code encode_word(tt_encoding *e, const char *word, size_t n, tt_err *r
     for (uint32_t i = e->merge.head; ok && i != n; i = e->merge.next[i]) {
         ok = tt_encoding_push(e, e->merge.ids[i] >= 0 ? e->merge.ids[i] : tok->vocab->unk);
     }
+    return ok;
+}
+
+/* word[0, room) may be read. */
+static tt_code encode_word(tt_encoding *e, const char *word, size_t n, size_t room, tt_err *reterr)
+{
+    bool ok;
+    if (e->words.entries == NULL || n > TT_WORD_CACHE_BYTES) {
+        ok = merge_word(e, word, n);
+    } else {
+        tt_word_key key = tt_word_key_of(word, n, room);
+        tt_word_entry *place = tt_word_cache_place(&e->words, &key);
+        const tt_word_entry *known = tt_word_cache_find(place, &key);
+        if (known != NULL) {
+            ok = tt_encoding_push_word(e, known);
+        } else {
+            size_t from = e->n;
+            ok = merge_word(e, word, n);
+            tt_encoding_remember(e, place, &key, from);
+        }
+    }
     return ok ? TT_OK : tt_fail(reterr, TT_E_NOMEM, "no memory for token ids");
 }
 
 static tt_code encode_valid(tt_encoding *e, const char *text, size_t n, tt_err *reterr)
 {
-    tt_presplit_iter it = {0};
+    tt_presplit_iter it;
     char *composed = NULL;
-    size_t composed_n;
+    size_t composed_n, word_n;
+    const char *word;
     tt_code rc = e->tok->nfc ? tt_nfc(text, n, &composed, &composed_n, reterr) : TT_OK;
-    if (rc == TT_OK) {
-        rc = composed != NULL ? tt_presplit_begin(e->tok->split, composed, composed_n, &it, reterr)
-                              : tt_presplit_begin(e->tok->split, text, n, &it, reterr);
+    if (rc != TT_OK) {
+        return rc;
     }
-    while (rc == TT_OK) {
-        const char *word;
-        size_t word_n;
-        rc = tt_presplit_next(&it, &word, &word_n, reterr);
-        if (rc != TT_OK || word_n == 0) {
-            break;
-        }
-        rc = encode_word(e, word, word_n, reterr);
+    tt_presplit_begin(e->tok->split, composed != NULL ? composed : text,
+                      composed != NULL ? composed_n : n, &it);
+    while (rc == TT_OK && (word_n = tt_presplit_next(&it, &word)) > 0) {
+        rc = encode_word(e, word, word_n, (size_t)(it.text + it.n - word), reterr);
     }
-    tt_presplit_end(&it);
     free(composed);
     return rc;
 }
@@ -218,7 +232,7 @@ tt_code tt_bpe_encode(tt_encoding *e, const char *text, size_t n, tt_err *reterr
             int len = tt_utf8_next(text + end, n - end, NULL);
             end = len == 0 ? n : end + (size_t)-len;
         }
-        rc = encode_word(e, text + i, end - i, reterr);
+        rc = encode_word(e, text + i, end - i, n - i, reterr);
         i = end;
     }
     return rc;

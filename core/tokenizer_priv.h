@@ -7,6 +7,9 @@
 #include "core/token_map.h"
 #include "core/token_merge.h"
 #include "core/tokenizer.h"
+#include "core/word_cache.h"
+
+enum { TT_ASCII = 128 };
 
 struct tt_tokenizer {
     const tt_vocab *vocab; /* borrowed */
@@ -25,8 +28,12 @@ struct tt_tokenizer {
     uint32_t
         *score_ranks; /* [n_tokens] SPM: 0 = highest score, NO_RANK = never the result of a merge */
     uint64_t *joins;  /* SPM: bit set of code points that some token has right before a space */
-    tt_token_trie words; /* unigram: the normal tokens */
-    float unk_score;     /* unigram */
+    uint64_t *lines;  /* SPM: those that some token has right behind a line feed */
+    bool spans[TT_ASCII + 1][TT_ASCII]; /* SPM: some token has the two side by side; the last row is
+                                           the space mark's */
+    tt_token_trie words;                /* unigram: the normal tokens */
+    float unk_score;                    /* unigram */
+    int32_t ascii_ids[TT_ASCII];        /* SPM: token of the character, -1 = none that merges */
 };
 
 /* The state of one encode call. */
@@ -39,11 +46,17 @@ typedef struct tt_encoding {
     bool first_segment; /* nothing of the text has been encoded yet */
     bool mid_text;      /* the next segment goes on from plain text that is tokens already */
     bool last_is_unk;   /* SPM: neighbouring unks are one */
+    size_t n_unknown;   /* SPM: characters that could not be spelt */
     tt_merge_space merge;
+    tt_word_cache words;
 } tt_encoding;
 
 /* False: out of memory. */
 bool tt_encoding_push(tt_encoding *e, int32_t id);
+bool tt_encoding_push_word(tt_encoding *e, const tt_word_entry *entry);
+/* What has been pushed since ids[from] is the word of `key`, if the cache has room for so much. */
+void tt_encoding_remember(tt_encoding *e, tt_word_entry *place, const tt_word_key *key,
+                          size_t from);
 
 /* Each fills its part of a zeroed tokenizer whose vocab, types and map are set;
  * tt_tokenizer_destroy frees all parts. */

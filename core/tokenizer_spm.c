@@ -102,26 +102,49 @@ static tt_code rank_scores(tt_tokenizer *tok, tt_err *reterr)
     return TT_OK;
 }
 
-/* No merge crosses the place between a code point and a space mark unless some token has the two
- * side by side; so text may be cut there, and words stay short. */
-static tt_code note_joins(tt_tokenizer *tok, tt_err *reterr)
+/* May merges make this token? Those by rank make more kinds than those by score. */
+static bool is_made(const tt_tokenizer *tok, int32_t id)
+{
+    return may_merge_into(tok, id) ||
+           (tok->vocab->n_merges > 0 && tok->types[id] != TT_TOKEN_CONTROL &&
+            tok->types[id] != TT_TOKEN_UNKNOWN);
+}
+
+/* The code points `a` and `b` stand side by side in some token. */
+static void note_pair(tt_tokenizer *tok, uint32_t a, uint32_t b, bool joins)
+{
+    if (b == SPACE_MARK && joins) {
+        tok->joins[a / 64] |= (uint64_t)1 << a % 64;
+    }
+    if (a == '\n') {
+        tok->lines[b / 64] |= (uint64_t)1 << b % 64;
+    }
+    if ((a < TT_ASCII || a == SPACE_MARK) && b < TT_ASCII) {
+        tok->spans[a < TT_ASCII ? a : TT_ASCII][b] = true;
+    }
+}
+
+/* No merge crosses the place between two code points unless some token has the two side by side; so
+ * text may be cut where none has: before spaces, after line feeds, between a letter and a comma. So
+ * words stay short. */
+static tt_code note_pairs(tt_tokenizer *tok, tt_err *reterr)
 {
     const tt_vocab *v = tok->vocab;
     tok->joins = calloc(0x110000 / 64, sizeof *tok->joins);
-    if (tok->joins == NULL) {
+    tok->lines = calloc(0x110000 / 64, sizeof *tok->lines);
+    if (tok->joins == NULL || tok->lines == NULL) {
         return tt_fail(reterr, TT_E_NOMEM, "no memory for the vocabulary");
     }
     for (int32_t id = 0; id < v->n_tokens; id++) {
         const tt_str *s = &v->tokens[id];
+        bool joins = may_merge_into(tok, id) && !v->split_at_spaces, known = false;
         uint32_t before = 0, cp;
-        if (!may_merge_into(tok, id) || v->split_at_spaces) {
-            continue;
-        }
-        for (size_t i = 0; i < s->n;) {
+        for (size_t i = 0; is_made(tok, id) && i < s->n;) {
             int len = tt_utf8_next(s->p + i, s->n - i, &cp);
-            if (i > 0 && len > 0 && cp == SPACE_MARK) {
-                tok->joins[before / 64] |= (uint64_t)1 << before % 64;
+            if (len > 0 && (known || (i > 0 && cp == SPACE_MARK))) {
+                note_pair(tok, before, cp, joins);
             }
+            known = len > 0;
             before = len > 0 ? cp : 0;
             i += len > 0 ? (size_t)len : 1;
         }
@@ -162,7 +185,11 @@ tt_code tt_spm_init(tt_tokenizer *tok, tt_err *reterr)
     if (v->scores == NULL && (v->kind == TT_VOCAB_UNIGRAM || v->n_merges == 0)) {
         return tt_fail(reterr, TT_E_MODEL, "a SentencePiece vocabulary without scores");
     }
-    tt_code rc = note_joins(tok, reterr);
+    for (unsigned c = 0; c < sizeof tok->ascii_ids / sizeof *tok->ascii_ids; c++) {
+        int32_t id = tt_token_map_find(&tok->map, &(char){(char)c}, 1);
+        tok->ascii_ids[c] = id >= 0 && may_merge_into(tok, id) ? id : -1;
+    }
+    tt_code rc = note_pairs(tok, reterr);
     if (rc == TT_OK && v->kind == TT_VOCAB_UNIGRAM) {
         return init_unigram(tok, reterr);
     }
@@ -172,10 +199,9 @@ tt_code tt_spm_init(tt_tokenizer *tok, tt_err *reterr)
     return rc;
 }
 
-static bool find_by_score(const void *ctx, int32_t left, int32_t right, const char *p, size_t n,
-                          uint32_t *ret_rank, int32_t *ret_merged)
+static bool ask_map(const tt_tokenizer *tok, int32_t left, const char *p, size_t n,
+                    uint32_t *ret_rank, int32_t *ret_merged)
 {
-    const tt_tokenizer *tok = ctx;
     int32_t id = tt_token_map_find(&tok->map, p, n);
     if (id < 0 || tok->score_ranks[id] == NO_RANK) {
         return false;
@@ -184,6 +210,27 @@ static bool find_by_score(const void *ctx, int32_t left, int32_t right, const ch
     *ret_rank = tok->score_ranks[id] << LEFT_BITS |
                 (LEFT_MAX - (left_bytes < LEFT_MAX ? left_bytes : LEFT_MAX));
     *ret_merged = id;
+    return true;
+}
+
+/* Two ids determine their common spelling, so the answer is theirs. */
+static bool find_by_score(const void *ctx, int32_t left, int32_t right, const char *p, size_t n,
+                          uint32_t *ret_rank, int32_t *ret_merged)
+{
+    const tt_encoding *e = ctx;
+    if (e->words.pairs == NULL) {
+        return ask_map(e->tok, left, p, n, ret_rank, ret_merged);
+    }
+    tt_pair_entry *pair = tt_pair_cache_place(&e->words, left, right);
+    if (pair->left != left || pair->right != right) {
+        *pair = (tt_pair_entry){.left = left, .right = right, .merged = -1};
+        (void)ask_map(e->tok, left, p, n, &pair->rank, &pair->merged);
+    }
+    if (pair->merged < 0) {
+        return false;
+    }
+    *ret_rank = pair->rank;
+    *ret_merged = pair->merged;
     return true;
 }
 
@@ -201,6 +248,7 @@ static bool push_unknown(tt_encoding *e, const char *p, size_t n)
             return false;
         }
     }
+    e->n_unknown += spelt ? 0 : 1;
     if (spelt || !e->may_be_unk || e->last_is_unk) {
         e->last_is_unk = !spelt;
         return true;
@@ -225,6 +273,17 @@ static size_t symbol_bytes(const char *p, size_t n)
     return len > 0 ? (size_t)len : 1;
 }
 
+/* The token of one symbol, or -1. */
+static int32_t symbol_id(const tt_tokenizer *tok, const char *p, size_t n)
+{
+    unsigned char c = (unsigned char)p[0];
+    if (n == 1 && c < sizeof tok->ascii_ids / sizeof *tok->ascii_ids) {
+        return tok->ascii_ids[c];
+    }
+    int32_t id = tt_token_map_find(&tok->map, p, n);
+    return id >= 0 && may_merge_into(tok, id) ? id : -1;
+}
+
 static bool encode_merges(tt_encoding *e, const char *word, size_t n)
 {
     const tt_tokenizer *tok = e->tok;
@@ -233,11 +292,12 @@ static bool encode_merges(tt_encoding *e, const char *word, size_t n)
     }
     for (size_t i = 0; i < n;) {
         size_t len = symbol_bytes(word + i, n - i);
-        int32_t id = tt_token_map_find(&tok->map, word + i, len);
-        tt_merge_add(&e->merge, (uint32_t)i, id >= 0 && may_merge_into(tok, id) ? id : -1);
+        tt_merge_add(&e->merge, (uint32_t)i, symbol_id(tok, word + i, len));
         i += len;
     }
-    if (!tt_merge_run(&e->merge, tok->pairs.slots != NULL ? tt_pairs_find : find_by_score, tok)) {
+    bool by_pairs = tok->pairs.slots != NULL;
+    const void *ctx = by_pairs ? (const void *)tok : e;
+    if (!tt_merge_run(&e->merge, by_pairs ? tt_pairs_find : find_by_score, ctx)) {
         return false;
     }
     bool ok = true;
@@ -361,6 +421,74 @@ static char *normalize(const tt_encoding *e, const char *text, size_t n, size_t 
     return out;
 }
 
+static bool has(const uint64_t *set, uint32_t cp)
+{
+    return (set[cp / 64] >> cp % 64 & 1) != 0;
+}
+
+/* No token spans the place between the code points `a` (0 also: not one) and `b`. The paths of
+ * unigram add scores up, whose rounding other cuts than those at spaces might change. */
+static bool parts(const tt_tokenizer *tok, uint32_t a, uint32_t b)
+{
+    if (b == SPACE_MARK) {
+        return !has(tok->joins, a);
+    }
+    if (tok->vocab->kind != TT_VOCAB_SPM || a == 0) {
+        return false;
+    }
+    return b < TT_ASCII && (a < TT_ASCII || a == SPACE_MARK)
+               ? !tok->spans[a < TT_ASCII ? a : TT_ASCII][b]
+               : a == '\n' && !has(tok->lines, b);
+}
+
+/* From `begin` to the next place that no token spans. */
+static size_t word_end(const tt_tokenizer *tok, const char *text, size_t begin, size_t n)
+{
+    bool merges = tok->vocab->kind == TT_VOCAB_SPM;
+    uint32_t before = 0, cp = 0;
+    for (size_t end = begin; end < n; before = cp) {
+        unsigned char c = (unsigned char)text[end];
+        if (c < TT_ASCII && before > 0 && before < TT_ASCII) { /* nearly all of English */
+            if (merges && !tok->spans[before][c]) {
+                return end;
+            }
+            cp = c;
+            end++;
+            continue;
+        }
+        int step = tt_utf8_next(text + end, n - end, &cp);
+        if (end > begin && step > 0 && parts(tok, before, cp)) {
+            return end;
+        }
+        cp = step > 0 ? cp : 0;
+        end += step > 0 ? (size_t)step : 1;
+    }
+    return n;
+}
+
+/* word[0, room) may be read. */
+static bool encode_word(tt_encoding *e, const char *word, size_t n, size_t room)
+{
+    bool unigram = e->tok->vocab->kind == TT_VOCAB_UNIGRAM;
+    if (e->words.entries == NULL || n > TT_WORD_CACHE_BYTES) {
+        return unigram ? encode_unigram(e, word, n) : encode_merges(e, word, n);
+    }
+    tt_word_key key = tt_word_key_of(word, n, room);
+    tt_word_entry *place = tt_word_cache_place(&e->words, &key);
+    const tt_word_entry *known = tt_word_cache_find(place, &key);
+    if (known != NULL) {
+        e->last_is_unk = false;
+        return tt_encoding_push_word(e, known);
+    }
+    size_t from = e->n;
+    e->n_unknown = 0;
+    bool ok = unigram ? encode_unigram(e, word, n) : encode_merges(e, word, n);
+    if (e->n_unknown == 0) { /* else what is pushed depends on the word before */
+        tt_encoding_remember(e, place, &key, from);
+    }
+    return ok;
+}
+
 tt_code tt_spm_encode(tt_encoding *e, const char *text, size_t n, tt_err *reterr)
 {
     size_t len = 0;
@@ -368,20 +496,8 @@ tt_code tt_spm_encode(tt_encoding *e, const char *text, size_t n, tt_err *reterr
     bool ok = marked != NULL;
     e->last_is_unk = false;
     for (size_t begin = 0; ok && begin < len;) {
-        size_t end = begin;
-        uint32_t before = 0, cp = 0;
-        for (; end < len; before = cp) { /* to the next place that no token spans */
-            int step = tt_utf8_next(marked + end, len - end, &cp);
-            if (end > begin && step > 0 && cp == SPACE_MARK &&
-                (e->tok->joins[before / 64] >> before % 64 & 1) == 0) {
-                break;
-            }
-            cp = step > 0 ? cp : 0;
-            end += step > 0 ? (size_t)step : 1;
-        }
-        ok = e->tok->vocab->kind == TT_VOCAB_UNIGRAM
-                 ? encode_unigram(e, marked + begin, end - begin)
-                 : encode_merges(e, marked + begin, end - begin);
+        size_t end = word_end(e->tok, marked, begin, len);
+        ok = encode_word(e, marked + begin, end - begin, len - begin);
         begin = end;
     }
     free(marked);

@@ -22,9 +22,10 @@ static void print_usage(void)
         "\n"
         "  --json FILE                      also write the figures to FILE\n"
         "  --repeat N                       repetitions of which the median counts, 1 to 25 [5]\n"
-        "  --part model|serve|all           what to measure [all]\n"
+        "  --part model|serve|tokenise|all  what to measure [all]\n"
         "  --profile                        instead of these: time, bytes and FLOPs by operation\n"
         "  --depth N                        tokens of context in a profile [2048]\n"
+        "  --text FILE                      what to tokenise [text made up from the vocabulary]\n"
         "  --config FILE                    YAML file to read first\n");
     tt_settings_print_help(own_sections);
     printf("  --help                           this text\n");
@@ -143,9 +144,11 @@ static tt_code write_json(const tt_bench_report *r, const char *cpu, json_t *pro
 
 static bool part_of(const char *name, tt_bench_part *ret)
 {
-    static const char *const names[] = {
-        [TT_BENCH_ALL] = "all", [TT_BENCH_MODEL] = "model", [TT_BENCH_SERVE] = "serve"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const names[] = {[TT_BENCH_ALL] = "all",
+                                        [TT_BENCH_MODEL] = "model",
+                                        [TT_BENCH_SERVE] = "serve",
+                                        [TT_BENCH_TOKENISE] = "tokenise"};
+    for (int i = 0; i < 4; i++) {
         if (strcmp(name, names[i]) == 0) {
             *ret = (tt_bench_part)i;
             return true;
@@ -173,6 +176,8 @@ static tt_code parse(tt_settings *s, int argc, char **argv, const char **ret_jso
         } else if (value != NULL && strcmp(argv[i], "--part") == 0 &&
                    part_of(value, &ret_options->part)) {
             continue;
+        } else if (value != NULL && strcmp(argv[i], "--text") == 0) {
+            ret_options->text_path = value;
         } else {
             rc = tt_fail(reterr, TT_E_INVALID,
                          "unknown argument or bad value: '%.80s'; see qttt bench --help", argv[i]);

@@ -30,7 +30,7 @@ INCLUDE_RULES = [
     (r"<jansson\.h>", ["server/", "core/*_json.[ch]", "tests/"], "jansson belongs to server/ and core/*_json.c"),
     (r"<(oneapi/dnnl/)?dnnl", ["kernels/cpu/gemm_onednn.c"], "oneDNN belongs to kernels/cpu/gemm_onednn.c"),
     (r"<(cuda|cublas|cudnn|nccl)", ["kernels/cuda/", "tests/cuemu/", "tests/cuptx/", "tests/custatic/occupancy.c"], "CUDA belongs to kernels/cuda/"),
-    (r"<pcre2\.h>", ["core/"], "PCRE2 belongs to core/"),
+    (r"<pcre2\.h>", ["core/", "tests/unit/"], "PCRE2 belongs to core/"),
     (r"<utf8proc\.h>", ["core/"], "utf8proc belongs to core/"),
 ]
 # Library code reports through tt_err; a library that prints or exits takes the choice from its caller.

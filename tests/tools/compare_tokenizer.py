@@ -65,6 +65,14 @@ def make_string(rng):
     return "".join(parts)
 
 
+def long_strings(rng, strings, count):
+    """Texts long enough for what the tokenizer keeps of one only: words that come again, places where it is cut."""
+    words = [rng.choice("abcdefgh") * rng.randrange(1, 4) + rng.choice(["", "ing", ".", ",", "'s", "1", "\u00e9"]) for _ in range(40)]
+    for _ in range(count):
+        parts = [rng.choice(strings) if rng.randrange(4) == 0 else rng.choice(words) for _ in range(rng.randrange(300, 1200))]
+        yield rng.choice([" ", "", "\n", " \n"]).join(parts)
+
+
 class Tokdump:
     def __init__(self, program, vocab):
         self.p = subprocess.Popen([program, vocab], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -154,6 +162,7 @@ def main():
         vocab.write(path)
         ours = Tokdump(args.tokdump, path)
         hf = compare_strings(vocab, ours, strings, report)
+        compare_strings(vocab, ours, long_strings(rng, strings, args.strings // 100), report)
         compare_ids(vocab, hf, ours, rng, args.strings // 2, report)
         compare_incremental(ours, strings[:1000], report)
         ours.close()
