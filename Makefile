@@ -6,10 +6,11 @@ PORT  ?= 8080
 HOST  ?= 127.0.0.1
 MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
 DEFAULT_MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
+GEMMA_MODEL := models/gemma-3-270m-q4_k_m.gguf
 PY     = build/venv/bin/python
 
-.PHONY: all help setup setup-test setup-deep venv test-venv venv-load model model-gemma build server demo run test test-deep test-cuda bench profile random-model load \
-        soak fuzz lint image-test clean
+.PHONY: all help setup setup-test setup-deep venv test-venv venv-load model model-gemma build server demo run test test-deep test-cuda bench bench-growth profile \
+        random-model load soak fuzz lint image-test clean
 
 all: build
 
@@ -20,6 +21,7 @@ help:
 	@echo 'make test-deep  sanitizers, the second model, kills and faults, GuideLLM, a soak, ten seconds of each fuzz target'
 	@echo 'make test-cuda  the CUDA kernels on the CPU under sanitizers, with planted mistakes that have to be caught'
 	@echo 'make bench      speed on this machine, also with many users, as a table and as build/bench.json'
+	@echo 'make bench-growth  costs as contexts, streams and adapters grow, against theory; plots in build/ (SVG=FOLDER)'
 	@echo 'make profile    where the time of each kind of step goes, by operation (MODEL=PATH, DEPTH=N)'
 	@echo 'make random-model TYPE=Q8_0|Q4_0|Q4_K_M|BF16 OUT=PATH   a Llama of 1.1 B random parameters, to measure with'
 	@echo 'make load       users with long documents at ever higher rates: build/load.json, build/load.svg (LOAD_FLAGS=...)'
@@ -84,6 +86,13 @@ test-cuda: setup-deep $(BUILD)/build.ninja
 bench: build model
 	@$(BUILD)/server/qttt bench --model '$(MODEL)' --json $(BUILD)/bench.json
 	@python3 tools/bench_http.py --binary $(BUILD)/server/qttt --model '$(MODEL)' --json $(BUILD)/bench.json
+
+bench-growth: server model
+	@for part in context streams adapters; do \
+	    $(BUILD)/server/qttt bench --model '$(MODEL)' --part growth-$$part --json $(BUILD)/growth_$$part.json || exit 1; done
+	@rm -f $(BUILD)/growth_gemma.json; ! [ -f $(GEMMA_MODEL) ] || \
+	    $(BUILD)/server/qttt bench --model $(GEMMA_MODEL) --part growth-context --json $(BUILD)/growth_gemma.json
+	@python3 tests/bench/growth.py $(BUILD)/growth_*.json --svg $(or $(SVG),$(BUILD))
 
 profile: server $(if $(filter $(DEFAULT_MODEL),$(MODEL)),model)
 	@$(BUILD)/server/qttt bench --model '$(MODEL)' --profile --depth $(or $(DEPTH),2048) --json $(BUILD)/profile.json

@@ -3,6 +3,7 @@
  * which no later measurement reads before it is written again. */
 #include "core/bench_priv.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,6 +31,7 @@ double tt_bench_median(double *v, int32_t n)
 void tt_bench_add(tt_bench *b, const char *name, const char *unit, double value,
                   tt_bench_limit kind, double limit)
 {
+    assert(b->r->n < TT_BENCH_MAX_FIGURES);
     tt_bench_figure *f = &b->r->figure[b->r->n++];
     *f = (tt_bench_figure){.unit = unit, .value = value, .kind = kind, .limit = limit};
     snprintf(f->name, sizeof f->name, "%s", name);
@@ -122,7 +124,7 @@ static tt_code read_rate(tt_bench *b, tt_err *reterr)
 
 /* ---- the model ---- */
 
-static tt_code run_to_end(tt_bench *b, tt_err *reterr)
+tt_code tt_bench_run_to_end(tt_bench *b, tt_err *reterr)
 {
     tt_code rc;
     do {
@@ -143,7 +145,7 @@ tt_code tt_bench_prefill_range(tt_bench *b, int32_t from, int32_t to, tt_err *re
                           .store = true,
                           .want = at + n == to ? TT_WANT_LAST : TT_WANT_NONE};
         rc = tt_step_begin(b->w.step, &seg, 1, &(tt_step_options){.family = TT_PREFILL}, reterr);
-        rc = rc == TT_OK ? run_to_end(b, reterr) : rc;
+        rc = rc == TT_OK ? tt_bench_run_to_end(b, reterr) : rc;
         at += n;
     }
     return rc;
@@ -209,7 +211,7 @@ tt_code tt_bench_decode_token(tt_bench *b, int32_t at, tt_err *reterr)
                       .store = true,
                       .want = TT_WANT_LAST};
     tt_code rc = tt_step_begin(b->w.step, &seg, 1, &(tt_step_options){.family = TT_DECODE}, reterr);
-    return rc == TT_OK ? run_to_end(b, reterr) : rc;
+    return rc == TT_OK ? tt_bench_run_to_end(b, reterr) : rc;
 }
 
 static tt_code bench_decode(tt_bench *b, int32_t depth, tt_err *reterr)
@@ -255,7 +257,7 @@ tt_code tt_bench_train(tt_bench *b, tt_trainer *tr, int32_t depth, tt_err *reter
     tt_step_options o = {.trainee = tt_trainer_params(tr), .grads = tt_trainer_grads(tr)};
     tt_train_report rep;
     tt_code rc = tt_step_begin(b->w.step, &seg, 1, &o, reterr);
-    rc = rc == TT_OK ? run_to_end(b, reterr) : rc;
+    rc = rc == TT_OK ? tt_bench_run_to_end(b, reterr) : rc;
     return rc == TT_OK ? tt_trainer_update(tr, b->w.step, false, &rep, reterr) : rc;
 }
 
@@ -290,7 +292,7 @@ static tt_code measure(tt_bench *b, tt_err *reterr)
                          steps[] = {2048, 7000};
     int32_t room = b->w.max_context - TT_BENCH_DECODE_TOKENS;
     tt_code rc = TT_OK;
-    if (b->opt->part != TT_BENCH_SERVE && b->opt->part != TT_BENCH_PROFILE) {
+    if (b->opt->part != TT_BENCH_SERVE && b->opt->part < TT_BENCH_PROFILE) {
         rc = tt_bench_tokenise(b, reterr);
     }
     if (rc != TT_OK || b->opt->part == TT_BENCH_TOKENISE) {
@@ -303,6 +305,9 @@ static tt_code measure(tt_bench *b, tt_err *reterr)
     rc = gemm_rate(b, reterr);
     if (rc == TT_OK && b->opt->part == TT_BENCH_PROFILE) {
         return tt_bench_profile(b, reterr);
+    }
+    if (rc == TT_OK && b->opt->part >= TT_BENCH_GROWTH) {
+        return tt_bench_growth(b, reterr);
     }
     int32_t deepest = room < 7000 ? room : 7000;
     rc = rc == TT_OK ? tt_seq_reserve(&b->seq, deepest + TT_BENCH_DECODE_TOKENS, reterr) : rc;

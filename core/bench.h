@@ -19,17 +19,37 @@ typedef struct tt_bench_figure {
     double percent;      /* share of the limit that is reached, 0..100 */
 } tt_bench_figure;
 
-#define TT_BENCH_MAX_FIGURES 48
+#define TT_BENCH_MAX_FIGURES 64
 
-/* MODEL: one sequence at a time. SERVE: many users at once. TOKENISE: the tokenizer alone. PROFILE:
- * where the time of a step goes, in no other part. */
+/* MODEL: one sequence at a time. SERVE: many users at once. TOKENISE: the tokenizer
+ * alone. ALL has these three. PROFILE: where the time of a step goes. GROWTH: what a step costs as
+ * its context, its streams or their adapters grow. */
 typedef enum tt_bench_part {
     TT_BENCH_ALL,
     TT_BENCH_MODEL,
     TT_BENCH_SERVE,
     TT_BENCH_TOKENISE,
-    TT_BENCH_PROFILE
+    TT_BENCH_PROFILE,
+    TT_BENCH_GROWTH,
+    TT_BENCH_GROWTH_CONTEXT,
+    TT_BENCH_GROWTH_STREAMS,
+    TT_BENCH_GROWTH_ADAPTERS,
+    TT_BENCH_PARTS
 } tt_bench_part;
+
+/* One point of a curve. All times are medians, in seconds. */
+typedef struct tt_growth_point {
+    /* "prefill" (the last chunk), "decode" (a token), "step" (qTTT): x = tokens of context.
+     * "streams" (a decode step of x streams), "full adapters", "LoRA adapters" (of 8 streams, x of
+     * them adapted). */
+    const char *series;
+    int32_t x;
+    double seconds, attention_s, adapters_s; /* the last two are parts of the first */
+    double limit_s;                          /* of its products and keys at the machine's rates */
+    /* step: decoding the tokens at that depth that cost as many FLOPs takes so many times as long;
+     * else 0 */
+    double against_decoding;
+} tt_growth_point;
 
 typedef struct tt_bench_options {
     const tt_engine_options *engine;
@@ -38,6 +58,7 @@ typedef struct tt_bench_options {
     const char *text_path; /* what is tokenised; NULL = text that is made up */
     int32_t depth;         /* PROFILE: of decoding and of the context of steps; 0 = 2,048 */
     void (*on_profile)(void *arg, const tt_profile_section *s); /* each when it ends; may be NULL */
+    void (*on_growth)(void *arg, const tt_growth_point *p);     /* likewise */
     void (*on_figure)(void *arg, const tt_bench_figure *f);     /* as each is ready; may be NULL */
     void *arg;
 } tt_bench_options;

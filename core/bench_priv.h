@@ -1,6 +1,6 @@
 /* bench_priv.h - shared by bench.c (the model's figures), bench_serve.c (many users at once),
- * bench_restore.c (contexts from disk), bench_profile.c (time by operation) and bench_tokenise.c.
- */
+ * bench_restore.c (contexts from disk), bench_profile.c (time by operation), bench_growth.c
+ * (curves) and bench_tokenise.c. */
 #ifndef TT_BENCH_PRIV_H
 #define TT_BENCH_PRIV_H
 
@@ -31,6 +31,8 @@ void tt_bench_add(tt_bench *b, const char *name, const char *unit, double value,
 /* Tokens per second of one stream at this depth, were memory the only bound. */
 double tt_bench_decode_limit(const tt_bench *b, int32_t depth);
 
+/* The step that has begun in b->w.step. */
+tt_code tt_bench_run_to_end(tt_bench *b, tt_err *reterr);
 /* Tokens [from, to) of the sequence, in chunks; their pages exist. */
 tt_code tt_bench_prefill_range(tt_bench *b, int32_t from, int32_t to, tt_err *reterr);
 /* One token at position `at`, whose K/V are written over. */
@@ -41,6 +43,8 @@ tt_code tt_bench_trainer(tt_bench *b, bool lora, tt_trainer **ret, tt_err *reter
 tt_code tt_bench_train(tt_bench *b, tt_trainer *tr, int32_t depth, tt_err *reterr);
 /* The operations of each kind of step; the limits of the machine are known. */
 tt_code tt_bench_profile(tt_bench *b, tt_err *reterr);
+/* Costs as work grows, likewise. */
+tt_code tt_bench_growth(tt_bench *b, tt_err *reterr);
 
 /* The figures of many users at once. */
 tt_code tt_bench_serve(tt_bench *b, tt_err *reterr);

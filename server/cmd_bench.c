@@ -23,6 +23,9 @@ static void print_usage(void)
         "  --json FILE                      also write the figures to FILE\n"
         "  --repeat N                       repetitions of which the median counts, 1 to 25 [5]\n"
         "  --part model|serve|tokenise|all  what to measure [all]\n"
+        "                                   or growth, growth-context, growth-streams, "
+        "growth-adapters:\n"
+        "                                   what a step costs as these grow\n"
         "  --profile                        instead of these: time, bytes and FLOPs by operation\n"
         "  --depth N                        tokens of context in a profile [2048]\n"
         "  --text FILE                      what to tokenise [text made up from the vocabulary]\n"
@@ -64,7 +67,29 @@ static json_t *row_json(const tt_profile_section *s, const tt_profile_row *r)
                      r->limit_s / s->runs);
 }
 
-/* arg: the array that gets the section. */
+/* arg: of the callbacks. */
+typedef struct output {
+    json_t *profile, *growth; /* arrays, owned */
+} output;
+
+static void print_growth(void *arg, const tt_growth_point *p)
+{
+    printf("%-14s %6d %10.3f ms, of it attention %10.3f, adapters %8.3f; limit %10.3f ms",
+           p->series, p->x, 1e3 * p->seconds, 1e3 * p->attention_s, 1e3 * p->adapters_s,
+           1e3 * p->limit_s);
+    if (p->against_decoding > 0) {
+        printf("; decoding its FLOPs takes %.1f times as long", p->against_decoding);
+    }
+    printf("\n");
+    fflush(stdout);
+    json_array_append_new(((output *)arg)->growth,
+                          json_pack("{s:s, s:i, s:f, s:f, s:f, s:f, s:f}", "series", p->series, "x",
+                                    p->x, "seconds", p->seconds, "attention_seconds",
+                                    p->attention_s, "adapters_seconds", p->adapters_s,
+                                    "limit_seconds", p->limit_s, "against_decoding",
+                                    p->against_decoding));
+}
+
 static void print_profile(void *arg, const tt_profile_section *s)
 {
     json_t *rows = json_array();
@@ -113,8 +138,7 @@ static void cpu_name(char *buf, size_t cap)
     }
 }
 
-/* profile: transferred. */
-static json_t *to_json(const tt_bench_report *r, const char *cpu, json_t *profile)
+static json_t *to_json(const tt_bench_report *r, const char *cpu, const output *out)
 {
     static const char *const limits[] = {"none", "flops", "bytes"};
     json_t *figures = json_array();
@@ -127,16 +151,16 @@ static json_t *to_json(const tt_bench_report *r, const char *cpu, json_t *profil
     }
     json_t *limits_of = json_pack("{s:f, s:f}", "flops_per_second", r->flops_rate,
                                   "bytes_per_second", r->bytes_rate);
-    return json_pack("{s:s, s:s, s:s, s:i, s:s, s:i, s:o, s:o, s:o}", "version", TT_VERSION,
+    return json_pack("{s:s, s:s, s:s, s:i, s:s, s:i, s:o, s:o, s:O, s:O}", "version", TT_VERSION,
                      "model", r->model, "cpu", cpu, "processors", tt_sys_cpus(), "isa", r->isa,
                      "threads", r->threads, "limits", limits_of, "figures", figures, "profile",
-                     profile);
+                     out->profile, "growth", out->growth);
 }
 
-static tt_code write_json(const tt_bench_report *r, const char *cpu, json_t *profile,
+static tt_code write_json(const tt_bench_report *r, const char *cpu, const output *out,
                           const char *path, tt_err *reterr)
 {
-    json_t *j = to_json(r, cpu, json_incref(profile));
+    json_t *j = to_json(r, cpu, out);
     bool ok = j != NULL && json_dump_file(j, path, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) == 0;
     json_decref(j);
     return ok ? TT_OK : tt_fail(reterr, TT_E_IO, "cannot write %s", path);
@@ -144,11 +168,18 @@ static tt_code write_json(const tt_bench_report *r, const char *cpu, json_t *pro
 
 static bool part_of(const char *name, tt_bench_part *ret)
 {
-    static const char *const names[] = {[TT_BENCH_ALL] = "all",
-                                        [TT_BENCH_MODEL] = "model",
-                                        [TT_BENCH_SERVE] = "serve",
-                                        [TT_BENCH_TOKENISE] = "tokenise"};
-    for (int i = 0; i < 4; i++) {
+    static const char *const names[TT_BENCH_PARTS] = {
+        [TT_BENCH_ALL] = "all",
+        [TT_BENCH_MODEL] = "model",
+        [TT_BENCH_SERVE] = "serve",
+        [TT_BENCH_TOKENISE] = "tokenise",
+        [TT_BENCH_PROFILE] = "profile",
+        [TT_BENCH_GROWTH] = "growth",
+        [TT_BENCH_GROWTH_CONTEXT] = "growth-context",
+        [TT_BENCH_GROWTH_STREAMS] = "growth-streams",
+        [TT_BENCH_GROWTH_ADAPTERS] = "growth-adapters",
+    };
+    for (int i = 0; i < TT_BENCH_PARTS; i++) {
         if (strcmp(name, names[i]) == 0) {
             *ret = (tt_bench_part)i;
             return true;
@@ -199,9 +230,12 @@ int tt_cmd_bench(int argc, char **argv)
     tt_err err = {0};
     const char *json_path = NULL;
     char cpu[128];
-    json_t *profile = json_array();
-    tt_bench_options options = {
-        .engine = &engine, .on_figure = print_figure, .on_profile = print_profile, .arg = profile};
+    output out = {.profile = json_array(), .growth = json_array()};
+    tt_bench_options options = {.engine = &engine,
+                                .on_figure = print_figure,
+                                .on_profile = print_profile,
+                                .on_growth = print_growth,
+                                .arg = &out};
     tt_code rc = tt_settings_init(&settings, &err);
     rc = rc == TT_OK ? parse(&settings, argc, argv, &json_path, &options, &err) : rc;
     rc = rc == TT_OK ? tt_engine_options_from(&settings, &engine, &device, &err) : rc;
@@ -215,13 +249,14 @@ int tt_cmd_bench(int argc, char **argv)
     }
     if (rc == TT_OK) {
         printf("model %s, kernels %s, %d threads\n", report.model, report.isa, report.threads);
-        rc = json_path != NULL ? write_json(&report, cpu, profile, json_path, &err) : TT_OK;
+        rc = json_path != NULL ? write_json(&report, cpu, &out, json_path, &err) : TT_OK;
         status = rc == TT_OK ? 0 : TT_EXIT_FAILED;
     }
     if (rc != TT_OK) {
         fprintf(stderr, "qttt: %s\n", err.msg);
     }
-    json_decref(profile);
+    json_decref(out.profile);
+    json_decref(out.growth);
     tt_settings_finish(&settings);
     return status;
 }

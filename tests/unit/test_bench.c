@@ -51,6 +51,20 @@ static void on_profile(void *arg, const tt_profile_section *s)
     snprintf(sections[n_sections++], sizeof sections[0], "%s", s->name);
 }
 
+static int n_points;
+static tt_growth_point points[24];
+
+static void on_growth(void *arg, const tt_growth_point *p)
+{
+    bool step = strcmp(p->series, "step") == 0, streams = strcmp(p->series, "streams") == 0;
+    assert_true(n_points < 24 && p->seconds > 0 && p->attention_s > 0 && p->limit_s > 0);
+    assert_true(p->attention_s + p->adapters_s <= p->seconds);
+    assert_int_equal(p->adapters_s > 0, step || (strstr(p->series, "adapters") && p->x > 0));
+    assert_int_equal(p->against_decoding > 0, step);
+    assert_true(!streams || p->x >= 1);
+    points[n_points++] = *p;
+}
+
 static tt_code run(int32_t max_context, size_t kv_bytes, tt_bench_report *r, tt_err *err)
 {
     tt_engine_options engine = {.model_path = path,
@@ -59,7 +73,7 @@ static tt_code run(int32_t max_context, size_t kv_bytes, tt_bench_report *r, tt_
                                 .max_context = max_context,
                                 .kv_bytes = kv_bytes,
                                 .kv_type = TT_BF16};
-    n_told = n_sections = 0;
+    n_told = n_sections = n_points = 0;
     *err = (tt_err){0};
     return tt_bench_run(&(tt_bench_options){.engine = &engine,
                                             .part = part,
@@ -67,6 +81,7 @@ static tt_code run(int32_t max_context, size_t kv_bytes, tt_bench_report *r, tt_
                                             .depth = depth,
                                             .on_figure = on_figure,
                                             .on_profile = on_profile,
+                                            .on_growth = on_growth,
                                             .arg = r},
                         r, err);
 }
@@ -175,6 +190,50 @@ static void test_a_profile(void **state)
     memcpy(path, good, sizeof path);
 }
 
+static void check_series(const char *name, const int32_t *xs, int n)
+{
+    int found = 0;
+    for (int i = 0; i < n_points; i++) {
+        if (strcmp(points[i].series, name) == 0) {
+            assert_true(found < n && points[i].x == xs[found]);
+            found++;
+        }
+    }
+    assert_int_equal(found, n);
+}
+
+/* Curves: every part by itself and all of them. A limit is a sum over work, so it grows with it. */
+static void test_growth(void **state)
+{
+    static const int32_t contexts[] = {1024, 2048}, streams[] = {1, 2, 4, 8, 16},
+                         adapted[] = {0, 1, 2, 4, 8};
+    char good[sizeof path];
+    tt_bench_report r;
+    tt_err err;
+    memcpy(good, path, sizeof good);
+    snprintf(path, sizeof path, "%s/longer.gguf", folder);
+    for (int p = TT_BENCH_GROWTH; p < TT_BENCH_PARTS; p++) {
+        bool all = p == TT_BENCH_GROWTH;
+        part = (tt_bench_part)p;
+        assert_int_equal(run(0, 0, &r, &err), TT_OK);
+        bool c = all || p == TT_BENCH_GROWTH_CONTEXT, a = all || p == TT_BENCH_GROWTH_ADAPTERS;
+        check_series("prefill", contexts, c ? 2 : 0);
+        check_series("decode", contexts, c ? 2 : 0);
+        check_series("step", contexts, c ? 2 : 0);
+        check_series("streams", streams, all || p == TT_BENCH_GROWTH_STREAMS ? 5 : 0);
+        check_series("LoRA adapters", adapted, a ? 5 : 0);
+        check_series("full adapters", adapted, a ? 5 : 0);
+        for (int i = 1; i < n_points; i++) {
+            bool same = strcmp(points[i].series, points[i - 1].series) == 0;
+            assert_true(!same || points[i].limit_s > points[i - 1].limit_s);
+        }
+    }
+    part = TT_BENCH_GROWTH;
+    assert_int_equal(run(1000, 0, &r, &err), TT_E_INVALID);
+    part = TT_BENCH_MODEL;
+    memcpy(path, good, sizeof path);
+}
+
 /* Many users at once, on the same model. */
 static void test_serving(void **state)
 {
@@ -237,9 +296,10 @@ int main(void)
     tt_model_close(&m);
     snprintf(path, sizeof path, "%s/small.gguf", folder);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_figures),        cmocka_unit_test(test_a_longer_context),
-        cmocka_unit_test(test_a_profile),      cmocka_unit_test(test_serving),
-        cmocka_unit_test(test_short_contexts), cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_figures),   cmocka_unit_test(test_a_longer_context),
+        cmocka_unit_test(test_a_profile), cmocka_unit_test(test_growth),
+        cmocka_unit_test(test_serving),   cmocka_unit_test(test_short_contexts),
+        cmocka_unit_test(test_failures),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     mw_remove_folder(folder);
