@@ -103,11 +103,14 @@ static size_t write_text(const tt_tokenizer *tok, char *out, size_t cap, tt_err 
     return n;
 }
 
-static tt_code measure(tt_bench *b, const tt_tokenizer *tok, const char *text, size_t n,
-                       const char *name, tt_err *reterr)
+static tt_code measure(tt_bench *b, const char *text, size_t n, int threads, tt_err *reterr)
 {
     double t[TT_BENCH_MAX_REPEAT];
+    char name[32];
+    tt_tokenizer *tok = b->w.tokenizer;
     tt_code rc = TT_OK;
+    tt_tokenizer_set_threads(tok, threads);
+    snprintf(name, sizeof name, "tokenise, %d thread%s", threads, threads > 1 ? "s" : "");
     for (int32_t i = -1; rc == TT_OK && i < b->repeat; i++) {
         tt_encode_options opt = {0};
         int32_t *ids;
@@ -143,7 +146,10 @@ tt_code tt_bench_tokenise(tt_bench *b, tt_err *reterr)
         n = own != NULL ? write_text(tok, own, TEXT_BYTES, reterr) : 0;
         rc = n == 0 ? tt_fail(reterr, TT_E_NOMEM, "no memory for a text to tokenise") : TT_OK;
     }
-    rc = rc == TT_OK ? measure(b, tok, text, n, "tokenise, 1 thread", reterr) : rc;
+    rc = rc == TT_OK ? measure(b, text, n, 1, reterr) : rc;
+    if (rc == TT_OK && b->w.n_threads > 1) {
+        rc = measure(b, text, n, b->w.n_threads, reterr);
+    }
     tt_file_map_close(&map);
     free(own);
     return rc;

@@ -1,6 +1,5 @@
-/* tokenizer.c - see tokenizer.h: the vocabulary's checks and tables, and the cutting of text at
- * added tokens; what lies between them goes to tokenizer_bpe.c or tokenizer_spm.c. Thread: any, a
- * tokenizer is immutable. */
+/* tokenizer.c - see tokenizer.h: the vocabulary's checks and tables. Text is encoded by
+ * tokenizer_encode.c. Thread: any, a tokenizer is immutable. */
 #include "core/tokenizer.h"
 
 #include <assert.h>
@@ -25,6 +24,8 @@ static const char *const end_markers[] = {
     "<|endofturn|>",
 };
 
+enum { UNIT_BYTES = 128 << 10 };
+
 static bool listed(const tt_str *s, const char *const *list, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -33,11 +34,6 @@ static bool listed(const tt_str *s, const char *const *list, size_t n)
         }
     }
     return false;
-}
-
-static bool is_special(uint8_t type)
-{
-    return type == TT_TOKEN_CONTROL || type == TT_TOKEN_UNKNOWN;
 }
 
 static tt_code check_vocab(const tt_vocab *v, tt_err *reterr)
@@ -106,7 +102,7 @@ static tt_code note_added(tt_tokenizer *tok, tt_err *reterr)
     const tt_vocab *v = tok->vocab;
     tt_code rc = tt_token_trie_init(&tok->added, reterr);
     for (int32_t i = 0; i < v->n_tokens && rc == TT_OK; i++) {
-        if (is_special(tok->types[i]) || tok->types[i] == TT_TOKEN_USER_DEFINED) {
+        if (tt_token_is_special(tok->types[i]) || tok->types[i] == TT_TOKEN_USER_DEFINED) {
             rc = tt_token_trie_add(&tok->added, v->tokens[i].p, v->tokens[i].n, i, reterr);
         }
     }
@@ -146,6 +142,8 @@ tt_code tt_tokenizer_create(const tt_vocab *vocab, tt_tokenizer **ret_tok, tt_er
         return tt_fail(reterr, TT_E_NOMEM, "no memory for a tokenizer");
     }
     tok->vocab = vocab;
+    tok->n_threads = 1;
+    tok->unit_bytes = UNIT_BYTES;
     rc = effective_types(tok, reterr);
     if (rc == TT_OK) {
         rc = tt_token_map_init(&tok->map, vocab->tokens, vocab->n_tokens, reterr);
@@ -189,227 +187,15 @@ void tt_tokenizer_destroy(tt_tokenizer **tok)
     *tok = NULL;
 }
 
-bool tt_encoding_push(tt_encoding *e, int32_t id)
+void tt_tokenizer_set_threads(tt_tokenizer *tok, int n_threads)
 {
-    if (e->n == e->cap) {
-        size_t cap = e->cap == 0 ? 64 : 2 * e->cap;
-        int32_t *ids = realloc(e->ids, cap * sizeof *ids);
-        if (ids == NULL) {
-            return false;
-        }
-        e->ids = ids;
-        e->cap = cap;
-    }
-    e->ids[e->n++] = id;
-    return true;
-}
-
-bool tt_encoding_push_word(tt_encoding *e, const tt_word_entry *entry)
-{
-    if (e->cap - e->n < TT_WORD_CACHE_IDS) { /* all places are copied, n of them count */
-        size_t cap = e->cap == 0 ? 64 : 2 * e->cap;
-        int32_t *ids = realloc(e->ids, cap * sizeof *ids);
-        if (ids == NULL) {
-            return false;
-        }
-        e->ids = ids;
-        e->cap = cap;
-    }
-    memcpy(e->ids + e->n, entry->ids, sizeof entry->ids);
-    e->n += (size_t)entry->n;
-    return true;
-}
-
-void tt_encoding_remember(tt_encoding *e, tt_word_entry *place, const tt_word_key *key, size_t from)
-{
-    size_t n = e->n - from;
-    if (n > 0 && n <= TT_WORD_CACHE_IDS) {
-        place[1] = place[0];
-        place[0] = (tt_word_entry){.key = *key, .n = (int32_t)n};
-        memcpy(place->ids, e->ids + from, n * sizeof *e->ids);
-    }
-}
-
-/* The concatenation of the pieces, and the borders between them. */
-struct joined {
-    const char *text;
-    size_t n;
-    const tt_text_piece *pieces;
-    size_t n_pieces;
-    size_t piece, piece_at; /* the piece that the scan is in, and where it begins */
-    char *copy;             /* owned, when the pieces do not already lie side by side */
-};
-
-static tt_code join(const tt_text_piece *pieces, size_t n_pieces, struct joined *ret,
-                    tt_err *reterr)
-{
-    struct joined j = {
-        .text = n_pieces > 0 ? pieces[0].p : "", .pieces = pieces, .n_pieces = n_pieces};
-    bool side_by_side = true;
-    for (size_t i = 0; i < n_pieces; i++) {
-        side_by_side = side_by_side && pieces[i].p == j.text + j.n;
-        if (pieces[i].n >=
-            UINT32_MAX / 4 - j.n) { /* offsets are 32 bits, and a space mark has three bytes */
-            return tt_fail(reterr, TT_E_INVALID, "text of over 1 GiB");
-        }
-        j.n += pieces[i].n;
-    }
-    if (!side_by_side) {
-        j.copy = malloc(j.n + 1);
-        if (j.copy == NULL) {
-            return tt_fail(reterr, TT_E_NOMEM, "no memory for %zu bytes of text", j.n);
-        }
-        size_t at = 0;
-        for (size_t i = 0; i < n_pieces; i++) {
-            if (pieces[i].n > 0) {
-                memcpy(j.copy + at, pieces[i].p, pieces[i].n);
-            }
-            at += pieces[i].n;
-        }
-        j.text = j.copy;
-    }
-    *ret = j;
-    return TT_OK;
-}
-
-/* Bytes from `at` on that trusted pieces wrote, counted up to `max`. `at` never falls from call to
- * call. */
-static size_t trusted_bytes(struct joined *j, size_t at, size_t max)
-{
-    while (j->piece < j->n_pieces && j->piece_at + j->pieces[j->piece].n <= at) {
-        j->piece_at += j->pieces[j->piece++].n;
-    }
-    size_t end = j->piece_at, n = 0;
-    for (size_t i = j->piece; i < j->n_pieces && n < max; i++) {
-        if (!j->pieces[i].trusted && j->pieces[i].n > 0) {
-            break;
-        }
-        end += j->pieces[i].n;
-        n = end - at;
-    }
-    return n < max ? n : max;
-}
-
-/* The longest added token at text[at..n), -1 = none. A control token counts only where trusted
- * pieces wrote all of it. */
-static int32_t match_added(const tt_tokenizer *tok, struct joined *j, size_t at, size_t *ret_n)
-{
-    int32_t found = -1;
-    uint32_t node = 0;
-    for (size_t i = at; i < j->n; i++) {
-        node = tt_token_trie_step(&tok->added, node, (unsigned char)j->text[i]);
-        if (node == 0) {
-            break;
-        }
-        int32_t id = tok->added.ids[node];
-        size_t n = i + 1 - at;
-        if (id >= 0 && (!is_special(tok->types[id]) || trusted_bytes(j, at, n) == n)) {
-            found = id;
-            *ret_n = n;
-        }
-    }
-    return found;
-}
-
-static tt_code encode_segment(tt_encoding *e, const char *text, size_t n, tt_err *reterr)
-{
-    if (n == 0) {
-        return TT_OK;
-    }
-    tt_code rc = e->tok->vocab->kind == TT_VOCAB_BPE ? tt_bpe_encode(e, text, n, reterr)
-                                                     : tt_spm_encode(e, text, n, reterr);
-    e->first_segment = e->mid_text = false;
-    return rc;
-}
-
-static tt_code encode_joined(tt_encoding *e, struct joined *j, tt_err *reterr)
-{
-    size_t begin = 0; /* of the plain text not yet encoded */
-    for (size_t at = 0; at < j->n;) {
-        size_t n = 0;
-        int32_t id =
-            e->tok->added.first[(unsigned char)j->text[at]] ? match_added(e->tok, j, at, &n) : -1;
-        if (id < 0) {
-            at++;
-            continue;
-        }
-        tt_code rc = encode_segment(e, j->text + begin, at - begin, reterr);
-        if (rc != TT_OK) {
-            return rc;
-        }
-        if (!tt_encoding_push(e, id)) {
-            return tt_fail(reterr, TT_E_NOMEM, "no memory for token ids");
-        }
-        e->first_segment = e->mid_text = false;
-        at += n;
-        begin = at;
-    }
-    return encode_segment(e, j->text + begin, j->n - begin, reterr);
-}
-
-static tt_code encode_pieces(const tt_tokenizer *tok, const tt_text_piece *pieces, size_t n_pieces,
-                             bool add_special, const int32_t *before, int32_t **ret_ids,
-                             size_t *ret_n, tt_err *reterr)
-{
-    const tt_vocab *v = tok->vocab;
-    struct joined j = {0};
-    tt_code rc = join(pieces, n_pieces, &j, reterr);
-    if (rc != TT_OK) {
-        return rc;
-    }
-    tt_encoding e = {.tok = tok, .first_segment = before == NULL};
-    e.mid_text = before != NULL && !tt_tokenizer_is_control(tok, *before);
-    e.may_be_unk =
-        v->unk >= 0 && (tok->types[v->unk] != TT_TOKEN_CONTROL || trusted_bytes(&j, 0, j.n) == j.n);
-    j.piece = j.piece_at = 0;
-    tt_word_cache_init(&e.words, j.n, tok->score_ranks != NULL);
-    bool ok = !add_special || !v->add_bos || v->bos < 0 || tt_encoding_push(&e, v->bos);
-    if (ok) {
-        rc = encode_joined(&e, &j, reterr);
-        ok = rc != TT_OK || !add_special || !v->add_eos || v->eos < 0 ||
-             tt_encoding_push(&e, v->eos);
-    }
-    ok = ok && (e.ids != NULL || (e.ids = malloc(sizeof *e.ids)) != NULL);
-    if (rc == TT_OK && !ok) {
-        rc = tt_fail(reterr, TT_E_NOMEM, "no memory for token ids");
-    }
-    tt_merge_finish(&e.merge);
-    tt_word_cache_finish(&e.words);
-    free(j.copy);
-    if (rc != TT_OK) {
-        free(e.ids);
-        return rc;
-    }
-    *ret_ids = e.ids;
-    *ret_n = e.n;
-    return TT_OK;
-}
-
-tt_code tt_tokenizer_encode_pieces(const tt_tokenizer *tok, const tt_text_piece *pieces,
-                                   size_t n_pieces, bool add_special, int32_t **ret_ids,
-                                   size_t *ret_n, tt_err *reterr)
-{
-    return encode_pieces(tok, pieces, n_pieces, add_special, NULL, ret_ids, ret_n, reterr);
-}
-
-tt_code tt_tokenizer_encode_more(const tt_tokenizer *tok, int32_t before,
-                                 const tt_text_piece *pieces, size_t n_pieces, int32_t **ret_ids,
-                                 size_t *ret_n, tt_err *reterr)
-{
-    return encode_pieces(tok, pieces, n_pieces, false, &before, ret_ids, ret_n, reterr);
-}
-
-tt_code tt_tokenizer_encode(const tt_tokenizer *tok, const char *text, size_t n_bytes,
-                            const tt_encode_options *opt, int32_t **ret_ids, size_t *ret_n,
-                            tt_err *reterr)
-{
-    tt_text_piece piece = {.p = text, .n = n_bytes, .trusted = opt->parse_special};
-    return tt_tokenizer_encode_pieces(tok, &piece, 1, opt->add_special, ret_ids, ret_n, reterr);
+    assert(n_threads >= 1);
+    tok->n_threads = n_threads;
 }
 
 const char *tt_tokenizer_piece(const tt_tokenizer *tok, int32_t id, bool special, size_t *ret_n)
 {
-    if (id < 0 || id >= tok->vocab->n_tokens || (!special && is_special(tok->types[id]))) {
+    if (id < 0 || id >= tok->vocab->n_tokens || (!special && tt_token_is_special(tok->types[id]))) {
         *ret_n = 0;
         return "";
     }
@@ -424,7 +210,7 @@ int32_t tt_tokenizer_find(const tt_tokenizer *tok, const char *piece, size_t n)
 
 bool tt_tokenizer_is_control(const tt_tokenizer *tok, int32_t id)
 {
-    return id >= 0 && id < tok->vocab->n_tokens && is_special(tok->types[id]);
+    return id >= 0 && id < tok->vocab->n_tokens && tt_token_is_special(tok->types[id]);
 }
 
 bool tt_tokenizer_is_eog(const tt_tokenizer *tok, int32_t id)

@@ -15,6 +15,10 @@ typedef struct tt_tokenizer tt_tokenizer;
 tt_code tt_tokenizer_create(const tt_vocab *vocab, tt_tokenizer **ret_tok, tt_err *reterr);
 void tt_tokenizer_destroy(tt_tokenizer **tok);
 
+/* Threads that encode a long text, and beside the callers of several at once n_threads - 1 in all;
+ * 1 at first. The ids are the same for any number. Before others use the tokenizer. */
+void tt_tokenizer_set_threads(tt_tokenizer *tok, int n_threads);
+
 typedef struct tt_encode_options {
     bool add_special;   /* BOS/EOS as the model asks for */
     bool parse_special; /* control tokens written in the text become their ids; false: they are

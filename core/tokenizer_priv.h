@@ -13,13 +13,15 @@ enum { TT_ASCII = 128 };
 
 struct tt_tokenizer {
     const tt_vocab *vocab; /* borrowed */
-    uint8_t *types;        /* [n_tokens] the file's, mended: see effective_types() */
-    bool *is_eog;          /* [n_tokens] */
-    tt_token_map map;      /* by the vocabulary's own spelling */
-    tt_token_trie added;   /* control, unknown and user-defined tokens as they stand in text */
-    char *bytes;           /* what each token prints, one after the other */
-    uint32_t *bytes_at;    /* [n_tokens + 1] */
-    tt_pair_map pairs;     /* merges by rank; without slots when the merges follow from scores */
+    int n_threads;
+    size_t unit_bytes; /* of long text, that a thread encodes at a time; tests have shorter ones */
+    uint8_t *types;    /* [n_tokens] the file's, mended: see effective_types() */
+    bool *is_eog;      /* [n_tokens] */
+    tt_token_map map;  /* by the vocabulary's own spelling */
+    tt_token_trie added; /* control, unknown and user-defined tokens as they stand in text */
+    char *bytes;         /* what each token prints, one after the other */
+    uint32_t *bytes_at;  /* [n_tokens + 1] */
+    tt_pair_map pairs;   /* merges by rank; without slots when the merges follow from scores */
 
     tt_presplit *split;      /* BPE */
     bool ignore_merges, nfc; /* BPE */
@@ -33,10 +35,17 @@ struct tt_tokenizer {
                                            the space mark's */
     tt_token_trie words;                /* unigram: the normal tokens */
     float unk_score;                    /* unigram */
+    bool mark_spelt, line_spelt;        /* SPM: the space mark, a line feed always become tokens */
     int32_t ascii_ids[TT_ASCII];        /* SPM: token of the character, -1 = none that merges */
 };
 
-/* The state of one encode call. */
+/* A control token or unk: never out of user text. */
+static inline bool tt_token_is_special(uint8_t type)
+{
+    return type == TT_TOKEN_CONTROL || type == TT_TOKEN_UNKNOWN;
+}
+
+/* The state of one encode call, or of one thread of it. */
 typedef struct tt_encoding {
     const tt_tokenizer *tok;
     int32_t *ids;
@@ -45,6 +54,8 @@ typedef struct tt_encoding {
                            cannot spell */
     bool first_segment; /* nothing of the text has been encoded yet */
     bool mid_text;      /* the next segment goes on from plain text that is tokens already */
+    bool inside;        /* the next segment goes on from plain text of the same call that another
+                           unit encodes */
     bool last_is_unk;   /* SPM: neighbouring unks are one */
     size_t n_unknown;   /* SPM: characters that could not be spelt */
     tt_merge_space merge;
@@ -72,6 +83,10 @@ bool tt_pairs_find(const void *ctx, int32_t left, int32_t right, const char *p, 
 /* Appends the ids of plain text (no added tokens in it); any bytes. TT_E_NOMEM, TT_E_INTERNAL. */
 tt_code tt_bpe_encode(tt_encoding *e, const char *text, size_t n, tt_err *reterr);
 tt_code tt_spm_encode(tt_encoding *e, const char *text, size_t n, tt_err *reterr);
+
+/* May text[0, n) be cut at `at`, 0 < at < n, so that its parts, the second one `inside`, give the
+ * ids of the whole? */
+bool tt_spm_may_cut(const tt_tokenizer *tok, const char *text, size_t n, size_t at);
 
 /* What a token prints, at most tokens[id].n bytes: writes to out, returns the bytes written. */
 size_t tt_bpe_token_bytes(const tt_tokenizer *tok, int32_t id, char *out);

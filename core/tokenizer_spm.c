@@ -3,6 +3,7 @@
  * vocabulary cannot spell. Source: Kudo & Richardson 2018; order of equal merges as Hugging Face's
  * converter derives it (score, then the longer left part, then the leftmost). Thread: any, see
  * tokenizer.h. */
+#include <assert.h>
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -167,6 +168,27 @@ static tt_code init_unigram(tt_tokenizer *tok, tt_err *reterr)
     return rc;
 }
 
+/* The token of one symbol, or -1. */
+static int32_t symbol_id(const tt_tokenizer *tok, const char *p, size_t n)
+{
+    unsigned char c = (unsigned char)p[0];
+    if (n == 1 && c < sizeof tok->ascii_ids / sizeof *tok->ascii_ids) {
+        return tok->ascii_ids[c];
+    }
+    int32_t id = tt_token_map_find(&tok->map, p, n);
+    return id >= 0 && may_merge_into(tok, id) ? id : -1;
+}
+
+/* The symbol becomes a token of its own or bytes, never unk. (Merges only make tokens of it.) */
+static bool is_spelt(const tt_tokenizer *tok, const char *p, size_t n)
+{
+    bool spelt = true;
+    for (size_t i = 0; i < n; i++) {
+        spelt = spelt && tok->byte_ids[(unsigned char)p[i]] >= 0;
+    }
+    return spelt || symbol_id(tok, p, n) >= 0;
+}
+
 tt_code tt_spm_init(tt_tokenizer *tok, tt_err *reterr)
 {
     const tt_vocab *v = tok->vocab;
@@ -189,6 +211,8 @@ tt_code tt_spm_init(tt_tokenizer *tok, tt_err *reterr)
         int32_t id = tt_token_map_find(&tok->map, &(char){(char)c}, 1);
         tok->ascii_ids[c] = id >= 0 && may_merge_into(tok, id) ? id : -1;
     }
+    tok->mark_spelt = is_spelt(tok, space_mark, SPACE_MARK_BYTES);
+    tok->line_spelt = is_spelt(tok, "\n", 1);
     tt_code rc = note_pairs(tok, reterr);
     if (rc == TT_OK && v->kind == TT_VOCAB_UNIGRAM) {
         return init_unigram(tok, reterr);
@@ -271,17 +295,6 @@ static size_t symbol_bytes(const char *p, size_t n)
 {
     int len = tt_utf8_next(p, n, NULL);
     return len > 0 ? (size_t)len : 1;
-}
-
-/* The token of one symbol, or -1. */
-static int32_t symbol_id(const tt_tokenizer *tok, const char *p, size_t n)
-{
-    unsigned char c = (unsigned char)p[0];
-    if (n == 1 && c < sizeof tok->ascii_ids / sizeof *tok->ascii_ids) {
-        return tok->ascii_ids[c];
-    }
-    int32_t id = tt_token_map_find(&tok->map, p, n);
-    return id >= 0 && may_merge_into(tok, id) ? id : -1;
 }
 
 static bool encode_merges(tt_encoding *e, const char *word, size_t n)
@@ -394,16 +407,18 @@ static char *normalize(const tt_encoding *e, const char *text, size_t n, size_t 
         return NULL;
     }
     size_t len = 0;
-    if (collapse) {
+    if (collapse && !e->inside) {
         while (n > 0 && text[0] == ' ') {
             text++;
             n--;
         }
+    }
+    if (collapse) {
         while (n > 0 && text[n - 1] == ' ') {
             n--;
         }
     }
-    if (n > 0 && v->add_space_prefix && !e->mid_text &&
+    if (n > 0 && v->add_space_prefix && !e->mid_text && !e->inside &&
         (e->first_segment || !v->space_prefix_once) &&
         !(v->space_prefix_lazy && begins_with_space(text, n))) {
         memcpy(out, space_mark, SPACE_MARK_BYTES);
@@ -412,7 +427,7 @@ static char *normalize(const tt_encoding *e, const char *text, size_t n, size_t 
     for (size_t i = 0; i < n; i++) {
         if (text[i] != ' ') {
             out[len++] = text[i];
-        } else if (!collapse || text[i - 1] != ' ') {
+        } else if (!collapse || i == 0 || text[i - 1] != ' ') {
             memcpy(out + len, space_mark, SPACE_MARK_BYTES);
             len += SPACE_MARK_BYTES;
         }
@@ -439,6 +454,32 @@ static bool parts(const tt_tokenizer *tok, uint32_t a, uint32_t b)
     return b < TT_ASCII && (a < TT_ASCII || a == SPACE_MARK)
                ? !tok->spans[a < TT_ASCII ? a : TT_ASCII][b]
                : a == '\n' && !has(tok->lines, b);
+}
+
+/* The code point that ends at `end`, or 0. */
+static uint32_t before_of(const char *text, size_t end)
+{
+    size_t at = end - 1;
+    uint32_t cp;
+    while (at > 0 && end - at < 4 && ((unsigned char)text[at] & 0xc0) == 0x80) {
+        at--;
+    }
+    int len = tt_utf8_next(text + at, end - at, &cp);
+    return len > 0 && at + (size_t)len == end ? cp : 0;
+}
+
+/* Where tt_spm_encode() cuts words too, and neither side's spaces or unks depend on the other: one
+ * of the two characters at the place is a token, so that unks do not meet there. */
+bool tt_spm_may_cut(const tt_tokenizer *tok, const char *text, size_t n, size_t at)
+{
+    uint32_t a, b;
+    assert(at > 0 && at < n);
+    if (text[at] == ' ') {
+        a = before_of(text, at);
+        return tok->mark_spelt && a != 0 && a != ' ' && parts(tok, a, SPACE_MARK);
+    }
+    return text[at - 1] == '\n' && tok->line_spelt && tt_utf8_next(text + at, n - at, &b) > 0 &&
+           b != SPACE_MARK && parts(tok, '\n', b);
 }
 
 /* From `begin` to the next place that no token spans. */

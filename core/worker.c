@@ -169,6 +169,7 @@ tt_code tt_worker_open(tt_worker *w, const tt_engine_options *opt, tt_err *reter
     }
     if (rc == TT_OK) {
         w->n_threads = opt->n_threads > 0 ? opt->n_threads : tt_sys_cpus();
+        tt_tokenizer_set_threads(w->tokenizer, w->n_threads);
         rc = open_device(w, opt, reterr);
     }
     if (rc == TT_OK) {

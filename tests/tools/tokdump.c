@@ -179,6 +179,7 @@ int main(int argc, char **argv)
     if (tt_tokenizer_create(vocab, &tok, &err) != TT_OK) {
         die(err.msg);
     }
+    tt_tokenizer_set_threads(tok, 2);
     char command;
     size_t n;
     while (scanf(" %c", &command) == 1 && command != 'q') {
