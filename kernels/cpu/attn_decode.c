@@ -4,7 +4,12 @@
  * The keys of a row are cut into splits of SPLIT positions, aligned to absolute positions, so that
  * the cut does not depend on anything but the row's position. A task is one split of one row and
  * K/V head, for all query heads of the group: a key is loaded once for all of them. Each leaves
- * (maximum, sum, weighted values); they are then joined in rising order. */
+ * (maximum, sum, weighted values); they are then joined in rising order.
+ *
+ * A split's keys lie in runs of a page, each some 8 KiB in another place: what is fetched ahead
+ * goes on in the next run, and from the keys' last run in the values' first. Vectors of BF16
+ * elements are split into even and odd ones, two instructions for both; queries and sums are in
+ * that order too while a task lasts. */
 #include <math.h>
 #include <omp.h>
 
@@ -12,8 +17,11 @@
 
 enum {
     SPLIT = 512,
-    GROUP_MAX = 4,   /* query heads that share one pass over the keys; larger groups take several */
-    KEY_AHEAD = 1024 /* bytes between the key that is read and what is fetched */
+    GROUP_MAX = 4, /* query heads that share one pass over the keys; larger groups take several */
+    KEYS = VW == 16 ? 4 : 1, /* keys that are scored together */
+    PAIR = 2 * VW,           /* elements that are loaded together */
+    FETCH_AHEAD = 3072,      /* bytes between what is read and what is fetched */
+    LINE = 64
 };
 
 typedef struct row_ref {
@@ -23,7 +31,8 @@ typedef struct row_ref {
     int32_t split0, n_splits;
 } row_ref;
 
-static int64_t find_rows(const tt_attention_args *a, int32_t n_parts, row_ref *rows)
+/* n_kv tasks a split. */
+static int64_t find_rows(const tt_attention_args *a, int32_t n_kv, row_ref *rows)
 {
     memset(rows, 0, (size_t)a->n_rows * sizeof *rows);
     int64_t n_tasks = 0;
@@ -39,7 +48,7 @@ static int64_t find_rows(const tt_attention_args *a, int32_t n_parts, row_ref *r
                          .split0 = first / SPLIT,
                          .n_splits = pos / SPLIT - first / SPLIT + 1};
             rows[seg->row0 + i] = r;
-            n_tasks += (int64_t)r.n_splits * n_parts;
+            n_tasks += (int64_t)r.n_splits * n_kv;
         }
     }
     return n_tasks;
@@ -50,35 +59,82 @@ typedef struct part_ref {
     int32_t lo, hi;                       /* keys */
 } part_ref;
 
-/* Elements [i, i + VW) of a key, zeros from d on; TT_I8 without its scale. */
-TT_INLINE vf load_kv(const char *p, int64_t i, int64_t d, tt_dtype type)
+/* A thread's buffers; [GROUP_MAX] of each, for the query heads of a part. */
+typedef struct part_bufs {
+    float *score; /* [SPLIT] */
+    float *q, *o; /* [d_pad], in the order of load_pair() */
+    int64_t d_pad;
+} part_bufs;
+
+static int64_t padded_dim(int64_t d)
 {
-    if (type == TT_F32) {
-        return vf_at((const float *)(const void *)p, i, d);
-    }
-    if (type == TT_I8) {
-        int8_t last[VW] = {0};
-        if (d - i >= VW) {
-            return vf_load_i8((const int8_t *)p + i);
-        }
-        memcpy(last, p + i, (size_t)(d - i));
-        return vf_load_i8(last);
-    }
-    const uint16_t *h = (const uint16_t *)(const void *)p;
-    if (d - i >= VW) {
-        return vf_load_bf16(h + i);
-    }
-    uint16_t last[VW] = {0};
-    memcpy(last, h + i, (size_t)(d - i) * sizeof *last);
-    return vf_load_bf16(last);
+    return (d + PAIR - 1) / PAIR * PAIR;
 }
 
-/* A run of keys (values) of one page, dense. */
+static size_t buf_bytes(int64_t d)
+{
+    return GROUP_MAX * (size_t)(SPLIT + 2 * padded_dim(d)) * sizeof(float);
+}
+
+static part_bufs bufs_of(float *at, int64_t d)
+{
+    int64_t d_pad = padded_dim(d);
+    return (part_bufs){.score = at,
+                       .q = at + GROUP_MAX * SPLIT,
+                       .o = at + GROUP_MAX * (SPLIT + d_pad),
+                       .d_pad = d_pad};
+}
+
+TT_INLINE void load_whole_pair(const char *p, tt_dtype type, vf v[2])
+{
+    if (type == TT_F32) {
+        v[0] = vf_load((const float *)(const void *)p);
+        v[1] = vf_load((const float *)(const void *)p + VW);
+    } else if (type == TT_I8) {
+        v[0] = vf_load_i8((const int8_t *)p);
+        v[1] = vf_load_i8((const int8_t *)p + VW);
+    } else {
+        vf_split_bf16((const uint16_t *)(const void *)p, v);
+    }
+}
+
+/* Elements [i, i + PAIR) of a key, zeros from d on: BF16 the even ones, then the odd ones, else in
+ * order; TT_I8 without its scale. */
+TT_INLINE void load_pair(const char *p, int64_t i, int64_t d, tt_dtype type, vf v[2])
+{
+    int64_t elem = type == TT_I8 ? 1 : type == TT_BF16 ? 2 : 4;
+    if (d - i >= PAIR) {
+        load_whole_pair(p + i * elem, type, v);
+        return;
+    }
+    char last[PAIR * sizeof(float)] = {0};
+    memcpy(last, p + i * elem, (size_t)((d - i) * elem));
+    load_whole_pair(last, type, v);
+}
+
+/* Where element i of a head lies in the order of load_pair(). */
+static int64_t place_of(int64_t i, tt_dtype type)
+{
+    int64_t in = i % PAIR;
+    return type == TT_BF16 ? i - in + in / 2 + in % 2 * VW : i;
+}
+
+/* A run of keys (values) of one page, dense, and where the next one is. */
 typedef struct key_run {
-    const char *p;
+    const char *p, *next;
     const float *scale; /* TT_I8: one a key */
     int32_t n, at;      /* keys; index of the first one in the split */
 } key_run;
+
+static const char *key_at(const tt_attention_args *a, const row_ref *r, int32_t kv_head,
+                          bool values, int32_t pos)
+{
+    const tt_kv_layer *kv = a->kv;
+    int64_t row = (int64_t)kv_head * TT_PAGE_TOKENS + pos % TT_PAGE_TOKENS;
+    return (const char *)tt_ptr(values ? kv->v : kv->k) +
+           r->pages[pos / TT_PAGE_TOKENS] * kv->page_stride +
+           row * kv->head_dim * tt_dtypes[kv->type].block_bytes;
+}
 
 /* The run that begins at pos; moves pos to the next. */
 static key_run next_run(const tt_attention_args *a, const row_ref *r, const part_ref *p,
@@ -86,155 +142,193 @@ static key_run next_run(const tt_attention_args *a, const row_ref *r, const part
 {
     const tt_kv_layer *kv = a->kv;
     int32_t end = (*pos / TT_PAGE_TOKENS + 1) * TT_PAGE_TOKENS;
-    int64_t page = r->pages[*pos / TT_PAGE_TOKENS] * kv->page_stride;
-    int64_t row = (int64_t)p->kv_head * TT_PAGE_TOKENS + *pos % TT_PAGE_TOKENS;
-    key_run run = {.at = *pos - p->lo};
-    run.p = (const char *)tt_ptr(values ? kv->v : kv->k) + page +
-            row * kv->head_dim * tt_dtypes[kv->type].block_bytes;
+    key_run run = {.at = *pos - p->lo, .p = key_at(a, r, p->kv_head, values, *pos)};
     if (kv->type == TT_I8) {
-        const char *scales = (const char *)tt_ptr(values ? kv->v_scale : kv->k_scale) + page;
-        run.scale = (const float *)(const void *)scales + row;
+        const char *scales = (const char *)tt_ptr(values ? kv->v_scale : kv->k_scale) +
+                             r->pages[*pos / TT_PAGE_TOKENS] * kv->page_stride;
+        run.scale = (const float *)(const void *)scales + (int64_t)p->kv_head * TT_PAGE_TOKENS +
+                    *pos % TT_PAGE_TOKENS;
     }
     end = end < p->hi ? end : p->hi;
     run.n = end - *pos;
+    run.next = end < p->hi ? key_at(a, r, p->kv_head, values, end)
+                           : key_at(a, r, p->kv_head, true, values ? *pos : p->lo);
     *pos = end;
     return run;
 }
 
-/* score[h][key] = scale * q_h . k for n_heads <= 4 heads; one vector sum a head, elements in rising
- * order. */
-TT_INLINE void score_run(const tt_attention_args *a, tt_dtype type, key_run run, const float *q,
-                         int n_heads, float *score)
+/* Fetches the n bytes that lie FETCH_AHEAD behind byte `at` of the run, or in the next one. */
+TT_INLINE void fetch(const key_run *run, int64_t run_bytes, int64_t at, int64_t n)
 {
-    int64_t d = a->kv->head_dim, elem = type == TT_I8 ? 1 : type == TT_BF16 ? 2 : 4;
-    for (int32_t t = 0; t < run.n; t++) {
-        const char *k = run.p + t * d * elem;
-        vf s[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
-        float sum[4];
-        _mm_prefetch(k + KEY_AHEAD, _MM_HINT_T0);
-        for (int64_t i = 0; i < d; i += VW) {
-            vf x = load_kv(k, i, d, type);
-            for (int h = 0; h < n_heads; h++) {
-                s[h] = vf_fma(x, vf_at(q + h * d, i, d), s[h]);
+    at += FETCH_AHEAD;
+    const char *p = at < run_bytes ? run->p + at : run->next + (at - run_bytes);
+    for (int64_t i = 0; i < n; i += LINE) {
+        _mm_prefetch(p + i, _MM_HINT_T0);
+    }
+}
+
+/* score[h][key] = scale * q_h . k for n_heads <= 4 heads; one vector sum a head and key, elements
+ * in rising order of load_pair(). */
+TT_INLINE void score_run(const tt_attention_args *a, tt_dtype type, key_run run, int n_heads,
+                         const part_bufs *b)
+{
+    int64_t d = a->kv->head_dim, bytes = d * (type == TT_I8 ? 1 : type == TT_BF16 ? 2 : 4);
+    for (int32_t t = 0; t < run.n; t += KEYS) {
+        const char *k[KEYS];
+        vf s[4][KEYS];
+        float sum[4 * KEYS];
+        for (int j = 0; j < KEYS; j++) { /* behind the last key: once more the last */
+            k[j] = run.p + (t + j < run.n ? t + j : run.n - 1) * bytes;
+            for (int h = 0; h < 4; h++) {
+                s[h][j] = vf_zero();
             }
         }
-        vf_sum4(s, sum);
-        float scale = type == TT_I8 ? a->scale * run.scale[t] : a->scale;
-        for (int h = 0; h < n_heads; h++) {
-            score[h * SPLIT + run.at + t] = sum[h] * scale;
+        fetch(&run, run.n * bytes, t * bytes, KEYS * bytes);
+        for (int64_t i = 0; i < d; i += PAIR) {
+            for (int j = 0; j < KEYS; j++) {
+                vf x[2];
+                load_pair(k[j], i, d, type, x);
+                for (int h = 0; h < n_heads; h++) {
+                    const float *q = b->q + h * b->d_pad + i;
+                    s[h][j] = vf_fma(x[0], vf_load(q), s[h][j]);
+                    s[h][j] = vf_fma(x[1], vf_load(q + VW), s[h][j]);
+                }
+            }
+        }
+        vf_sums(s[0], sum);
+        for (int j = 0; j < KEYS && t + j < run.n; j++) {
+            float scale = type == TT_I8 ? a->scale * run.scale[t + j] : a->scale;
+            for (int h = 0; h < n_heads; h++) {
+                b->score[h * SPLIT + run.at + t + j] = sum[h * KEYS + j] * scale;
+            }
         }
     }
 }
 
-/* o_h[d] += sum over the keys of weight[h][key] * v, keys in rising order; o_h lie 2 + d apart. */
-TT_INLINE void value_run(const tt_attention_args *a, tt_dtype type, key_run run,
-                         const float *weight, int n_heads, float *o)
+/* o_h[i ..] += sum over the keys of weight[h][key] * v[i ..] for n_pairs * PAIR elements, keys in
+ * rising order. */
+TT_INLINE void value_columns(const tt_attention_args *a, tt_dtype type, const key_run *run,
+                             int n_heads, const part_bufs *b, int64_t i, int n_pairs)
 {
-    int64_t d = a->kv->head_dim, elem = type == TT_I8 ? 1 : type == TT_BF16 ? 2 : 4;
-    for (int64_t i = 0; i < d; i += VW) {
-        vf s[4];
+    int64_t d = a->kv->head_dim, bytes = d * (type == TT_I8 ? 1 : type == TT_BF16 ? 2 : 4);
+    vf s[4][4];
+    for (int h = 0; h < n_heads; h++) {
+        for (int j = 0; j < 2 * n_pairs; j++) {
+            s[h][j] = vf_load(b->o + h * b->d_pad + i + j * VW);
+        }
+    }
+    for (int32_t t = 0; t < run->n; t++) {
+        vf x[4];
+        if (i == 0) {
+            fetch(run, run->n * bytes, t * bytes, bytes);
+        }
+        for (int j = 0; j < n_pairs; j++) {
+            load_pair(run->p + t * bytes, i + j * PAIR, d, type, x + 2 * j);
+        }
         for (int h = 0; h < n_heads; h++) {
-            s[h] = vf_at(o + h * (2 + d), i, d);
-        }
-        for (int32_t t = 0; t < run.n; t++) {
-            const char *v = run.p + t * d * elem;
-            if (i == 0) {
-                _mm_prefetch(v + KEY_AHEAD, _MM_HINT_T0);
-            }
-            vf x = load_kv(v, i, d, type);
-            for (int h = 0; h < n_heads; h++) {
-                s[h] = vf_fma(x, vf_set1(weight[h * SPLIT + run.at + t]), s[h]);
+            vf w = vf_set1(b->score[h * SPLIT + run->at + t]);
+            for (int j = 0; j < 2 * n_pairs; j++) {
+                s[h][j] = vf_fma(x[j], w, s[h][j]);
             }
         }
-        for (int h = 0; h < n_heads; h++) {
-            vf_put(o + h * (2 + d), i, d, s[h]);
+    }
+    for (int h = 0; h < n_heads; h++) {
+        for (int j = 0; j < 2 * n_pairs; j++) {
+            vf_store(b->o + h * b->d_pad + i + j * VW, s[h][j]);
         }
+    }
+}
+
+TT_INLINE void value_run(const tt_attention_args *a, tt_dtype type, key_run run, int n_heads,
+                         const part_bufs *b)
+{
+    int64_t i = 0;
+    for (; VW == 16 && i + 2 * PAIR <= b->d_pad; i += 2 * PAIR) {
+        value_columns(a, type, &run, n_heads, b, i, 2);
+    }
+    for (; i < b->d_pad; i += PAIR) {
+        value_columns(a, type, &run, n_heads, b, i, 1);
     }
 }
 
 /* The number of heads as a constant, so that their sums stay in registers; and the type. */
-TT_INLINE void score_typed(const tt_attention_args *a, tt_dtype type, key_run run, const float *q,
-                           int n_heads, float *score)
+TT_INLINE void run_heads(const tt_attention_args *a, tt_dtype type, key_run run, bool values,
+                         int n_heads, const part_bufs *b)
 {
-    switch (n_heads) {
-    case 1:
-        score_run(a, type, run, q, 1, score);
-        break;
-    case 2:
-        score_run(a, type, run, q, 2, score);
-        break;
-    case 3:
-        score_run(a, type, run, q, 3, score);
-        break;
-    default:
-        score_run(a, type, run, q, 4, score);
+    if (values) {
+        value_run(a, type, run, n_heads, b);
+    } else {
+        score_run(a, type, run, n_heads, b);
     }
 }
 
-static void score_heads(const tt_attention_args *a, key_run run, const float *q, int n_heads,
-                        float *score)
+TT_INLINE void run_typed(const tt_attention_args *a, tt_dtype type, key_run run, bool values,
+                         int n_heads, const part_bufs *b)
+{
+    switch (n_heads) {
+    case 1:
+        run_heads(a, type, run, values, 1, b);
+        break;
+    case 2:
+        run_heads(a, type, run, values, 2, b);
+        break;
+    case 3:
+        run_heads(a, type, run, values, 3, b);
+        break;
+    default:
+        run_heads(a, type, run, values, 4, b);
+    }
+}
+
+static void score_keys(const tt_attention_args *a, key_run run, int n_heads, const part_bufs *b)
 {
     switch (a->kv->type) {
     case TT_I8:
-        score_typed(a, TT_I8, run, q, n_heads, score);
+        run_typed(a, TT_I8, run, false, n_heads, b);
         break;
     case TT_BF16:
-        score_typed(a, TT_BF16, run, q, n_heads, score);
+        run_typed(a, TT_BF16, run, false, n_heads, b);
         break;
     default:
-        score_typed(a, TT_F32, run, q, n_heads, score);
+        run_typed(a, TT_F32, run, false, n_heads, b);
     }
 }
 
-TT_INLINE void value_typed(const tt_attention_args *a, tt_dtype type, key_run run,
-                           const float *weight, int n_heads, float *o)
-{
-    switch (n_heads) {
-    case 1:
-        value_run(a, type, run, weight, 1, o);
-        break;
-    case 2:
-        value_run(a, type, run, weight, 2, o);
-        break;
-    case 3:
-        value_run(a, type, run, weight, 3, o);
-        break;
-    default:
-        value_run(a, type, run, weight, 4, o);
-    }
-}
-
-/* weight: with TT_I8 it is multiplied by the values' scales. */
-static void value_heads(const tt_attention_args *a, key_run run, float *weight, int n_heads,
-                        float *o)
+/* With TT_I8 the weights are multiplied by the values' scales. */
+static void sum_values(const tt_attention_args *a, key_run run, int n_heads, const part_bufs *b)
 {
     switch (a->kv->type) {
     case TT_I8:
         for (int h = 0; h < n_heads; h++) {
-            float *w = weight + h * SPLIT + run.at;
+            float *w = b->score + h * SPLIT + run.at;
             for (int64_t t = 0; t < run.n; t += VW) {
                 vf_put(w, t, run.n, vf_mul(vf_at(w, t, run.n), vf_at(run.scale, t, run.n)));
             }
         }
-        value_typed(a, TT_I8, run, weight, n_heads, o);
+        run_typed(a, TT_I8, run, true, n_heads, b);
         break;
     case TT_BF16:
-        value_typed(a, TT_BF16, run, weight, n_heads, o);
+        run_typed(a, TT_BF16, run, true, n_heads, b);
         break;
     default:
-        value_typed(a, TT_F32, run, weight, n_heads, o);
+        run_typed(a, TT_F32, run, true, n_heads, b);
     }
 }
 
 /* score becomes exp(score - maximum); returns the maximum and the sum. */
 static void soften(float *score, int32_t n, float *ret_max, float *ret_sum)
 {
-    float top = score[0];
-    for (int32_t i = 1; i < n; i++) {
+    vf most = vf_set1(score[0]);
+    int64_t i = 0;
+    for (; i + VW <= n; i += VW) {
+        most = vf_max(most, vf_load(score + i));
+    }
+    float top = vf_hmax(most);
+    for (; i < n; i++) {
         top = score[i] > top ? score[i] : top;
     }
     vf total = vf_zero(), vtop = vf_set1(top);
-    for (int64_t i = 0; i < n; i += VW) {
+    for (i = 0; i < n; i += VW) {
         vf e = vf_exp(vf_sub(vf_at(score, i, n), vtop));
         vf_put(score, i, n, e);
         total = vf_add(total, vf_at(score, i, n));
@@ -244,20 +338,32 @@ static void soften(float *score, int32_t n, float *ret_max, float *ret_sum)
 }
 
 /* out: [n_heads][2 + d] = maximum, sum, sum of e * v. */
-static void run_part(const tt_attention_args *a, const row_ref *r, const part_ref *p, float *score,
-                     float *out)
+static void run_part(const tt_attention_args *a, const row_ref *r, const part_ref *p,
+                     const part_bufs *b, float *out)
 {
     int64_t d = a->kv->head_dim;
+    tt_dtype type = a->kv->type;
     const float *q = (const float *)tt_ptr(a->q) + ((int64_t)p->row * a->n_heads + p->head0) * d;
+    memset(b->q, 0, (size_t)(p->n_heads * b->d_pad) * sizeof *b->q);
+    memset(b->o, 0, (size_t)(p->n_heads * b->d_pad) * sizeof *b->o);
+    for (int64_t i = 0; i < d; i++) {
+        for (int32_t h = 0; h < p->n_heads; h++) {
+            b->q[h * b->d_pad + place_of(i, type)] = q[h * d + i];
+        }
+    }
     for (int32_t pos = p->lo; pos < p->hi;) {
-        score_heads(a, next_run(a, r, p, false, &pos), q, p->n_heads, score);
+        score_keys(a, next_run(a, r, p, false, &pos), p->n_heads, b);
     }
     for (int32_t h = 0; h < p->n_heads; h++) {
-        soften(score + h * SPLIT, p->hi - p->lo, out + h * (2 + d), out + h * (2 + d) + 1);
-        memset(out + h * (2 + d) + 2, 0, (size_t)d * sizeof *out);
+        soften(b->score + h * SPLIT, p->hi - p->lo, out + h * (2 + d), out + h * (2 + d) + 1);
     }
     for (int32_t pos = p->lo; pos < p->hi;) {
-        value_heads(a, next_run(a, r, p, true, &pos), score, p->n_heads, out + 2);
+        sum_values(a, next_run(a, r, p, true, &pos), p->n_heads, b);
+    }
+    for (int64_t i = 0; i < d; i++) {
+        for (int32_t h = 0; h < p->n_heads; h++) {
+            out[h * (2 + d) + 2 + i] = b->o[h * b->d_pad + place_of(i, type)];
+        }
     }
 }
 
@@ -291,61 +397,69 @@ static void join(const tt_attention_args *a, int32_t row, int32_t head, const fl
     }
 }
 
-/* Task t: row, then split, then part of the heads. */
-static part_ref part_at(const tt_attention_args *a, const row_ref *rows, int32_t n_parts, int64_t t,
+/* Task t: row, then split, then K/V head; all of its query heads are one part here. */
+static part_ref part_at(const tt_attention_args *a, const row_ref *rows, int64_t t,
                         int32_t *ret_split)
 {
-    int32_t row = 0, group = a->n_heads / a->kv->n_kv_heads,
-            per_group = (group + GROUP_MAX - 1) / GROUP_MAX;
-    while (rows[row].pages == NULL ||
-           t >= rows[row].task0 + (int64_t)rows[row].n_splits * n_parts || t < rows[row].task0) {
+    int32_t row = 0, n_kv = a->kv->n_kv_heads;
+    while (rows[row].pages == NULL || t >= rows[row].task0 + (int64_t)rows[row].n_splits * n_kv ||
+           t < rows[row].task0) {
         row++;
     }
     const row_ref *r = &rows[row];
-    int64_t i = t - r->task0;
-    int32_t split = (int32_t)(i / n_parts), part = (int32_t)(i % n_parts);
-    part_ref p = {.row = row, .kv_head = part / per_group};
-    int32_t skip = part % per_group * GROUP_MAX;
-    p.head0 = p.kv_head * group + skip;
-    p.n_heads = group - skip < GROUP_MAX ? group - skip : GROUP_MAX;
-    int32_t key0 = (r->split0 + split) * SPLIT;
-    p.lo = key0 > r->first ? key0 : r->first;
-    p.hi = key0 + SPLIT < r->pos + 1 ? key0 + SPLIT : r->pos + 1;
+    int32_t split = (int32_t)((t - r->task0) / n_kv), key0 = (r->split0 + split) * SPLIT;
+    part_ref p = {.row = row,
+                  .kv_head = (int32_t)((t - r->task0) % n_kv),
+                  .n_heads = a->n_heads / n_kv,
+                  .lo = key0 > r->first ? key0 : r->first,
+                  .hi = key0 + SPLIT < r->pos + 1 ? key0 + SPLIT : r->pos + 1};
+    p.head0 = p.kv_head * p.n_heads;
     *ret_split = split;
     return p;
 }
 
+/* The second and later GROUP_MAX heads find the keys in the cache. */
+static void run_task(const tt_attention_args *a, const row_ref *rows, int64_t t, float *parts,
+                     const part_bufs *b)
+{
+    int32_t split;
+    part_ref all = part_at(a, rows, t, &split);
+    const row_ref *r = &rows[all.row];
+    int64_t d = a->kv->head_dim;
+    float *out = parts + (r->task0 / a->kv->n_kv_heads + split) * a->n_heads * (2 + d);
+    for (int32_t i = 0; i < all.n_heads; i += GROUP_MAX) {
+        part_ref p = all;
+        p.head0 += i;
+        p.n_heads = all.n_heads - i < GROUP_MAX ? all.n_heads - i : GROUP_MAX;
+        run_part(a, r, &p, b, out + p.head0 * (2 + d));
+    }
+}
+
 void TT_FN(tt_attention_decode)(tt_lane *lane, const tt_attention_args *a)
 {
-    int32_t group = a->n_heads / a->kv->n_kv_heads;
-    int32_t n_parts = (group + GROUP_MAX - 1) / GROUP_MAX * a->kv->n_kv_heads;
+    int32_t n_kv = a->kv->n_kv_heads;
     int64_t d = a->kv->head_dim, part_floats = a->n_heads * (2 + d);
     row_ref *rows = tt_lane_scratch(lane, 0, (size_t)a->n_rows * sizeof *rows);
-    if (rows == NULL || !tt_lane_reserve_threads(lane, GROUP_MAX * SPLIT * sizeof(float))) {
+    if (rows == NULL || !tt_lane_reserve_threads(lane, buf_bytes(d))) {
         return;
     }
-    int64_t n_tasks = find_rows(a, n_parts, rows);
-    float *parts =
-        tt_lane_scratch(lane, 1, (size_t)(n_tasks / n_parts * part_floats) * sizeof *parts);
+    int64_t n_tasks = find_rows(a, n_kv, rows);
+    float *parts = tt_lane_scratch(lane, 1, (size_t)(n_tasks / n_kv * part_floats) * sizeof *parts);
     if (parts == NULL) {
         return;
     }
 #pragma omp parallel num_threads(lane->n_threads)
     {
+        part_bufs b = bufs_of(tt_lane_thread_buf(lane, omp_get_thread_num()), d);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t t = 0; t < n_tasks; t++) {
-            int32_t split;
-            part_ref p = part_at(a, rows, n_parts, t, &split);
-            const row_ref *r = &rows[p.row];
-            float *out = parts + (r->task0 / n_parts + split) * part_floats + p.head0 * (2 + d);
-            run_part(a, r, &p, tt_lane_thread_buf(lane, omp_get_thread_num()), out);
+            run_task(a, rows, t, parts, &b);
         }
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < (int64_t)a->n_rows * a->n_heads; i++) {
             int32_t row = (int32_t)(i / a->n_heads), head = (int32_t)(i % a->n_heads);
             if (rows[row].pages != NULL) {
-                const float *part =
-                    parts + rows[row].task0 / n_parts * part_floats + head * (2 + d);
+                const float *part = parts + rows[row].task0 / n_kv * part_floats + head * (2 + d);
                 join(a, row, head, part, rows[row].n_splits, part_floats);
             }
         }

@@ -125,6 +125,14 @@ static inline vf vf_load_bf16(const uint16_t *p)
     return _mm512_castsi512_ps(_mm512_slli_epi32(u, 16));
 }
 
+/* 2 * VW elements: the even ones and the odd ones, each in order. */
+static inline void vf_split_bf16(const uint16_t *p, vf v[2])
+{
+    __m512i u = _mm512_loadu_si512(p);
+    v[0] = _mm512_castsi512_ps(_mm512_slli_epi32(u, 16));
+    v[1] = _mm512_castsi512_ps(_mm512_and_si512(u, _mm512_set1_epi32((int)0xFFFF0000)));
+}
+
 static inline vf vf_load_f16(const uint16_t *p)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
@@ -309,6 +317,13 @@ static inline vf vf_load_bf16(const uint16_t *p)
     return _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));
 }
 
+static inline void vf_split_bf16(const uint16_t *p, vf v[2])
+{
+    __m256i u = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    v[0] = _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));
+    v[1] = _mm256_castsi256_ps(_mm256_and_si256(u, _mm256_set1_epi32((int)0xFFFF0000)));
+}
+
 static inline vf vf_load_i8(const int8_t *p)
 {
     __m128i q = _mm_loadl_epi64((const __m128i *)(const void *)p);
@@ -417,6 +432,33 @@ static inline void vf_sum4(const vf v[4], float out[4])
 {
     _mm_storeu_ps(out, vf_sum4_halves(vf_fold(v[0]), vf_fold(v[1]), vf_fold(v[2]), vf_fold(v[3])));
 }
+
+#if defined(__AVX512F__)
+/* In each quarter the sums of the quarters of four vectors. */
+static inline vf vf_quarter_sums(const vf v[4])
+{
+    vf a = vf_add(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+    vf b = vf_add(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+    __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
+    return vf_add(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)),
+                  _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+}
+
+/* out[i] = the sum of v[i], i < VW (AVX2: 4). */
+static inline void vf_sums(const vf *v, float *out)
+{
+    vf a = vf_quarter_sums(v), b = vf_quarter_sums(v + 4), c = vf_quarter_sums(v + 8),
+       d = vf_quarter_sums(v + 12);
+    vf x = vf_add(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+    vf y = vf_add(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xEE));
+    vf_store(out, vf_add(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xDD)));
+}
+#else
+static inline void vf_sums(const vf *v, float *out)
+{
+    vf_sum4(v, out);
+}
+#endif
 
 /* e^x with a relative error of about 2e-7; exactly 0 below -110 (also for -inf), inf above 88.8,
  * NaN for NaN. */
