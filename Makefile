@@ -84,7 +84,7 @@ test-cuda: setup-deep $(BUILD)/build.ninja
 	@python3 tools/run_tests.py cuda --build $(BUILD)
 
 bench: build model
-	@$(BUILD)/server/qttt bench --model '$(MODEL)' --json $(BUILD)/bench.json
+	@$(BUILD)/server/qttt bench --model '$(MODEL)' --loss-text LICENSE --json $(BUILD)/bench.json
 	@python3 tools/bench_http.py --binary $(BUILD)/server/qttt --model '$(MODEL)' --json $(BUILD)/bench.json
 
 bench-growth: server model

@@ -360,6 +360,9 @@ tt_code tt_bench_run(const tt_bench_options *opt, tt_bench_report *r, tt_err *re
     tt_seq_finish(&b.seq);
     free(b.ids);
     tt_worker_close(&b.w);
+    if (rc == TT_OK && opt->loss_text_path != NULL && opt->part <= TT_BENCH_MODEL) {
+        rc = tt_bench_loss(&b, reterr);
+    }
     return rc == TT_OK && (opt->part == TT_BENCH_ALL || opt->part == TT_BENCH_SERVE)
                ? tt_bench_serve(&b, reterr)
                : rc;

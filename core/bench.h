@@ -11,8 +11,7 @@ typedef enum tt_bench_limit { TT_LIMIT_NONE, TT_LIMIT_FLOPS, TT_LIMIT_BYTES } tt
 
 typedef struct tt_bench_figure {
     char name[64];       /* "prefill 512" */
-    const char *unit;    /* "tokens/s", "s", "GFLOP/s", "GB/s", "MB/s", "MiB", "ms", "times", "%"
-                          */
+    const char *unit;    /* "tokens/s", "s", "ms", "GFLOP/s", "GB/s", "MB/s", "MiB", "nats", "%" */
     double value;        /* median over the repetitions */
     tt_bench_limit kind; /* what bounds it */
     double limit;        /* value at the machine's measured rate, same unit; 0 with TT_LIMIT_NONE */
@@ -55,8 +54,9 @@ typedef struct tt_bench_options {
     const tt_engine_options *engine;
     int32_t repeat; /* 0 = 5 */
     tt_bench_part part;
-    const char *text_path; /* what is tokenised; NULL = text that is made up */
-    int32_t depth;         /* PROFILE: of decoding and of the context of steps; 0 = 2,048 */
+    const char *text_path;      /* what is tokenised; NULL = text that is made up */
+    const char *loss_text_path; /* with MODEL: what losses are measured on; NULL = none are */
+    int32_t depth;              /* PROFILE: of decoding and of the context of steps; 0 = 2,048 */
     void (*on_profile)(void *arg, const tt_profile_section *s); /* each when it ends; may be NULL */
     void (*on_growth)(void *arg, const tt_growth_point *p);     /* likewise */
     void (*on_figure)(void *arg, const tt_bench_figure *f);     /* as each is ready; may be NULL */

@@ -46,6 +46,9 @@ tt_code tt_bench_profile(tt_bench *b, tt_err *reterr);
 /* Costs as work grows, likewise. */
 tt_code tt_bench_growth(tt_bench *b, tt_err *reterr);
 
+/* Losses with K/V of each type, on workers of its own; b->w is closed. */
+tt_code tt_bench_loss(tt_bench *b, tt_err *reterr);
+
 /* The figures of many users at once. */
 tt_code tt_bench_serve(tt_bench *b, tt_err *reterr);
 /* A context of n tokens from disk, on engines of its own. ids: [n + 128]. */

@@ -29,6 +29,9 @@ static void print_usage(void)
         "  --profile                        instead of these: time, bytes and FLOPs by operation\n"
         "  --depth N                        tokens of context in a profile [2048]\n"
         "  --text FILE                      what to tokenise [text made up from the vocabulary]\n"
+        "  --loss-text FILE                 also the loss on its first 2,048 tokens, with K/V in "
+        "BF16 "
+        "and in Q8\n"
         "  --config FILE                    YAML file to read first\n");
     tt_settings_print_help(own_sections);
     printf("  --help                           this text\n");
@@ -37,7 +40,7 @@ static void print_usage(void)
 static void print_figure(void *arg, const tt_bench_figure *f)
 {
     (void)arg;
-    printf("%-32s %10.2f %-9s", f->name, f->value, f->unit);
+    printf("%-32s %10.*f %-9s", f->name, strcmp(f->unit, "nats") == 0 ? 4 : 2, f->value, f->unit);
     if (f->kind != TT_LIMIT_NONE) {
         printf(" %10.2f %5.0f %%  %s", f->limit, f->percent,
                f->kind == TT_LIMIT_FLOPS ? "of the matrix product's rate" : "of the memory's rate");
@@ -199,6 +202,8 @@ static tt_code parse(tt_settings *s, int argc, char **argv, const char **ret_jso
             i--; /* it has no value */
         } else if (value != NULL && strcmp(argv[i], "--depth") == 0 && atoi(value) >= 1) {
             ret_options->depth = atoi(value);
+        } else if (value != NULL && strcmp(argv[i], "--loss-text") == 0) {
+            ret_options->loss_text_path = value;
         } else if (value != NULL && strcmp(argv[i], "--json") == 0) {
             *ret_json = value;
         } else if (value != NULL && strcmp(argv[i], "--repeat") == 0 && atoi(value) >= 1 &&

@@ -30,6 +30,7 @@ static char *folder;
 static int n_told;
 static tt_bench_part part = TT_BENCH_MODEL;
 static int32_t depth;
+static const char *loss_text;
 
 static void on_figure(void *arg, const tt_bench_figure *f)
 {
@@ -79,6 +80,7 @@ static tt_code run(int32_t max_context, size_t kv_bytes, tt_bench_report *r, tt_
                                             .part = part,
                                             .repeat = 1,
                                             .depth = depth,
+                                            .loss_text_path = loss_text,
                                             .on_figure = on_figure,
                                             .on_profile = on_profile,
                                             .on_growth = on_growth,
@@ -259,6 +261,70 @@ static void test_serving(void **state)
     assert_null(find(&r, "gap beside prefill and job, p99")); /* the context is too short */
 }
 
+/* The tiny model with letters for a vocabulary, so that there is a text. */
+static void write_letters(void)
+{
+    enum { VOCAB = 24 };
+    static char letters[VOCAB][2];
+    const char *tokens[VOCAB] = {"<unk>", "<s>", "</s>"};
+    float scores[VOCAB] = {0};
+    int32_t types[VOCAB] = {2, 3, 3};
+    size_t n;
+    mw_gguf w;
+    for (int i = 3; i < VOCAB; i++) {
+        letters[i][0] = (char)('a' + i - 3);
+        tokens[i] = letters[i];
+        types[i] = 1;
+    }
+    mw_gguf_init(&w);
+    mw_kv_str(&w, "tokenizer.ggml.model", "llama");
+    mw_kv_strs(&w, "tokenizer.ggml.tokens", tokens, VOCAB);
+    mw_kv_array(&w, "tokenizer.ggml.scores", 6, scores, VOCAB, sizeof scores[0]);
+    mw_kv_array(&w, "tokenizer.ggml.token_type", 5, types, VOCAB, sizeof types[0]);
+    mw_model_gguf(&w, &(mw_model){.skip = "tokenizer"});
+    uint8_t *p = mw_gguf_finish(&w, &n);
+    mw_write_file(folder, "letters.gguf", p, n);
+    free(p);
+}
+
+/* What losses are measured on: a text, its beginning when it is longer than the context, nothing.
+ */
+static void test_losses(void **state)
+{
+    char good[sizeof path], text[4300], words[500];
+    tt_bench_report r;
+    tt_err err;
+    for (size_t i = 0; i < sizeof words; i++) {
+        words[i] = (char)('a' + i * i % 17);
+    }
+    write_letters();
+    mw_write_file(folder, "text", words, sizeof words);
+    mw_write_file(folder, "nothing", words, 0);
+    memcpy(good, path, sizeof good);
+    snprintf(path, sizeof path, "%s/letters.gguf", folder);
+    snprintf(text, sizeof text, "%s/text", folder);
+    loss_text = text;
+    tt_code rc = run(100, 0, &r, &err);
+    assert_string_equal(err.msg, "");
+    assert_int_equal(rc, TT_OK);
+    check_figures(&r);
+    double plain = find(&r, "loss with K/V in BF16")->value;
+    double q8 = find(&r, "loss with K/V in Q8")->value;
+    assert_true(plain > 1 && plain < 10); /* nats over 24 tokens of a random model: about ln 24 */
+    assert_true(q8 != plain && fabs(q8 - plain) < 0.05); /* another type, nearly the same */
+    assert_true(fabs(find(&r, "  perplexity against BF16")->value - 100 * exp(q8 - plain)) < 1e-9);
+    part = TT_BENCH_SERVE;
+    assert_int_equal(run(16, 0, &r, &err), TT_OK);
+    assert_null(find(&r, "loss with K/V in BF16"));
+    part = TT_BENCH_MODEL;
+    snprintf(text, sizeof text, "%s/nothing", folder);
+    assert_true(run(100, 0, &r, &err) < TT_OK && err.msg[0] != '\0');
+    snprintf(text, sizeof text, "%s/missing", folder);
+    assert_int_equal(run(100, 0, &r, &err), TT_E_IO);
+    loss_text = NULL;
+    memcpy(path, good, sizeof path);
+}
+
 static void test_short_contexts(void **state)
 {
     static const int32_t contexts[] = {1, 16};
@@ -296,10 +362,10 @@ int main(void)
     tt_model_close(&m);
     snprintf(path, sizeof path, "%s/small.gguf", folder);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_figures),   cmocka_unit_test(test_a_longer_context),
-        cmocka_unit_test(test_a_profile), cmocka_unit_test(test_growth),
-        cmocka_unit_test(test_serving),   cmocka_unit_test(test_short_contexts),
-        cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_figures),        cmocka_unit_test(test_a_longer_context),
+        cmocka_unit_test(test_a_profile),      cmocka_unit_test(test_growth),
+        cmocka_unit_test(test_serving),        cmocka_unit_test(test_losses),
+        cmocka_unit_test(test_short_contexts), cmocka_unit_test(test_failures),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     mw_remove_folder(folder);
