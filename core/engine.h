@@ -48,6 +48,7 @@ typedef struct tt_engine_options {
     tt_dtype kv_type;           /* TT_BF16, TT_F32 or TT_I8 */
     size_t adapter_cache_bytes; /* adapters of sessions and of the cache together */
     int32_t prefill_chunk;      /* rows, 0 = 512 */
+    int32_t max_draft;          /* tokens of a draft (draft.h), 0 = 15, the most; negative = none */
     int32_t max_queue;          /* requests that wait, 0 = 64 */
     int32_t max_running;        /* requests served together, 0 = 32 */
     int32_t max_jobs;           /* trainings at a time, 0 = 1 */
@@ -135,7 +136,8 @@ typedef struct tt_engine_stats {
     int64_t adapters_unsaved; /* pinned, with a state folder, and without a file: it was told why */
     uint64_t prompt_tokens, cached_tokens, generated_tokens, trained_tokens, qttt_steps;
     uint64_t jobs_done, jobs_cancelled, jobs_failed;
-    uint64_t preemptions, decode_steps, decode_rows;
+    uint64_t preemptions, decode_steps, decode_rows; /* rows: without those of drafts */
+    uint64_t drafted_tokens, accepted_tokens;        /* draft rows, and those that were right */
     uint64_t qttt_kept, qttt_discarded, qttt_failed, qttt_cached;
     bool pending; /* there is work that the thread does not sleep over (jobs that pause, a wait) */
     double last_progress_seconds;      /* monotonic time at which a piece of work last ended (a few

@@ -193,15 +193,17 @@ static int32_t reserve_batch(tt_engine *e, tt_task **batch, int32_t n)
     return kept;
 }
 
-/* One step. A step that memory is missing for has changed nothing: it is tried again when some
- * could be given up, and at last without the youngest, who ends. Returns how many stay. */
+/* One step. A step that memory is missing for has changed nothing: it is tried again without
+ * drafts, when some could be given up, and at last without the youngest, who ends. Returns how many
+ * stay. */
 static int32_t decode(tt_engine *e, tt_task **batch, int32_t n, tt_code *outcome, tt_err *errs,
                       tt_code *ret_rc, tt_err *reterr)
 {
     tt_code rc = TT_OK;
+    tt_speculate_plan(&e->worker, batch, n);
     while (n > 0 &&
            (rc = tt_batch_decode(&e->worker, batch, n, outcome, errs, reterr)) == TT_E_NOMEM) {
-        if (!tt_worker_reclaim(&e->worker)) {
+        if (!tt_speculate_drop(batch, n) && !tt_worker_reclaim(&e->worker)) {
             tt_engine_end_task(e, batch[--n], rc, reterr);
         }
     }

@@ -13,13 +13,13 @@
 
 typedef enum tt_want {
     TT_WANT_NONE, /* only K/V: prefill */
-    TT_WANT_LAST, /* logits of the last row, on the host */
+    TT_WANT_LAST, /* logits of the last rows, on the host */
     TT_WANT_ALL,  /* the final hidden rows stay, tt_step_logits_block() makes logits of any of them
                    */
     TT_WANT_LOSS  /* per-row loss against targets */
 } tt_want;
 
-/* A token to be drawn from the logits of a segment's last row, on the device. */
+/* A token to be drawn from the logits of one of a segment's last rows, on the device. */
 typedef struct tt_draw_order {
     tt_draw draw;                   /* row, adjust0 and banned0 are the step's to fill in */
     const tt_logit_adjust *adjusts; /* [draw.n_adjust], borrowed like the segment's arrays */
@@ -35,7 +35,8 @@ typedef struct tt_segment {
     const tt_adapter *adapter; /* NULL = base; borrowed until the step is over */
     tt_want want;
     const int32_t *targets;    /* LOSS: [n_rows], -1 = no loss */
-    const tt_draw_order *draw; /* NULL = no token; not with LOSS */
+    int32_t n_last;            /* how many rows at its end LAST and draw speak of, 0 = 1 */
+    const tt_draw_order *draw; /* [n_last], NULL = no tokens; not with LOSS */
 } tt_segment;
 
 typedef struct tt_step_options {
@@ -66,10 +67,10 @@ tt_code tt_step_run(tt_step *s, int32_t max_units, tt_err *reterr);
 /* Units that the begun step has in all, and how many are done. */
 int32_t tt_step_units(const tt_step *s, int32_t *ret_done);
 
-/* Logits [V] of the i-th segment that wants LAST, in the order of the segments; valid until the
+/* Logits [V] of the i-th row whose segment wants LAST, in the order of the rows; valid until the
  * next begin. */
 const float *tt_step_logits(const tt_step *s, int32_t i);
-/* The token drawn for the i-th segment that has a draw, likewise. */
+/* The token drawn from the i-th row that has a draw, likewise. */
 int32_t tt_step_token(const tt_step *s, int32_t i);
 /* Logits [n, V] of rows [row0, row0 + n) of the step (WANT_ALL; n <= 64); valid until the next
  * call. */

@@ -120,6 +120,7 @@ tt_code tt_generate_start(tt_worker *w, tt_task *t, tt_err *reterr)
         t->until = p->n_prompt;
         return use_adapter(t, reterr);
     }
+    tt_draft_odds_init(&t->r.spec.odds);
     t->r.n_max = p->max_tokens >= 0 && p->max_tokens < room ? p->max_tokens : room;
     tt_code rc = tt_sampler_init(&t->r.sampler, &p->sampling, w->model->n_vocab, p->prompt,
                                  p->n_prompt, reterr);
@@ -224,7 +225,7 @@ tt_code tt_generate_arrived(tt_worker *w, tt_task *t, tt_err *reterr)
 
 /* ---- tokens ---- */
 
-static bool ends(const tt_worker *w, const tt_task *t, int32_t id)
+bool tt_generate_ends(const tt_worker *w, const tt_task *t, int32_t id)
 {
     for (int32_t i = 0; i < t->p->n_stop_ids; i++) {
         if (t->p->stop_ids[i] == id) {
@@ -268,10 +269,12 @@ static tt_code push_token(tt_worker *w, tt_task *t, const tt_drawn *drawn, tt_er
     return TT_OK;
 }
 
-void tt_generate_order(const tt_task *t, tt_draw_order *ret)
+void tt_generate_order(const tt_task *t, int32_t ahead, tt_draw_order *ret)
 {
     const tt_generate_state *r = &t->r;
-    tt_sampler_order(&r->sampler, r->banned, r->n_out < t->p->min_tokens ? r->n_banned : 0, ret);
+    bool early = r->n_out + ahead < t->p->min_tokens;
+    tt_sampler_order(&r->sampler, r->banned, early ? r->n_banned : 0, ret);
+    ret->draw.counter += (uint32_t)ahead;
 }
 
 bool tt_generate_wants_logits(const tt_task *t)
@@ -290,7 +293,7 @@ tt_code tt_generate_token(tt_worker *w, tt_task *t, const tt_drawn *drawn, tt_er
     int32_t id = drawn->id;
     r->n_out++;
     w->totals.generated_tokens++;
-    if (ends(w, t, id)) {
+    if (tt_generate_ends(w, t, id)) {
         r->reason = TT_FINISH_STOP;
         return (tt_code)TT_TASK_OVER;
     }
@@ -330,6 +333,8 @@ tt_code tt_generate_done(tt_worker *w, tt_task *t, tt_err *reterr)
     last->u.done.prompt_tokens = t->p->n_prompt;
     last->u.done.cached_tokens = t->cached;
     last->u.done.completion_tokens = r->n_out;
+    last->u.done.drafted_tokens = r->spec.drafted;
+    last->u.done.accepted_tokens = r->spec.accepted;
     last->u.done.text = copy;
     last->u.done.n_text = n;
     /* points into the job's params, which outlive its events */
@@ -349,4 +354,5 @@ void tt_generate_finish(tt_task *t)
     free(t->r.banned);
     t->r.banned = NULL;
     tt_sampler_finish(&t->r.sampler);
+    tt_lookup_finish(&t->r.spec.lookup);
 }

@@ -217,6 +217,7 @@ typedef struct tt_event {
         struct {
             tt_finish reason;
             int32_t prompt_tokens, cached_tokens, completion_tokens;
+            int32_t drafted_tokens, accepted_tokens; /* of drafts: run, and right (speculate.c) */
             const char *text; /* text still held back that belongs to the answer */
             size_t n_text;
             const char *stop; /* the stop string that matched, or NULL */

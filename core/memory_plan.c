@@ -3,6 +3,7 @@
  */
 #include "core/memory_plan.h"
 
+#include "core/draft.h"
 #include "core/forward.h"
 #include "core/kv.h"
 #include "core/qttt.h"
@@ -74,6 +75,7 @@ void tt_memory_plan_make(const tt_model *m, const tt_memory_options *opt, bool c
                          tt_memory_plan *ret_plan)
 {
     size_t rows = or_else(opt->prefill_chunk, 512), running = or_else(opt->max_running, 32);
+    running = largest(running, TT_DRAFT_ROWS);
     size_t context = or_else(opt->max_context, m->n_ctx_train);
     size_t page = tt_kv_page_bytes(m, opt->kv_type);
     size_t one_training = training_bytes(m, opt->lora);

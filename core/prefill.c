@@ -131,7 +131,7 @@ static tt_code begin_piece(tt_worker *w, tt_task *t, tt_err *reterr)
                                                                                : TT_WANT_NONE};
     }
     if (last) {
-        tt_generate_order(t, &order);
+        tt_generate_order(t, 0, &order);
         seg.draw = &order;
         if (seg.want == TT_WANT_NONE && tt_generate_wants_logits(t)) {
             seg.want = TT_WANT_LAST;

@@ -75,6 +75,11 @@ void tt_sampler_order(const tt_sampler *s, const int32_t *banned, int32_t n_bann
                            .banned = banned};
 }
 
+bool tt_sampler_counts(const tt_sampler *s)
+{
+    return counts(&s->opt);
+}
+
 void tt_sampler_accept(tt_sampler *s, int32_t id)
 {
     const tt_sampling *o = &s->opt;

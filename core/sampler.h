@@ -29,6 +29,9 @@ void tt_sampler_finish(tt_sampler *s);
  * until the next tt_sampler_accept(). The same draw until then. */
 void tt_sampler_order(const tt_sampler *s, const int32_t *banned, int32_t n_banned,
                       tt_draw_order *ret);
+/* A draw depends on which tokens have been generated, not on their number alone (presence and
+ * frequency penalties; a repetition penalty only when a token is new to prompt and text). */
+bool tt_sampler_counts(const tt_sampler *s);
 /* The draw gave `id`: penalties hear of it, and the next draw has the next number. */
 void tt_sampler_accept(tt_sampler *s, int32_t id);
 

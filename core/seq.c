@@ -179,6 +179,14 @@ tt_code tt_seq_reserve(tt_seq *s, int32_t n, tt_err *reterr)
     return rc;
 }
 
+void tt_seq_trim(tt_seq *s, int32_t n)
+{
+    int32_t need = (s->n + n + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS;
+    while (s->n_pages > need) {
+        tt_kv_unref(s->kv, s->pages[--s->n_pages]);
+    }
+}
+
 tt_code tt_seq_restore(tt_seq *s, const int32_t *ids, const uint8_t *decoded, const void *bytes,
                        tt_err *reterr)
 {

@@ -51,6 +51,8 @@ int32_t tt_seq_shared(tt_kv_pool *kv, const char *tenant, uint64_t adapter_id, i
 int32_t tt_seq_need(const tt_seq *s, int32_t n);
 /* Pages for n more tokens. TT_E_CAPACITY when the pool has none left: nothing is changed. */
 tt_code tt_seq_reserve(tt_seq *s, int32_t n, tt_err *reterr);
+/* Gives back pages that n tokens more would not need. */
+void tt_seq_trim(tt_seq *s, int32_t n);
 /* Tokens whose K/V have just been written (their pages were reserved), all of one family.
  * `publish`: full pages get their content key, so that others find them. */
 void tt_seq_append(tt_seq *s, const int32_t *ids, int32_t n, bool decoded, bool publish);

@@ -179,6 +179,11 @@ static int32_t pages_of(const tt_segment *g)
     return (g->pos0 + g->n_rows + TT_PAGE_TOKENS - 1) / TT_PAGE_TOKENS;
 }
 
+static int32_t last_rows(const tt_segment *g)
+{
+    return g->n_last > 0 ? g->n_last : 1;
+}
+
 static void count(tt_step *s, const tt_segment *segs, int32_t n_segs)
 {
     s->n_rows = s->n_last = s->n_targets = 0;
@@ -189,12 +194,14 @@ static void count(tt_step *s, const tt_segment *segs, int32_t n_segs)
         assert(g->n_rows > 0 && g->pos0 >= 0);
         s->n_rows += g->n_rows;
         assert(g->draw == NULL || g->want != TT_WANT_LOSS);
-        s->n_logits += g->want == TT_WANT_LAST;
-        s->n_last += g->want == TT_WANT_LAST || g->draw != NULL;
-        if (g->draw != NULL) {
+        int32_t n_last = last_rows(g);
+        assert(n_last <= g->n_rows);
+        s->n_logits += g->want == TT_WANT_LAST ? n_last : 0;
+        s->n_last += g->want == TT_WANT_LAST || g->draw != NULL ? n_last : 0;
+        for (int32_t r = 0; g->draw != NULL && r < n_last; r++) {
             s->n_draws++;
-            s->n_adjusts += g->draw->draw.n_adjust;
-            s->n_banned += g->draw->draw.n_banned;
+            s->n_adjusts += g->draw[r].draw.n_adjust;
+            s->n_banned += g->draw[r].draw.n_banned;
         }
         s->any_store = s->any_store || g->store;
         s->any_all = s->any_all || g->want == TT_WANT_ALL;
@@ -237,38 +244,51 @@ static void write_rows(tt_step *s, int32_t *ids, int32_t *pos, int32_t *slot, in
     }
 }
 
+typedef struct draw_writer {
+    tt_draw *draws; /* the next one */
+    tt_logit_adjust *adjusts;
+    int32_t *banned;
+    int32_t n_adjusts, n_banned;
+} draw_writer;
+
+/* What is drawn from a row of the logits. */
+static void write_draw(draw_writer *w, const tt_draw_order *o, int32_t row)
+{
+    tt_draw d = o->draw;
+    d.row = row;
+    d.adjust0 = w->n_adjusts;
+    d.banned0 = w->n_banned;
+    if (d.n_adjust > 0) {
+        memcpy(w->adjusts + w->n_adjusts, o->adjusts, (size_t)d.n_adjust * sizeof *w->adjusts);
+    }
+    if (d.n_banned > 0) {
+        memcpy(w->banned + w->n_banned, o->banned, (size_t)d.n_banned * sizeof *w->banned);
+    }
+    w->n_adjusts += d.n_adjust;
+    w->n_banned += d.n_banned;
+    *w->draws++ = d;
+}
+
 /* The last rows that go through the head, and what is drawn from them. */
 static void write_last(desc_writer *w)
 {
     tt_step *s = w->s;
     int32_t *last = desc_take(w, (size_t)s->n_last * sizeof *last, &s->last_idx);
-    tt_draw *draws = desc_take(w, (size_t)s->n_draws * sizeof *draws, &s->draws);
-    tt_logit_adjust *adjusts = desc_take(w, (size_t)s->n_adjusts * sizeof *adjusts, &s->adjusts);
-    int32_t *banned = desc_take(w, (size_t)s->n_banned * sizeof *banned, &s->banned);
-    int32_t n_logits = 0, n_rest = s->n_logits, n_adjusts = 0, n_banned = 0;
+    draw_writer to = {.draws = desc_take(w, (size_t)s->n_draws * sizeof *to.draws, &s->draws)};
+    to.adjusts = desc_take(w, (size_t)s->n_adjusts * sizeof *to.adjusts, &s->adjusts);
+    to.banned = desc_take(w, (size_t)s->n_banned * sizeof *to.banned, &s->banned);
+    int32_t n_logits = 0, n_rest = s->n_logits;
     for (int32_t i = 0; i < s->n_segs; i++) {
         const tt_seg *g = &s->dev_segs_host[i];
         const tt_draw_order *o = s->segs[i].draw;
         bool logits = s->segs[i].want == TT_WANT_LAST;
-        if (!logits && o == NULL) {
-            continue;
-        }
-        int32_t row = logits ? n_logits++ : n_rest++;
-        last[row] = g->row0 + g->n_rows - 1;
-        if (o != NULL) {
-            tt_draw d = o->draw;
-            d.row = row;
-            d.adjust0 = n_adjusts;
-            d.banned0 = n_banned;
-            if (d.n_adjust > 0) {
-                memcpy(adjusts + n_adjusts, o->adjusts, (size_t)d.n_adjust * sizeof *adjusts);
+        int32_t n = logits || o != NULL ? last_rows(&s->segs[i]) : 0;
+        for (int32_t r = 0; r < n; r++) {
+            int32_t row = logits ? n_logits++ : n_rest++;
+            last[row] = g->row0 + g->n_rows - n + r;
+            if (o != NULL) {
+                write_draw(&to, &o[r], row);
             }
-            if (d.n_banned > 0) {
-                memcpy(banned + n_banned, o->banned, (size_t)d.n_banned * sizeof *banned);
-            }
-            n_adjusts += d.n_adjust;
-            n_banned += d.n_banned;
-            *draws++ = d;
         }
     }
 }

@@ -37,8 +37,8 @@ struct tt_step {
     tt_seg *dev_segs_host;    /* [n_segs] */
     tt_adapter_group *groups; /* [n_segs] scratch */
     int32_t n_rows, n_targets;
-    /* Last rows that go through the head: first those of n_logits segments that want LAST, then
-     * those that only have a draw. */
+    /* Last rows that go through the head: first n_logits of segments that want LAST, then those
+     * that only have a draw. */
     int32_t n_last, n_logits, n_draws, n_adjusts, n_banned;
     bool any_store, any_all, any_loss;
     tt_phase phase;

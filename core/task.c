@@ -142,10 +142,11 @@ void tt_task_set_adapter(tt_task *t, tt_adapter *a, int32_t n_base)
     tt_seq_set_adapter(&t->seq, a->id, n_base);
 }
 
-tt_code tt_task_add_id(tt_task *t, int32_t id, tt_err *reterr)
+tt_code tt_task_reserve_ids(tt_task *t, int32_t n, tt_err *reterr)
 {
-    if (t->n_ids == t->cap) {
-        int32_t cap = t->cap + t->cap / 2 + 64;
+    int32_t need = t->n_ids + n;
+    if (need > t->cap) {
+        int32_t cap = need + need / 2 + 64;
         int32_t *ids = realloc(t->ids, (size_t)cap * sizeof *ids);
         t->ids = ids != NULL ? ids : t->ids;
         uint8_t *decoded = ids != NULL ? realloc(t->decoded, (size_t)cap) : NULL;
@@ -154,6 +155,15 @@ tt_code tt_task_add_id(tt_task *t, int32_t id, tt_err *reterr)
         }
         t->decoded = decoded;
         t->cap = cap;
+    }
+    return TT_OK;
+}
+
+tt_code tt_task_add_id(tt_task *t, int32_t id, tt_err *reterr)
+{
+    tt_code rc = tt_task_reserve_ids(t, 1, reterr);
+    if (rc != TT_OK) {
+        return rc;
     }
     t->ids[t->n_ids] = id;
     t->decoded[t->n_ids++] = 1;

@@ -4,6 +4,8 @@
 #ifndef TT_TASK_H
 #define TT_TASK_H
 
+#include "core/draft.h"
+#include "core/lookup.h"
 #include "core/page_store.h"
 #include "core/qttt.h"
 #include "core/sampler.h"
@@ -25,6 +27,16 @@ typedef enum tt_generate_phase {
     TT_GENERATE_DECODE
 } tt_generate_phase;
 
+/* The drafts of a request, see speculate.c. */
+typedef struct tt_speculation {
+    tt_lookup lookup; /* owned */
+    tt_draft_odds odds;
+    int32_t n_match;           /* tokens of the match that foretells */
+    int32_t n_guess;           /* tokens that are foretold, behind the task's n_ids */
+    int32_t n_draft;           /* of these, rows of the next step; their pages are reserved */
+    int32_t drafted, accepted; /* in all */
+} tt_speculation;
+
 typedef struct tt_generate_state {
     tt_generate_phase phase;
     bool adapting;
@@ -34,6 +46,7 @@ typedef struct tt_generate_state {
     int32_t *banned;  /* owned [n_banned], rising */
     int32_t n_banned;
     int32_t n_out, n_max;
+    tt_speculation spec;
     int32_t echoed;                /* prompt positions whose log-probabilities are out */
     bool stopped;                  /* by a stop string */
     tt_event *diagnosis;           /* owned: a DIAGNOSE job's, being filled */
@@ -97,6 +110,8 @@ tt_code tt_task_name_adapters(tt_worker *w, tt_task *t, bool must);
 void tt_task_drop_pages(tt_worker *w, tt_task *t);
 /* One token more at the end of ids. TT_E_NOMEM. */
 tt_code tt_task_add_id(tt_task *t, int32_t id, tt_err *reterr);
+/* Room behind ids for n more. TT_E_NOMEM. */
+tt_code tt_task_reserve_ids(tt_task *t, int32_t n, tt_err *reterr);
 /* A zeroed event with owned_bytes of memory; NULL: TT_E_NOMEM. */
 tt_event *tt_task_event(tt_event_type type, size_t owned_bytes, tt_err *reterr);
 tt_code tt_task_cancelled(tt_err *reterr);
@@ -142,8 +157,11 @@ typedef struct tt_drawn {
     tt_logprob top[TT_MAX_TOP_LOGPROBS];
 } tt_drawn;
 
-/* How its next token is drawn; good until tt_generate_token(). */
-void tt_generate_order(const tt_task *t, tt_draw_order *ret);
+/* How its next token is drawn, or the one `ahead` of it if those between are of a draft; good until
+ * tt_generate_token(). */
+void tt_generate_order(const tt_task *t, int32_t ahead, tt_draw_order *ret);
+/* With this token the generation is over. */
+bool tt_generate_ends(const tt_worker *w, const tt_task *t, int32_t id);
 /* The client wants log-probabilities: the logits have to come to the host. */
 bool tt_generate_wants_logits(const tt_task *t);
 /* Of a token and its logits [V]. Any thread of the engine's. */
@@ -193,10 +211,24 @@ tt_code tt_training_run(tt_worker *w, tt_task *t, double seconds, tt_err *reterr
 void tt_training_rest(tt_worker *w, tt_task *t);
 void tt_training_finish(tt_worker *w, tt_task *t);
 
+/* ---- speculate.c ---- */
+
+/* Says how many draft tokens each of the next step's tasks gets, whose next pages are reserved, and
+ * takes pages for them while there are free ones. */
+void tt_speculate_plan(tt_worker *w, tt_task *const *tasks, int32_t n);
+/* The step goes without drafts. False: it had none. */
+bool tt_speculate_drop(tt_task *const *tasks, int32_t n);
+/* drawn: [1 + n_draft] ids. Returns how many of them count: up to the first that was not drafted,
+ * with it. */
+int32_t tt_speculate_check(tt_task *t, const tt_drawn *drawn);
+/* After the step: n_taken rows are in the sequence, the others and their pages are forgotten. */
+void tt_speculate_over(tt_worker *w, tt_task *t, int32_t n_taken);
+
 /* ---- batch.c ---- */
 
-/* One decode step of n tasks whose next page is reserved; then each has its next token. outcome[i]:
- * TT_OK, TT_TASK_OVER or an error of this task, in errs[i]. An error that concerns all is returned.
+/* One decode step of n tasks whose next page is reserved, with their drafts; then each has its next
+ * token, or several. outcome[i]: TT_OK, TT_TASK_OVER or an error of this task, in errs[i]. An error
+ * that concerns all is returned.
  */
 tt_code tt_batch_decode(tt_worker *w, tt_task *const *tasks, int32_t n, tt_code *outcome,
                         tt_err *errs, tt_err *reterr);

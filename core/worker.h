@@ -4,6 +4,7 @@
 #define TT_WORKER_H
 
 #include "core/adapter_cache.h"
+#include "core/draft.h"
 #include "core/engine.h"
 #include "core/forward.h"
 #include "core/kv.h"
@@ -23,6 +24,8 @@ typedef struct tt_worker {
     int n_threads;
     char device_name[20]; /* "cpu", "cuda:0" */
     int32_t max_context, prefill_chunk;
+    int32_t max_draft;      /* tokens of a draft; 0 = none are made */
+    tt_step_cost step_cost; /* of decode steps */
     tt_qttt_caps caps;
     tt_auto_rule auto_rule;
     int32_t *eog; /* owned: ids that end a generation, rising */

@@ -26,10 +26,15 @@ static void put_usage(tt_buf *b, const tt_usage *u)
 {
     tt_buf_printf(b,
                   ",\"usage\":{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,"
-                  "\"total_tokens\":%lld,\"prompt_tokens_details\":{\"cached_tokens\":%lld}}",
+                  "\"total_tokens\":%lld,\"prompt_tokens_details\":{\"cached_tokens\":%lld}",
                   (long long)u->prompt_tokens, (long long)u->completion_tokens,
                   (long long)(u->prompt_tokens + u->completion_tokens),
                   (long long)u->cached_tokens);
+    if (u->accepted_tokens > 0) {
+        tt_buf_printf(b, ",\"completion_tokens_details\":{\"accepted_prediction_tokens\":%lld}",
+                      (long long)u->accepted_tokens);
+    }
+    tt_buf_putc(b, '}');
 }
 
 static void put_progress(tt_buf *b, const tt_chunk *c)

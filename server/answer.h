@@ -17,6 +17,7 @@ typedef struct tt_answer {
 
 typedef struct tt_usage {
     int64_t prompt_tokens, completion_tokens, cached_tokens;
+    int64_t accepted_tokens; /* of completion_tokens, those that drafts had right */
 } tt_usage;
 
 /* What a chunk says. Zero = nothing of that kind. */

@@ -119,7 +119,8 @@ void tt_choice_done(tt_choice *c, const tt_event *ev)
     c->finish_reason = tt_finish_text(ev->u.done.reason);
     c->usage = (tt_usage){.prompt_tokens = ev->u.done.prompt_tokens,
                           .cached_tokens = ev->u.done.cached_tokens,
-                          .completion_tokens = ev->u.done.completion_tokens};
+                          .completion_tokens = ev->u.done.completion_tokens,
+                          .accepted_tokens = ev->u.done.accepted_tokens};
     c->prefill_seconds = ev->u.done.prefill_seconds;
 }
 

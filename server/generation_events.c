@@ -127,6 +127,7 @@ static tt_usage sum_usage(const tt_generation *g)
                 break; /* the next prompt's */
             }
             sum.completion_tokens += c->usage.completion_tokens;
+            sum.accepted_tokens += c->usage.accepted_tokens;
             cached = c->usage.cached_tokens < cached ? c->usage.cached_tokens : cached;
         }
         sum.prompt_tokens += g->choices[i].usage.prompt_tokens;

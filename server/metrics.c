@@ -271,7 +271,11 @@ static void write_engine(tt_buf *b, const tt_engine_stats *st, const tt_metrics_
     counter(b, "qttt_decode_steps_total", "Decode steps, one for all rows of a batch.",
             st->decode_steps);
     counter(b, "qttt_decode_rows_total",
-            "Rows of decode steps; divided by the steps, the mean batch.", st->decode_rows);
+            "Rows of decode steps without drafts; divided by the steps, the mean batch.",
+            st->decode_rows);
+    counter(b, "qttt_drafted_tokens_total", "Tokens of drafts that were run.", st->drafted_tokens);
+    counter(b, "qttt_accepted_tokens_total",
+            "Of these, tokens that answers have: each saved a decode step.", st->accepted_tokens);
     gauge(b, "qttt_kv_bytes", "Memory of the K/V pool.", (double)st->kv_bytes_total);
     gauge(b, "qttt_kv_pages", "Pages of the K/V pool.", (double)st->kv_pages_total);
     gauge(b, "qttt_kv_pages_used", "Pages with content.",

@@ -30,7 +30,7 @@ typedef struct tt_settings {
 
     double request_timeout;
 
-    int64_t max_running;
+    int64_t max_running, speculation, draft_tokens;
     double target_gap_ms;
 
     double heartbeat_seconds;

@@ -5,6 +5,7 @@
 
 static const char *const kv_types[] = {"bf16", "f32", "q8", NULL};
 static const char *const append_conflicts[] = {"wait", "409", NULL};
+static const char *const speculations[] = {"auto", "off", NULL};
 static const char *const log_levels[] = {"error", "warn", "info", "debug", NULL};
 static const char *const log_formats[] = {"text", "json", NULL};
 
@@ -90,6 +91,10 @@ const tt_setting tt_setting_table[] = {
      "answers written together"},
     {"sched.target_gap_ms", "target-gap-ms", TT_SET_FLOAT, AT(target_gap_ms), 1, 60000, "100", NULL,
      "between two tokens while long work runs"},
+    {"sched.speculation", "speculation", TT_SET_CHOICE, AT(speculation), 0, 0, "auto", speculations,
+     "drafts out of a request's own text: auto, off"},
+    {"sched.draft_tokens", "draft-tokens", TT_SET_INT, AT(draft_tokens), 1, 15, "15", NULL,
+     "tokens of a draft at most"},
 
     {"qttt.alias", "qttt-alias", TT_SET_BOOL, AT(qttt_alias), 0, 0, "true", NULL,
      "serve the model NAME-qttt, which adapts"},

@@ -103,6 +103,9 @@ static void note(client_outcome *o, const tt_event *ev)
         break;
     case TT_EV_DONE:
         o->cached = ev->u.done.cached_tokens;
+        o->n_tokens = ev->u.done.completion_tokens;
+        o->drafted = ev->u.done.drafted_tokens;
+        o->accepted = ev->u.done.accepted_tokens;
         o->finish = ev->u.done.reason;
         strncat(o->text, ev->u.done.text, ev->u.done.n_text);
         break;

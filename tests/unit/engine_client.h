@@ -12,6 +12,7 @@ typedef struct client_outcome {
     tt_event_type last;
     tt_err error;
     int32_t ids[64], n_ids, n_prompt_logprobs, n_adapt, last_step, cached;
+    int32_t n_tokens, drafted, accepted;
     float logprob[64];
     char text[1024];
     bool adapted;

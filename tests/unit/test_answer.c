@@ -93,6 +93,12 @@ static void test_usage(void **state)
              "{" CHAT_HEAD ",\"choices\":[],\"usage\":{\"prompt_tokens\":3000000000,"
              "\"completion_tokens\":7,\"total_tokens\":3000000007,"
              "\"prompt_tokens_details\":{\"cached_tokens\":64}}}");
+    u.accepted_tokens = 5;
+    chunk_is(&a, &(tt_chunk){.usage = &u},
+             "{" CHAT_HEAD ",\"choices\":[],\"usage\":{\"prompt_tokens\":3000000000,"
+             "\"completion_tokens\":7,\"total_tokens\":3000000007,"
+             "\"prompt_tokens_details\":{\"cached_tokens\":64},"
+             "\"completion_tokens_details\":{\"accepted_prediction_tokens\":5}}}");
 }
 
 static void test_progress(void **state)

@@ -62,6 +62,7 @@ static void test_values(void **state)
     assert_int_equal(o.isa_mask, TT_ISA_ALL);
     assert_int_equal(o.kv_type, TT_BF16);
     assert_true(o.max_queue == 256 && o.max_running == 32 && o.target_gap == 0.1);
+    assert_int_equal(o.max_draft, 15);
     assert_true(o.max_jobs == 1 && o.max_queued_jobs == 64 && o.train_share == 0.3);
     assert_true(o.auto_rule.min_tokens == 2048 && o.auto_rule.min_recall == 0.1 &&
                 o.auto_rule.max_load == 4);
@@ -75,6 +76,7 @@ static void test_values(void **state)
     set("limits.max_requests", "9");
     set("sched.max_running", "8");
     set("sched.target_gap_ms", "250");
+    set("sched.draft_tokens", "6");
     set("qttt.share", "0.5");
     set("qttt.max_jobs", "10");
     set("qttt.max_queued_jobs", "11");
@@ -97,13 +99,16 @@ static void test_values(void **state)
     assert_true(o.caps.max_steps == 17 && o.caps.max_span_tokens == 200 && o.caps.max_rank == 6);
     assert_true(o.caps.max_learning_rate == 2e-4 && o.caps.max_delta_norm == 0.25);
     assert_true(o.max_running == 8 && o.target_gap == 0.25 && o.train_share == 0.5);
+    assert_int_equal(o.max_draft, 6);
     assert_true(o.max_jobs == 10 && o.max_queued_jobs == 11);
     assert_true(o.auto_rule.min_tokens == 12 && o.auto_rule.min_recall == 0.75 &&
                 o.auto_rule.max_load == 13);
     assert_null(o.on_state);
     set("model.kv_type", "q8");
+    set("sched.speculation", "off");
     assert_int_equal(tt_engine_options_from(&settings, &o, &device, &err), TT_OK);
     assert_int_equal(o.kv_type, TT_I8);
+    assert_int_equal(o.max_draft, -1);
 }
 
 int main(void)

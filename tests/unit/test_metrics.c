@@ -60,6 +60,8 @@ static void page(void **state)
                                         .preemptions = 11,
                                         .decode_steps = 12,
                                         .decode_rows = 13,
+                                        .drafted_tokens = 14,
+                                        .accepted_tokens = 8,
                                         .kv_pages_total = 10,
                                         .kv_pages_used = 6,
                                         .kv_pages_cached = 1},
@@ -96,6 +98,8 @@ static void page(void **state)
     assert_int_equal(value_of(b.p, "qttt_preemptions_total "), 11);
     assert_int_equal(value_of(b.p, "qttt_decode_steps_total "), 12);
     assert_int_equal(value_of(b.p, "qttt_decode_rows_total "), 13);
+    assert_int_equal(value_of(b.p, "qttt_drafted_tokens_total "), 14);
+    assert_int_equal(value_of(b.p, "qttt_accepted_tokens_total "), 8);
     assert_int_equal(value_of(b.p, "vllm:num_requests_running{model_name=\"m\"} "), 1);
     assert_int_equal(value_of(b.p, "vllm:num_requests_waiting{model_name=\"m\"} "), 3);
     assert_non_null(strstr(b.p, "vllm:kv_cache_usage_perc{model_name=\"m\"} 0.6\n"));

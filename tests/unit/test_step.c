@@ -341,6 +341,53 @@ static void test_draws_are_of_their_own_rows(void **state)
     small_close(&e);
 }
 
+/* Several last rows of one segment give what each gives as the last row of a segment of its own,
+ * beside others. */
+static void test_several_last_rows(void **state)
+{
+    enum { ROWS = 5, LAST = 3 };
+    small_engine e;
+    float y[VOCAB], alone[LAST][VOCAB];
+    open_poisoned(&e, "qwen3", TT_ISA_ALL, TT_BF16);
+    prefill(&e, pages_a, CONTEXT, CONTEXT, y);
+    tt_logit_adjust adjust = {3, 2, 1, 0};
+    int32_t banned[2] = {2, 11};
+    tt_draw_order orders[LAST], other = {.draw = {.stream = 5, .temperature = 20, .top_p = 1}};
+    tt_segment seg = {.ids = ids + 70, .pos0 = 70, .pages = pages_a, .want = TT_WANT_LAST};
+    for (int32_t i = 0; i < LAST; i++) {
+        orders[i] = (tt_draw_order){.draw = {.stream = 9,
+                                             .counter = 4 + (uint32_t)i,
+                                             .temperature = 20,
+                                             .top_p = 1,
+                                             .n_adjust = i != 1,
+                                             .n_banned = i},
+                                    .adjusts = &adjust,
+                                    .banned = banned};
+        seg.n_rows = ROWS - LAST + 1 + i;
+        small_run(&e, &seg, 1, &(tt_step_options){.family = TT_DECODE});
+        memcpy(alone[i], tt_step_logits(e.step, 0), sizeof alone[i]);
+    }
+    seg.n_last = LAST;
+    seg.draw = orders;
+    for (int logits = 0; logits <= 1; logits++) {
+        tt_segment beside = {.ids = ids, .n_rows = 2, .pos0 = 7, .pages = pages_a, .draw = &other};
+        tt_segment segs[3] = {beside, seg, beside};
+        segs[1].want = logits ? TT_WANT_LAST : TT_WANT_NONE;
+        segs[2].want = TT_WANT_LAST;
+        small_run(&e, segs, 3, &(tt_step_options){.family = TT_DECODE});
+        for (int32_t i = 0; i < LAST; i++) {
+            assert_int_equal(tt_step_token(e.step, 1 + i), draw_of(&e, alone[i], &orders[i]));
+            if (logits) {
+                assert_memory_equal(tt_step_logits(e.step, i), alone[i], sizeof alone[i]);
+            }
+        }
+        assert_int_equal(tt_step_token(e.step, 0), tt_step_token(e.step, 1 + LAST));
+        assert_int_equal(tt_step_token(e.step, 0),
+                         draw_of(&e, tt_step_logits(e.step, logits ? LAST : 0), &other));
+    }
+    small_close(&e);
+}
+
 static void test_company_and_order_do_not_show(void **state)
 {
     check_company(TT_PREFILL, TT_BF16);
@@ -603,6 +650,7 @@ int main(void)
         cmocka_unit_test(test_rows_without_pages_of_their_own_write_nothing),
         cmocka_unit_test(test_company_and_order_do_not_show),
         cmocka_unit_test(test_draws_are_of_their_own_rows),
+        cmocka_unit_test(test_several_last_rows),
         cmocka_unit_test(test_results_agree_with_each_other),
         cmocka_unit_test(test_loss_weights_are_on_the_device),
         cmocka_unit_test(test_pieces_do_not_show),
