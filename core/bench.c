@@ -295,7 +295,7 @@ static tt_code measure(tt_bench *b, tt_err *reterr)
     if (b->opt->part != TT_BENCH_SERVE && b->opt->part < TT_BENCH_PROFILE) {
         rc = tt_bench_tokenise(b, reterr);
     }
-    if (rc != TT_OK || b->opt->part == TT_BENCH_TOKENISE) {
+    if (rc != TT_OK || b->opt->part == TT_BENCH_TOKENISE || b->opt->part == TT_BENCH_DRAFTS) {
         return rc;
     }
     rc = read_rate(b, reterr);
@@ -360,6 +360,9 @@ tt_code tt_bench_run(const tt_bench_options *opt, tt_bench_report *r, tt_err *re
     tt_seq_finish(&b.seq);
     free(b.ids);
     tt_worker_close(&b.w);
+    if (rc == TT_OK && opt->part == TT_BENCH_DRAFTS) {
+        return tt_bench_drafts(&b, reterr);
+    }
     if (rc == TT_OK && opt->loss_text_path != NULL && opt->part <= TT_BENCH_MODEL) {
         rc = tt_bench_loss(&b, reterr);
     }

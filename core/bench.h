@@ -21,7 +21,8 @@ typedef struct tt_bench_figure {
 #define TT_BENCH_MAX_FIGURES 64
 
 /* MODEL: one sequence at a time. SERVE: many users at once. TOKENISE: the tokenizer
- * alone. ALL has these three. PROFILE: where the time of a step goes. GROWTH: what a step costs as
+ * alone. ALL has these three. PROFILE: where the time of a step goes. DRAFTS: quotes and
+ * free text, with drafts and without. GROWTH: what a step costs as
  * its context, its streams or their adapters grow. */
 typedef enum tt_bench_part {
     TT_BENCH_ALL,
@@ -29,6 +30,7 @@ typedef enum tt_bench_part {
     TT_BENCH_SERVE,
     TT_BENCH_TOKENISE,
     TT_BENCH_PROFILE,
+    TT_BENCH_DRAFTS,
     TT_BENCH_GROWTH,
     TT_BENCH_GROWTH_CONTEXT,
     TT_BENCH_GROWTH_STREAMS,

@@ -51,6 +51,8 @@ tt_code tt_bench_loss(tt_bench *b, tt_err *reterr);
 
 /* The figures of many users at once. */
 tt_code tt_bench_serve(tt_bench *b, tt_err *reterr);
+/* Decoding with drafts and without. */
+tt_code tt_bench_drafts(tt_bench *b, tt_err *reterr);
 /* A context of n tokens from disk, on engines of its own. ids: [n + 128]. */
 tt_code tt_bench_restore(tt_bench *b, const tt_engine_options *opt, const int32_t *ids, int32_t n,
                          tt_err *reterr);

@@ -6,13 +6,13 @@
 
 #define RATE 0.125f  /* weight of one token in the odds */
 #define FADE 0.97    /* of the weight of older steps */
-#define PRIOR 0.2    /* a row's part of a step, before anything is known */
-#define PRIOR_SIZE 4 /* rows^2 of evidence that it is worth */
-#define OUTLIER 3.0  /* times what a step should have cost: the process was stopped */
+#define PRIOR 0.35   /* a row's part of a step, before anything is known */
+#define EVIDENCE 4.0 /* rows^2 that outweigh what was known before */
+#define OUTLIER 1.5  /* times what a step should have cost: the process was stopped */
 #define MARGIN 1.2   /* of the gain over the cost of a row that is spent */
 #define LEAST 0.8    /* of the speed without drafts, for every stream */
 #define ROW_MIN 0.03
-#define ROW_MAX 0.6
+#define ROW_MAX 0.75 /* a draft that is sure still tries whether it is so */
 
 static int class_of(int32_t n_match)
 {
@@ -21,7 +21,8 @@ static int class_of(int32_t n_match)
 
 void tt_draft_odds_init(tt_draft_odds *o)
 {
-    *o = (tt_draft_odds){{0.3f, 0.45f, 0.65f, 0.85f}};
+    /* short matches have to prove themselves: foretelling costs nothing, rows do */
+    *o = (tt_draft_odds){{0.1f, 0.25f, 0.6f, 0.85f}};
 }
 
 float tt_draft_odds_of(const tt_draft_odds *o, int32_t n_match)
@@ -37,38 +38,38 @@ void tt_draft_odds_learn(tt_draft_odds *o, int32_t n_match, int32_t n_right, int
     }
 }
 
-/* base + row of the fitted line; *ret_row: row. The slope is drawn towards the prior's until steps
- * of different sizes have been seen. */
+double tt_step_cost_row(const tt_step_cost *c)
+{
+    return c->part > 0 ? c->part : PRIOR;
+}
+
+/* base + row of the fitted line; *ret_row: row. The slope is drawn towards what it was: steps that
+ * all have the same rows say nothing of it. */
 static double one_row(const tt_step_cost *c, double *ret_row)
 {
-    double x = c->x / c->n, y = c->y / c->n;
-    double wanted = y * PRIOR / (1 + PRIOR * (x - 1));
+    double x = c->x / c->n, y = c->y / c->n, part = tt_step_cost_row(c);
+    double wanted = y * part / (1 + part * (x - 1));
     double sxx = c->xx - c->n * x * x, sxy = c->xy - c->n * x * y;
-    double row = (sxy + PRIOR_SIZE * wanted) / (sxx + PRIOR_SIZE);
-    double one = y - row * (x - 1);
-    *ret_row = row;
-    return one;
+    *ret_row = (sxy + EVIDENCE * wanted) / (sxx + EVIDENCE);
+    return y - *ret_row * (x - 1);
 }
 
 void tt_step_cost_add(tt_step_cost *c, int32_t n_rows, double seconds)
 {
+    double row, one, x = n_rows;
     if (c->n > 0) {
-        double row, one = one_row(c, &row), most = OUTLIER * (one + row * (n_rows - 1));
-        seconds = most > 0 && seconds > most ? most : seconds;
+        one = one_row(c, &row);
+        double expected = one + row * (n_rows - 1), most = OUTLIER * expected;
+        seconds = expected > 0 && seconds > most ? most : seconds;
     }
-    double x = n_rows;
     c->n = FADE * c->n + 1;
     c->x = FADE * c->x + x;
     c->y = FADE * c->y + seconds;
     c->xx = FADE * c->xx + x * x;
     c->xy = FADE * c->xy + x * seconds;
-}
-
-double tt_step_cost_row(const tt_step_cost *c)
-{
-    double row, one = c->n > 0 ? one_row(c, &row) : 0;
-    double part = one > 0 ? row / one : PRIOR;
-    return part < ROW_MIN ? ROW_MIN : part > ROW_MAX ? ROW_MAX : part;
+    one = one_row(c, &row);
+    double part = one > 0 ? row / one : ROW_MAX;
+    c->part = part < ROW_MIN ? ROW_MIN : part > ROW_MAX ? ROW_MAX : part;
 }
 
 /* Tokens that a stream with n draft tokens is likely to get of one step. */

@@ -22,13 +22,15 @@ float tt_draft_odds_of(const tt_draft_odds *o, int32_t n_match);
  * the one after them was not, and of those behind it nothing is known. */
 void tt_draft_odds_learn(tt_draft_odds *o, int32_t n_match, int32_t n_right, int32_t n);
 
-/* What a step costs by its rows: seconds = base + rows * row, fitted to the last steps. */
+/* What a step costs by its rows: seconds = base + rows * row, fitted to the last steps. Zeroed =
+ * nothing is known. */
 typedef struct tt_step_cost {
     double n, x, y, xx, xy; /* fading sums over steps: 1, rows, seconds, rows^2, rows * seconds */
+    double part;            /* row / (base + row): what steps of one size do not contradict stays */
 } tt_step_cost;
 
 void tt_step_cost_add(tt_step_cost *c, int32_t n_rows, double seconds);
-/* A row's part of a step of one row: row / (base + row), 0.03..0.6. */
+/* A row's part of a step of one row: row / (base + row), 0.03..0.75. */
 double tt_step_cost_row(const tt_step_cost *c);
 
 /* One stream of a step. */

@@ -49,6 +49,8 @@ typedef struct tt_engine_options {
     size_t adapter_cache_bytes; /* adapters of sessions and of the cache together */
     int32_t prefill_chunk;      /* rows, 0 = 512 */
     int32_t max_draft;          /* tokens of a draft (draft.h), 0 = 15, the most; negative = none */
+    double row_cost;            /* of a draft's row, as tt_step_cost_row() has it, so that drafts do
+                                   not depend on the clock; 0 = measured */
     int32_t max_queue;          /* requests that wait, 0 = 64 */
     int32_t max_running;        /* requests served together, 0 = 32 */
     int32_t max_jobs;           /* trainings at a time, 0 = 1 */

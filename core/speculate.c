@@ -70,7 +70,7 @@ void tt_speculate_plan(tt_worker *w, tt_task *const *tasks, int32_t n)
             (tt_draft_wish){.odds = s->n_guess > 0 ? tt_draft_odds_of(&s->odds, s->n_match) : 0,
                             .n_most = s->n_guess};
     }
-    tt_draft_share(wish, n, tt_step_cost_row(&w->step_cost));
+    tt_draft_share(wish, n, w->row_cost > 0 ? w->row_cost : tt_step_cost_row(&w->step_cost));
     for (int32_t i = 0; i < n; i++) {
         tasks[i]->r.spec.n_draft = wish[i].n;
         reserve(tasks[i]);

@@ -158,7 +158,8 @@ tt_code tt_worker_open(tt_worker *w, const tt_engine_options *opt, tt_err *reter
                      .prefill_chunk = opt->prefill_chunk > 0 ? opt->prefill_chunk : 512,
                      .max_draft = opt->max_draft == 0  ? TT_DRAFT_MAX
                                   : opt->max_draft < 0 ? 0
-                                                       : opt->max_draft};
+                                                       : opt->max_draft,
+                     .row_cost = opt->row_cost};
     tt_auto_rule *a = &w->auto_rule;
     a->min_tokens = a->min_tokens > 0 ? a->min_tokens : 2048;
     a->min_recall = a->min_recall > 0 ? a->min_recall : 0.1;

@@ -26,6 +26,7 @@ typedef struct tt_worker {
     int32_t max_context, prefill_chunk;
     int32_t max_draft;      /* tokens of a draft; 0 = none are made */
     tt_step_cost step_cost; /* of decode steps */
+    double row_cost;        /* in place of it; 0 = measured */
     tt_qttt_caps caps;
     tt_auto_rule auto_rule;
     int32_t *eog; /* owned: ids that end a generation, rising */

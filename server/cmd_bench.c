@@ -23,7 +23,7 @@ static void print_usage(void)
         "  --json FILE                      also write the figures to FILE\n"
         "  --repeat N                       repetitions of which the median counts, 1 to 25 [5]\n"
         "  --part model|serve|tokenise|all  what to measure [all]\n"
-        "                                   or growth, growth-context, growth-streams, "
+        "                                   or drafts, growth, growth-context, growth-streams, "
         "growth-adapters:\n"
         "                                   what a step costs as these grow\n"
         "  --profile                        instead of these: time, bytes and FLOPs by operation\n"
@@ -177,6 +177,7 @@ static bool part_of(const char *name, tt_bench_part *ret)
         [TT_BENCH_SERVE] = "serve",
         [TT_BENCH_TOKENISE] = "tokenise",
         [TT_BENCH_PROFILE] = "profile",
+        [TT_BENCH_DRAFTS] = "drafts",
         [TT_BENCH_GROWTH] = "growth",
         [TT_BENCH_GROWTH_CONTEXT] = "growth-context",
         [TT_BENCH_GROWTH_STREAMS] = "growth-streams",

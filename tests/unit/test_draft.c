@@ -48,17 +48,22 @@ static double learned_row(double base, double row, double noise, bool stopped)
 static void test_cost_of_a_row(void **state)
 {
     tt_step_cost none = {0}, same = {0};
-    assert_true(fabs(tt_step_cost_row(&none) - 0.2) < 1e-9);
+    assert_true(fabs(tt_step_cost_row(&none) - 0.35) < 1e-9);
     for (int i = 0; i < 100; i++) {
         tt_step_cost_add(&same, 5, 0.01); /* says nothing of what a row costs */
     }
-    assert_true(fabs(tt_step_cost_row(&same) - 0.2) < 1e-6);
+    assert_true(fabs(tt_step_cost_row(&same) - 0.35) < 1e-6);
+    tt_step_cost_add(&same, 9, 0.014); /* once more rows, and a row is a tenth of a step */
+    for (int i = 0; i < 300; i++) {
+        tt_step_cost_add(&same, 1, 0.006); /* it is remembered */
+    }
+    assert_true(fabs(tt_step_cost_row(&same) - 1.0 / 6) < 0.05);
     assert_true(fabs(learned_row(0.009, 0.001, 0, false) - 0.1) < 0.02);
     assert_true(fabs(learned_row(0.006, 0.004, 0, false) - 0.4) < 0.03);
     assert_true(fabs(learned_row(0.009, 0.001, 0.1, false) - 0.1) < 0.05);
     assert_true(fabs(learned_row(0.009, 0.001, 0, true) - 0.1) < 0.07);
     assert_true(learned_row(0.01, 0, 0, false) == 0.03);
-    assert_true(learned_row(0, 0.01, 0, false) == 0.6);
+    assert_true(learned_row(0, 0.01, 0, false) == 0.75);
 }
 
 static void test_one_stream(void **state)

@@ -18,7 +18,7 @@
 enum { PROMPT = 200, LONG = 60 };
 
 static const tt_engine_options on = {
-    .isa_mask = TT_ISA_ALL, .adapter_cache_bytes = 64 << 20, .prefill_chunk = 64};
+    .isa_mask = TT_ISA_ALL, .adapter_cache_bytes = 64 << 20, .prefill_chunk = 64, .row_cost = 0.05};
 
 static tt_engine *start(const char *file, bool drafts)
 {

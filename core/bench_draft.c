@@ -1,0 +1,231 @@
+/* bench_draft.c - what drafts are worth, see bench.h: requests to quote a section of a long
+ * document and requests for free text, by an engine with drafts and one without, which take turns.
+ * Thread: the caller's. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "core/bench_priv.h"
+#include "core/rng.h"
+
+#define SECTIONS 30 /* some 4,400 tokens: as long as a licence */
+#define SENTENCES 7 /* of a section: longer than what is quoted */
+#define ANSWER 96   /* tokens */
+#define QUOTED 9    /* sections that are asked for, from 3 on, every second */
+
+typedef enum kind { QUOTE, FREE, N_KINDS } kind;
+
+typedef struct bench_text {
+    char *p; /* owned [cap] */
+    size_t n, cap;
+} bench_text;
+
+typedef struct drafting {
+    tt_bench *b;
+    tt_engine *e[2]; /* without drafts, with */
+    double rate[N_KINDS][2][TT_BENCH_MAX_REPEAT];
+    int64_t drafted, accepted; /* of quotes */
+} drafting;
+
+static const char *const subjects[] = {"The holder", "The tenant",   "Each member", "The clerk",
+                                       "An auditor", "The surveyor", "Any visitor", "The council"};
+static const char *const verbs[] = {"shall inspect", "may return",  "must register", "shall repair",
+                                    "may inherit",   "must number", "shall deliver", "may survey"};
+static const char *const objects[] = {"every copper lamp", "the lower bridge",  "all winter stores",
+                                      "a sealed ledger",   "the north orchard", "both iron gates",
+                                      "the old granary",   "seven oak barrels"};
+static const char *const ends[] = {"before the first frost", "without any delay",
+                                   "in plain handwriting",   "under two witnesses",
+                                   "at the public expense",  "after the spring flood",
+                                   "on the market day",      "for as long as it lasts"};
+
+static void put(bench_text *t, const char *s)
+{
+    size_t n = strlen(s);
+    if (t->n + n < t->cap) {
+        memcpy(t->p + t->n, s, n + 1);
+        t->n += n;
+    }
+}
+
+/* A charter of numbered sections, no two sentences of which are the same. */
+static void write_document(bench_text *t)
+{
+    tt_rng rng = tt_rng_make(5, 17);
+    char number[32];
+    for (int i = 1; i <= SECTIONS; i++) {
+        snprintf(number, sizeof number, "Section %d.", i);
+        put(t, number);
+        for (int j = 0; j < SENTENCES; j++) {
+            const char *const words[] = {subjects[tt_rng_below(&rng, 8)],
+                                         verbs[tt_rng_below(&rng, 8)],
+                                         objects[tt_rng_below(&rng, 8)],
+                                         ends[tt_rng_below(&rng, 8)],
+                                         "and with it",
+                                         objects[tt_rng_below(&rng, 8)],
+                                         ends[tt_rng_below(&rng, 8)]};
+            for (size_t k = 0; k < sizeof words / sizeof words[0]; k++) {
+                put(t, " ");
+                put(t, words[k]);
+            }
+            put(t, ".");
+        }
+        put(t, "\n\n");
+    }
+}
+
+/* The document, and what is asked of it (section: not the first) in words that a model without a
+ * chat template goes on from as well. */
+static tt_code prompt_of(drafting *d, kind what, int32_t section, int32_t **ret_ids, size_t *ret_n,
+                         tt_err *reterr)
+{
+    bench_text t = {.cap = 1 << 16};
+    t.p = malloc(t.cap);
+    if (t.p == NULL) {
+        return tt_fail(reterr, TT_E_NOMEM, "no memory for the bench");
+    }
+    t.p[0] = '\0';
+    write_document(&t);
+    if (what == QUOTE) {
+        char ask[128], begins[40];
+        snprintf(ask, sizeof ask, "Quote section %d word for word.\n\nSection %d.", (int)section,
+                 (int)section);
+        snprintf(begins, sizeof begins, "\nSection %d.", (int)section);
+        put(&t, ask);
+        const char *at = strstr(t.p, begins);
+        char first[24] = "";
+        if (at != NULL) { /* its first words, so that a small model finds the place */
+            snprintf(first, sizeof first, "%s", at + strlen(begins));
+            *strrchr(first, ' ') = '\0';
+        }
+        put(&t, first);
+    } else {
+        put(&t, "A letter to a friend about the sea.\n\nMy dear Anna,\n\n");
+    }
+    tt_code rc =
+        tt_tokenizer_encode(tt_engine_tokenizer(d->e[0]), t.p, t.n,
+                            &(tt_encode_options){.add_special = true}, ret_ids, ret_n, reterr);
+    free(t.p);
+    return rc;
+}
+
+/* Until the last event, which is filled into *ret_done. */
+static tt_code run(tt_engine *e, const tt_job_params *p, tt_event *ret_done, tt_err *reterr)
+{
+    tt_job *job;
+    tt_code rc = tt_job_create(p, NULL, NULL, &job, reterr);
+    if (rc != TT_OK) {
+        return rc;
+    }
+    rc = tt_engine_submit(e, job, reterr);
+    for (bool over = rc != TT_OK; !over;) {
+        tt_event *ev = tt_job_next(job);
+        if (ev == NULL) {
+            nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+            continue;
+        }
+        over = ev->type == TT_EV_DONE || ev->type == TT_EV_ERROR;
+        if (ev->type == TT_EV_DONE) {
+            *ret_done = *ev;
+        } else if (ev->type == TT_EV_ERROR) {
+            *reterr = ev->u.error;
+            rc = ev->u.error.code;
+        }
+        tt_event_free(ev);
+    }
+    tt_job_unref(&job);
+    return rc;
+}
+
+/* One request to both engines; i < 0: their prefix caches are filled and nothing is noted. */
+static tt_code both(drafting *d, kind what, int32_t i, tt_err *reterr)
+{
+    int32_t *ids = NULL;
+    size_t n = 0;
+    tt_code rc = prompt_of(d, what, 3 + 2 * ((i < 0 ? 0 : i) % QUOTED), &ids, &n, reterr);
+    tt_job_params p = {.prompt = ids,
+                       .n_prompt = (int32_t)n,
+                       .max_tokens = i < 0 ? 1 : ANSWER,
+                       .ignore_eos = true,
+                       .sampling = {.top_p = 1,
+                                    .temperature = what == FREE ? 1 : 0,
+                                    .seed = (uint64_t)(i < 0 ? 0 : i)},
+                       .n_logprobs = -1,
+                       .n_prompt_logprobs = -1};
+    for (int turn = 0; rc == TT_OK && turn < 2; turn++) {
+        int with = (turn + (i & 1)) % 2;
+        tt_event done = {0};
+        rc = run(d->e[with], &p, &done, reterr);
+        if (rc != TT_OK || i < 0) {
+            continue;
+        }
+        double seconds = done.u.done.decode_seconds;
+        d->rate[what][with][i] = seconds > 0 ? (done.u.done.completion_tokens - 1) / seconds : 0;
+        if (what == QUOTE) {
+            d->drafted += done.u.done.drafted_tokens;
+            d->accepted += done.u.done.accepted_tokens;
+        }
+    }
+    free(ids);
+    return rc;
+}
+
+static void tell(drafting *d, kind what)
+{
+    static const char *const names[N_KINDS][3] = {
+        {"quote a section, no drafts", "quote a section, drafts", "  against none, quote"},
+        {"free text, no drafts", "free text, drafts", "  against none, free text"}};
+    tt_bench *b = d->b;
+    double times[TT_BENCH_MAX_REPEAT];
+    for (int32_t i = 0; i < b->repeat; i++) {
+        times[i] = d->rate[what][0][i] > 0 ? d->rate[what][1][i] / d->rate[what][0][i] : 0;
+    }
+    for (int with = 0; with < 2; with++) {
+        tt_bench_add(b, names[what][with], "tokens/s",
+                     tt_bench_median(d->rate[what][with], b->repeat), TT_LIMIT_NONE, 0);
+    }
+    tt_bench_add(b, names[what][2], "times", tt_bench_median(times, b->repeat), TT_LIMIT_NONE, 0);
+    if (what == QUOTE) {
+        tt_bench_add(b, "  draft tokens that were right", "%",
+                     d->drafted > 0 ? 100.0 * (double)d->accepted / (double)d->drafted : 0,
+                     TT_LIMIT_NONE, 0);
+    }
+}
+
+static tt_code start(tt_engine_options o, int with, tt_engine **ret, tt_err *reterr)
+{
+    o.max_draft = with ? 0 : -1;
+    tt_code rc = tt_engine_create(&o, ret, reterr);
+    if (rc != TT_OK) {
+        return rc;
+    }
+    tt_engine_state state;
+    while ((state = tt_engine_get_state(*ret, reterr)) == TT_ENGINE_LOADING) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    return state == TT_ENGINE_READY ? TT_OK : reterr->code;
+}
+
+tt_code tt_bench_drafts(tt_bench *b, tt_err *reterr)
+{
+    drafting d = {.b = b};
+    int32_t *ids = NULL;
+    size_t n = 0;
+    tt_code rc = start(*b->opt->engine, 0, &d.e[0], reterr);
+    rc = rc == TT_OK ? start(*b->opt->engine, 1, &d.e[1], reterr) : rc;
+    rc = rc == TT_OK ? prompt_of(&d, QUOTE, 3, &ids, &n, reterr) : rc;
+    free(ids);
+    bool fits = rc == TT_OK && (int64_t)n + 64 + ANSWER <= tt_engine_max_context(d.e[0]);
+    for (kind what = QUOTE; fits && what < N_KINDS; what++) {
+        for (int32_t i = -1; rc == TT_OK && i < b->repeat; i++) {
+            rc = both(&d, what, i, reterr);
+        }
+        if (rc == TT_OK) {
+            tell(&d, what);
+        }
+    }
+    tt_engine_destroy(&d.e[0]);
+    tt_engine_destroy(&d.e[1]);
+    return rc;
+}
