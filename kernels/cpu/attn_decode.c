@@ -27,30 +27,46 @@ enum {
 typedef struct row_ref {
     const int32_t *pages; /* NULL: the row belongs to no segment */
     int32_t pos, first;   /* position, first visible key */
-    int64_t task0;        /* first task of the row */
     int32_t split0, n_splits;
+    int64_t part0; /* of its first split in the list of what they leave */
 } row_ref;
 
-/* n_kv tasks a split. */
-static int64_t find_rows(const tt_attention_args *a, int32_t n_kv, row_ref *rows)
+/* Tasks go split by split, K/V head by K/V head and at last row by row: what one row of the segment
+ * has read, the next one finds in the cache. */
+typedef struct seg_ref {
+    int32_t row0, n_rows, split0; /* the first split of any row */
+    int64_t task0;                /* some are of rows that do not reach their split */
+} seg_ref;
+
+/* Fills rows and segs; returns how many tasks there are. */
+static int64_t find_rows(const tt_attention_args *a, row_ref *rows, seg_ref *segs,
+                         int64_t *ret_parts)
 {
     memset(rows, 0, (size_t)a->n_rows * sizeof *rows);
-    int64_t n_tasks = 0;
+    int64_t n_tasks = 0, n_parts = 0;
     for (int32_t s = 0; s < a->n_segs; s++) {
         const tt_seg *seg = &a->segs_host[s];
+        int32_t end = 0;
         for (int32_t i = 0; i < seg->n_rows; i++) {
             int32_t pos = seg->pos0 + i,
                     first = a->window > 0 && pos >= a->window ? pos - a->window + 1 : 0;
             row_ref r = {.pages = (const int32_t *)tt_ptr(a->page_table) + seg->page0,
                          .pos = pos,
                          .first = first,
-                         .task0 = n_tasks,
                          .split0 = first / SPLIT,
-                         .n_splits = pos / SPLIT - first / SPLIT + 1};
+                         .n_splits = pos / SPLIT - first / SPLIT + 1,
+                         .part0 = n_parts};
             rows[seg->row0 + i] = r;
-            n_tasks += (int64_t)r.n_splits * n_kv;
+            n_parts += r.n_splits;
+            end = pos / SPLIT + 1;
+        }
+        segs[s] = (seg_ref){.row0 = seg->row0, .n_rows = seg->n_rows, .task0 = n_tasks};
+        if (seg->n_rows > 0) {
+            segs[s].split0 = rows[seg->row0].split0;
+            n_tasks += (int64_t)(end - segs[s].split0) * a->kv->n_kv_heads * seg->n_rows;
         }
     }
+    *ret_parts = n_parts;
     return n_tasks;
 }
 
@@ -397,36 +413,42 @@ static void join(const tt_attention_args *a, int32_t row, int32_t head, const fl
     }
 }
 
-/* Task t: row, then split, then K/V head; all of its query heads are one part here. */
-static part_ref part_at(const tt_attention_args *a, const row_ref *rows, int64_t t,
-                        int32_t *ret_split)
+/* Task t; its part has no keys when the row does not reach that far. All query heads of a K/V head
+ * are one part here. */
+static part_ref part_at(const tt_attention_args *a, const row_ref *rows, const seg_ref *segs,
+                        int64_t t, int32_t *ret_split)
 {
-    int32_t row = 0, n_kv = a->kv->n_kv_heads;
-    while (rows[row].pages == NULL || t >= rows[row].task0 + (int64_t)rows[row].n_splits * n_kv ||
-           t < rows[row].task0) {
-        row++;
+    int32_t s = a->n_segs - 1, n_kv = a->kv->n_kv_heads;
+    while (t < segs[s].task0 || segs[s].n_rows == 0) {
+        s--;
     }
+    int64_t i = t - segs[s].task0;
+    int32_t row = segs[s].row0 + (int32_t)(i % segs[s].n_rows);
+    i /= segs[s].n_rows;
     const row_ref *r = &rows[row];
-    int32_t split = (int32_t)((t - r->task0) / n_kv), key0 = (r->split0 + split) * SPLIT;
+    int32_t split = segs[s].split0 + (int32_t)(i / n_kv), key0 = split * SPLIT;
     part_ref p = {.row = row,
-                  .kv_head = (int32_t)((t - r->task0) % n_kv),
+                  .kv_head = (int32_t)(i % n_kv),
                   .n_heads = a->n_heads / n_kv,
                   .lo = key0 > r->first ? key0 : r->first,
                   .hi = key0 + SPLIT < r->pos + 1 ? key0 + SPLIT : r->pos + 1};
     p.head0 = p.kv_head * p.n_heads;
-    *ret_split = split;
+    *ret_split = split - r->split0;
     return p;
 }
 
 /* The second and later GROUP_MAX heads find the keys in the cache. */
-static void run_task(const tt_attention_args *a, const row_ref *rows, int64_t t, float *parts,
-                     const part_bufs *b)
+static void run_task(const tt_attention_args *a, const row_ref *rows, const seg_ref *segs,
+                     int64_t t, float *parts, const part_bufs *b)
 {
     int32_t split;
-    part_ref all = part_at(a, rows, t, &split);
+    part_ref all = part_at(a, rows, segs, t, &split);
+    if (all.lo >= all.hi) {
+        return;
+    }
     const row_ref *r = &rows[all.row];
     int64_t d = a->kv->head_dim;
-    float *out = parts + (r->task0 / a->kv->n_kv_heads + split) * a->n_heads * (2 + d);
+    float *out = parts + (r->part0 + split) * a->n_heads * (2 + d);
     for (int32_t i = 0; i < all.n_heads; i += GROUP_MAX) {
         part_ref p = all;
         p.head0 += i;
@@ -437,14 +459,15 @@ static void run_task(const tt_attention_args *a, const row_ref *rows, int64_t t,
 
 void TT_FN(tt_attention_decode)(tt_lane *lane, const tt_attention_args *a)
 {
-    int32_t n_kv = a->kv->n_kv_heads;
-    int64_t d = a->kv->head_dim, part_floats = a->n_heads * (2 + d);
-    row_ref *rows = tt_lane_scratch(lane, 0, (size_t)a->n_rows * sizeof *rows);
+    int64_t d = a->kv->head_dim, part_floats = a->n_heads * (2 + d), n_parts;
+    size_t rows_bytes = (size_t)a->n_rows * sizeof(row_ref);
+    row_ref *rows = tt_lane_scratch(lane, 0, rows_bytes + (size_t)a->n_segs * sizeof(seg_ref));
     if (rows == NULL || !tt_lane_reserve_threads(lane, buf_bytes(d))) {
         return;
     }
-    int64_t n_tasks = find_rows(a, n_kv, rows);
-    float *parts = tt_lane_scratch(lane, 1, (size_t)(n_tasks / n_kv * part_floats) * sizeof *parts);
+    seg_ref *segs = (seg_ref *)(void *)(rows + a->n_rows);
+    int64_t n_tasks = find_rows(a, rows, segs, &n_parts);
+    float *parts = tt_lane_scratch(lane, 1, (size_t)(n_parts * part_floats) * sizeof *parts);
     if (parts == NULL) {
         return;
     }
@@ -453,13 +476,13 @@ void TT_FN(tt_attention_decode)(tt_lane *lane, const tt_attention_args *a)
         part_bufs b = bufs_of(tt_lane_thread_buf(lane, omp_get_thread_num()), d);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t t = 0; t < n_tasks; t++) {
-            run_task(a, rows, t, parts, &b);
+            run_task(a, rows, segs, t, parts, &b);
         }
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < (int64_t)a->n_rows * a->n_heads; i++) {
             int32_t row = (int32_t)(i / a->n_heads), head = (int32_t)(i % a->n_heads);
             if (rows[row].pages != NULL) {
-                const float *part = parts + rows[row].task0 / n_kv * part_floats + head * (2 + d);
+                const float *part = parts + rows[row].part0 * part_floats + head * (2 + d);
                 join(a, row, head, part, rows[row].n_splits, part_floats);
             }
         }

@@ -33,7 +33,8 @@ enum { ONE = 1, FOUR = 4 };
 
 static tt_job_params params(int32_t max_tokens)
 {
-    tt_job_params p = client_params(PROMPT, max_tokens);
+    tt_job_params p = client_params(512, max_tokens); /* for the longest */
+    p.n_prompt = PROMPT;
     p.sampling.bias = four;
     p.sampling.n_bias = FOUR;
     return p;
@@ -140,6 +141,7 @@ static const request requests[] = {
      .p = {.stops = &stop, .n_stops = 1, .min_tokens = 40}},
     {.name = "one token, 37 of them", .drafted = true, .p = {.max_tokens = 37}},
     {.name = "one token, from a page's end", .drafted = true, .p = {.n_prompt = 191}},
+    {.name = "one token, where attention is cut", .drafted = true, .p = {.n_prompt = 500}},
     {.name = "one token, from a page's beginning", .drafted = true, .p = {.n_prompt = 192}},
 };
 
