@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """growth.py FILE.json... [--svg FOLDER] [--strict] - what `qttt bench --part growth` measured, against what theory says of it:
 attention is linear in the depth and in the streams, an adapter costs what one costs, nothing else grows. Files of the same
-model are parts of one run. Draws one SVG a model and kind; --strict: exit 1 when anything is not as it should be.
+model are parts of one run, of a point that is in several the fastest counts. Draws one SVG a model and kind; --strict: exit 1 when anything is not as it should be.
 Standard library and load_svg.py."""
 import argparse
 import json
@@ -120,7 +120,8 @@ def read(paths):
         title = f"{run['model']}, {run['cpu']}, {run['threads']} threads, kernels {run['isa']}"
         _, series = models.setdefault(run["model"], (title, {}))
         for p in run["growth"]:
-            series.setdefault(p["series"], {})[p["x"]] = p
+            points = series.setdefault(p["series"], {})
+            points[p["x"]] = min(p, points.get(p["x"], p), key=lambda q: q["seconds"])
     return {m: (title, {s: [p for _, p in sorted(points.items())] for s, points in series.items()})
             for m, (title, series) in models.items()}
 
