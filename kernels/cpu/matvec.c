@@ -17,7 +17,7 @@ enum {
     SOME = 4,             /* weight rows whose vector sums are added up together */
     GROUP = 16,           /* weight rows of a task */
     PIECE = 512,          /* columns at a time of plain types */
-    AHEAD = 3072, /* bytes between what is read and what is fetched: the hardware's own prefetch
+    AHEAD = 4096, /* bytes between what is read and what is fetched: the hardware's own prefetch
                      stops at each page */
 };
 
@@ -95,14 +95,14 @@ TT_INLINE void dot_rows(const format f, const uint8_t *b, const float *x, int64_
         f.scales(b, (int)m, scale);
         for (int64_t k = 0; k < m; k++, b += f.block_bytes) {
             if (f.n_groups == 1) {
-                _mm_prefetch((const char *)b + AHEAD, _MM_HINT_T0);
+                _mm_prefetch((const char *)b + AHEAD, _MM_HINT_T1);
                 add_group(load_group(f, b, 0, 0, scale + k), x, ldx, n_rows, s);
                 x += 32;
                 continue;
             }
             for (int pair = 0; pair < f.n_groups / 2; pair++, x += 64) {
                 const float *sc = scale + k * Q_SCALES_K;
-                _mm_prefetch((const char *)b + AHEAD + 64 * pair, _MM_HINT_T0);
+                _mm_prefetch((const char *)b + AHEAD + 64 * pair, _MM_HINT_T1);
                 add_group(load_group(f, b, pair, 0, sc), x, ldx, n_rows, s);
                 add_group(load_group(f, b, pair, 1, sc), x + 32, ldx, n_rows, s);
             }
