@@ -43,79 +43,138 @@ static size_t carve(fwd_bufs *b, char *base, int64_t m, int64_t d)
     return at;
 }
 
-/* p[from .. to) = 2^(c s - top), times the values' scales where they have them; returns the sum
- * without these. Whole vectors. */
-TT_INLINE float exp_run(const float *s, const float *scale, void *p, int from, int to, float c,
-                        float top, bool bf16)
-{
-    const vf vc = vf_set1(c), minus = vf_set1(-top);
-    vf total = vf_zero();
-    for (int i = from; i < to; i += VW) {
-        vf e = vf_exp2(vf_fma(vf_load(s + i), vc, minus));
-        total = vf_add(total, e);
-        attn_put(p, i, scale == NULL ? e : vf_mul(e, vf_load(scale + i)), bf16);
-    }
-    return vf_sum(total);
-}
+/* A row of a block on its way through softmax: the columns [from, to) of visible keys in whole
+ * vectors, none when from == to; the maximum before the block and with it. */
+typedef struct row_span {
+    int from, to;
+    float old, top;
+} row_span;
 
-/* p[ATTN_KEYS] = 2^(c s - new maximum) for the visible keys [lo, hi) of the block, 0 elsewhere; o
- * is corrected. c is the scale in powers of two, and so are the maxima. */
-static void softmax_row(const attn_tile *t, const fwd_bufs *b, float *s, void *p, int lo, int hi,
-                        float *o, float *max, float *sum)
+/* Rows whose maxima are found before their powers are: one row's chain of vectors waits for itself
+ * several times over. */
+enum { SOFT_ROWS = 8 };
+
+/* The largest of s[from .. to), whole vectors. */
+static float max_run(const float *s, int from, int to)
 {
-    const float c = t->a->scale * ATTN_LOG2E;
-    size_t elem = attn_elem(t);
-    int from = lo / VW * VW, to = (hi + VW - 1) / VW * VW;
-    for (int i = from; t->scaled && i < to; i += VW) {
-        vf_store(s + i, vf_mul(vf_load(s + i), vf_load(b->k_scale + i)));
+    vf m[4];
+    int i = from;
+    for (int j = 0; j < 4; j++) {
+        m[j] = vf_load(s + from);
     }
-    for (int i = from; i < lo; i++) { /* hide the keys outside */
-        s[i] = -INFINITY;
-    }
-    for (int i = hi; i < to; i++) {
-        s[i] = -INFINITY;
-    }
-    vf m = vf_load(s + from);
-    for (int i = from + VW; i < to; i += VW) {
-        m = vf_max(m, vf_load(s + i));
-    }
-    float top = vf_hmax(m) * c, old = *max;
-    top = top > old ? top : old;
-    if (!(top > -INFINITY)) { /* all scores -inf (or NaN): keep the argument of the power defined */
-        top = 0;
-    }
-    memset(p, 0, (size_t)from * elem);
-    memset((char *)p + (size_t)to * elem, 0, (size_t)(ATTN_KEYS - to) * elem);
-    const float *scale = t->scaled ? b->v_scale : NULL;
-    float total = t->bf16 ? exp_run(s, scale, p, from, to, c, top, true)
-                          : exp_run(s, scale, p, from, to, c, top, false);
-    if (top != old) {
-        float fix[VW];
-        vf vfix = vf_exp2(vf_set1(old - top));
-        vf_store(fix, vfix);
-        *sum *= fix[0];
-        for (int64_t i = 0; i < t->d; i += VW) {
-            vf_put(o, i, t->d, vf_mul(vf_at(o, i, t->d), vfix));
+    for (; i + 4 * VW <= to; i += 4 * VW) {
+        for (int j = 0; j < 4; j++) {
+            m[j] = vf_max(m[j], vf_load(s + i + j * VW));
         }
     }
-    *sum += total;
-    *max = top;
+    for (; i < to; i += VW) {
+        m[0] = vf_max(m[0], vf_load(s + i));
+    }
+    return vf_hmax(vf_max(vf_max(m[0], m[1]), vf_max(m[2], m[3])));
+}
+
+TT_INLINE vf exp_vector(const float *s, const float *scale, void *p, int i, vf c, vf minus,
+                        bool bf16)
+{
+    vf e = vf_exp2(vf_fma(vf_load(s + i), c, minus));
+    attn_put(p, i, scale == NULL ? e : vf_mul(e, vf_load(scale + i)), bf16);
+    return e;
+}
+
+/* p[from .. to) = 2^(c s - top), times the values' scales where they have them; returns the sum
+ * without these. Whole vectors. */
+TT_INLINE float exp_run(const float *s, const float *scale, void *p, const row_span *r, float c,
+                        bool bf16)
+{
+    const vf vc = vf_set1(c), minus = vf_set1(-r->top);
+    vf total[2] = {vf_zero(), vf_zero()};
+    int i = r->from;
+    for (; i + 2 * VW <= r->to; i += 2 * VW) {
+        for (int j = 0; j < 2; j++) {
+            total[j] = vf_add(total[j], exp_vector(s, scale, p, i + j * VW, vc, minus, bf16));
+        }
+    }
+    if (i < r->to) {
+        total[0] = vf_add(total[0], exp_vector(s, scale, p, i, vc, minus, bf16));
+    }
+    return vf_sum(vf_add(total[0], total[1]));
+}
+
+/* The row's scores of the visible keys [lo, hi) of the block become final, those beside them -inf;
+ * c is the scale in powers of two, and so are the maxima. */
+static row_span begin_row(const attn_tile *t, const fwd_bufs *b, float *s, int lo, int hi,
+                          float old, float c)
+{
+    row_span r = {.old = old, .top = old};
+    if (lo >= hi) {
+        return r;
+    }
+    r.from = lo / VW * VW;
+    r.to = (hi + VW - 1) / VW * VW;
+    for (int i = r.from; t->scaled && i < r.to; i += VW) {
+        vf_store(s + i, vf_mul(vf_load(s + i), vf_load(b->k_scale + i)));
+    }
+    for (int i = r.from; i < lo; i++) { /* hide the keys outside */
+        s[i] = -INFINITY;
+    }
+    for (int i = hi; i < r.to; i++) {
+        s[i] = -INFINITY;
+    }
+    float top = max_run(s, r.from, r.to) * c;
+    r.top = top > old ? top : old;
+    if (!(r.top >
+          -INFINITY)) { /* all scores -inf (or NaN): keep the argument of the power defined */
+        r.top = 0;
+    }
+    return r;
+}
+
+/* p[ATTN_KEYS] = 2^(c s - new maximum) for the row's keys, 0 elsewhere; o is corrected. */
+static void finish_row(const attn_tile *t, const fwd_bufs *b, const row_span *r, int64_t i, float c)
+{
+    size_t elem = attn_elem(t);
+    const float *s = b->s + i * ATTN_KEYS, *scale = t->scaled ? b->v_scale : NULL;
+    char *p = (char *)b->p + (size_t)(i * ATTN_KEYS) * elem;
+    if (r->from > 0) {
+        memset(p, 0, (size_t)r->from * elem);
+    }
+    if (r->to < ATTN_KEYS) {
+        memset(p + (size_t)r->to * elem, 0, (size_t)(ATTN_KEYS - r->to) * elem);
+    }
+    if (r->from == r->to) {
+        return;
+    }
+    float total = t->bf16 ? exp_run(s, scale, p, r, c, true) : exp_run(s, scale, p, r, c, false);
+    if (r->top != r->old) {
+        float fix[VW], *o = b->o + i * t->d;
+        vf vfix = vf_exp2(vf_set1(r->old - r->top));
+        vf_store(fix, vfix);
+        b->sum[i] *= fix[0];
+        for (int64_t e = 0; e < t->d; e += VW) {
+            vf_put(o, e, t->d, vf_mul(vf_at(o, e, t->d), vfix));
+        }
+    }
+    b->sum[i] += total;
+    b->max[i] = r->top;
 }
 
 static void softmax_block(const attn_tile *t, const fwd_bufs *b, int32_t key0)
 {
+    const float c = t->a->scale * ATTN_LOG2E;
     size_t elem = attn_elem(t);
-    for (int64_t i = 0; i < t->m; i++) {
-        int32_t row = (int32_t)(i / t->group), lo = attn_first_key(t, row) - key0,
-                hi = t->pos0 + row + 1 - key0;
-        lo = lo < 0 ? 0 : lo;
-        hi = hi > ATTN_KEYS ? ATTN_KEYS : hi;
-        char *p = (char *)b->p + (size_t)(i * ATTN_KEYS) * elem;
-        if (lo >= hi) {
-            memset(p, 0, ATTN_KEYS * elem);
-        } else {
-            softmax_row(t, b, b->s + i * ATTN_KEYS, p, lo, hi, b->o + i * t->d, b->max + i,
-                        b->sum + i);
+    for (int64_t i0 = 0; i0 < t->m; i0 += SOFT_ROWS) {
+        row_span spans[SOFT_ROWS];
+        int n = t->m - i0 < SOFT_ROWS ? (int)(t->m - i0) : SOFT_ROWS;
+        for (int j = 0; j < n; j++) {
+            int64_t i = i0 + j;
+            int32_t row = (int32_t)(i / t->group), lo = attn_first_key(t, row) - key0,
+                    hi = t->pos0 + row + 1 - key0;
+            lo = lo < 0 ? 0 : lo;
+            hi = hi > ATTN_KEYS ? ATTN_KEYS : hi;
+            spans[j] = begin_row(t, b, b->s + i * ATTN_KEYS, lo, hi, b->max[i], c);
+        }
+        for (int j = 0; j < n; j++) {
+            finish_row(t, b, &spans[j], i0 + j, c);
         }
     }
     memset((char *)b->p + (size_t)(t->m * ATTN_KEYS) * elem, 0,
