@@ -27,8 +27,15 @@
 enum {
     FIXED_MAX = 192,   /* fixed primitives kept */
     FIXED_SLOTS = 512, /* of the table; one op adds far fewer than FIXED_SLOTS - FIXED_MAX */
-    FIXED_MIN_N = 32   /* columns: see above */
+    FIXED_MIN_N = 32,  /* columns: see above */
+    OPERANDS = 4       /* A, B, C, scratchpad */
 };
+
+/* What a primitive is executed with. To make these anew for each call took some six percent of a
+ * training step, so each thread keeps them for each fixed primitive and only moves them. */
+typedef struct operands {
+    dnnl_memory_t mem[OPERANDS]; /* owned */
+} operands;
 
 typedef struct fixed_key {
     int64_t m, n, k, lda, ldb;
@@ -39,6 +46,7 @@ typedef struct fixed_prim {
     fixed_key key;
     dnnl_primitive_t prim; /* owned; NULL = the slot is free */
     size_t n_scratch;
+    int slot; /* in the table; < 0: of shapes given at run time */
 } fixed_prim;
 
 struct tt_gemm {
@@ -47,7 +55,8 @@ struct tt_gemm {
         dnnl_stream_t stream;
         void *scratch; /* owned, grown by the thread itself */
         size_t n_scratch;
-    } * thread; /* [n_threads] */
+        operands *of; /* owned [FIXED_SLOTS]: of the fixed primitives, made on first use */
+    } * thread;       /* [n_threads] */
     int n_threads;
     dnnl_primitive_t prim[2][2][2][2]; /* [bf16][trans_a][trans_b][accumulate] */
     bool amx;
@@ -130,9 +139,22 @@ static dnnl_status_t make_primitive(dnnl_engine_t engine, const tt_gemm_call *sh
     return st;
 }
 
+static void drop_operands(operands *o)
+{
+    for (int i = 0; i < OPERANDS; i++) {
+        dnnl_memory_destroy(o->mem[i]);
+        o->mem[i] = NULL;
+    }
+}
+
 static void drop_fixed(tt_gemm *g)
 {
     for (int i = 0; i < FIXED_SLOTS; i++) {
+        for (int t = 0; g->thread != NULL && t < g->n_threads; t++) {
+            if (g->thread[t].of != NULL) {
+                drop_operands(&g->thread[t].of[i]);
+            }
+        }
         dnnl_primitive_destroy(g->fixed[i].prim);
         g->fixed[i].prim = NULL;
     }
@@ -152,6 +174,7 @@ static void gemm_destroy(void *gemm)
     for (int i = 0; g->thread != NULL && i < g->n_threads; i++) {
         dnnl_stream_destroy(g->thread[i].stream);
         free(g->thread[i].scratch);
+        free(g->thread[i].of);
     }
     free(g->thread);
     dnnl_engine_destroy(g->engine);
@@ -264,6 +287,7 @@ static dnnl_status_t find_fixed(tt_gemm *g, const tt_gemm_call *call, fixed_prim
         }
         if (st == dnnl_success) {
             g->fixed[i].key = key;
+            g->fixed[i].slot = (int)i;
             g->n_fixed++;
         }
     }
@@ -293,39 +317,68 @@ static dnnl_status_t choose(tt_gemm *g, int thread, const tt_gemm_call *call, fi
     bool fixed = g->amx && call->bf16 && !call->trans_a && call->ldc == call->n &&
                  call->n >= FIXED_MIN_N && call->m % 16 == 0;
     if (!fixed) {
-        *ret = (fixed_prim){
-            .prim = g->prim[call->bf16][call->trans_a][call->trans_b][call->accumulate]};
+        *ret = (fixed_prim){.prim =
+                                g->prim[call->bf16][call->trans_a][call->trans_b][call->accumulate],
+                            .slot = -1};
         return dnnl_success;
     }
     dnnl_status_t st = find_fixed(g, call, ret);
-    return st == dnnl_success ? reserve_scratch(&g->thread[thread], ret->n_scratch) : st;
+    struct gemm_thread *t = &g->thread[thread];
+    if (st == dnnl_success && t->of == NULL) {
+        t->of = calloc(FIXED_SLOTS, sizeof *t->of);
+        st = t->of == NULL ? dnnl_out_of_memory : dnnl_success;
+    }
+    return st == dnnl_success ? reserve_scratch(t, ret->n_scratch) : st;
+}
+
+/* n operands of a call. */
+static dnnl_status_t make_operands(tt_gemm *g, const tt_gemm_call *call, size_t n_scratch,
+                                   void *const at[OPERANDS], int n, operands *o)
+{
+    dnnl_memory_desc_t md[OPERANDS];
+    dnnl_status_t st = describe_call(md, call);
+    if (st == dnnl_success && n == OPERANDS) {
+        dnnl_dims_t dims = {(int64_t)n_scratch};
+        st = dnnl_memory_desc_init_by_tag(&md[OPERANDS - 1], 1, dims, dnnl_u8, dnnl_a);
+    }
+    for (int i = 0; st == dnnl_success && i < n; i++) {
+        st = dnnl_memory_create(&o->mem[i], &md[i], g->engine, at[i]);
+    }
+    if (st != dnnl_success) {
+        drop_operands(o);
+    }
+    return st;
+}
+
+static dnnl_status_t run_primitive(struct gemm_thread *t, dnnl_primitive_t prim, const operands *o,
+                                   int n)
+{
+    dnnl_exec_arg_t args[OPERANDS] = {{DNNL_ARG_SRC, o->mem[0]},
+                                      {DNNL_ARG_WEIGHTS, o->mem[1]},
+                                      {DNNL_ARG_DST, o->mem[2]},
+                                      {DNNL_ARG_SCRATCHPAD, o->mem[3]}};
+    return dnnl_primitive_execute(prim, t->stream, n, args);
 }
 
 static dnnl_status_t execute(tt_gemm *g, int thread, const tt_gemm_call *call, const fixed_prim *p)
 {
-    dnnl_memory_desc_t md[4];
-    dnnl_memory_t mem[4] = {NULL, NULL, NULL, NULL};
-    void *at[4] = {(void *)(uintptr_t)call->a, (void *)(uintptr_t)call->b, call->c,
-                   g->thread[thread].scratch};
-    int n = p->n_scratch > 0 ? 4 : 3;
-    dnnl_status_t st = describe_call(md, call);
-    if (st == dnnl_success && n == 4) {
-        dnnl_dims_t dims = {(int64_t)p->n_scratch};
-        st = dnnl_memory_desc_init_by_tag(&md[3], 1, dims, dnnl_u8, dnnl_a);
-    }
-    for (int i = 0; st == dnnl_success && i < n; i++) {
-        st = dnnl_memory_create(&mem[i], &md[i], g->engine, at[i]);
+    struct gemm_thread *t = &g->thread[thread];
+    void *const at[OPERANDS] = {(void *)(uintptr_t)call->a, (void *)(uintptr_t)call->b, call->c,
+                                t->scratch};
+    int n = p->n_scratch > 0 ? OPERANDS : OPERANDS - 1;
+    operands once = {{NULL}}, *o = p->slot < 0 ? &once : &t->of[p->slot];
+    dnnl_status_t st = dnnl_success;
+    if (o->mem[0] == NULL) {
+        st = make_operands(g, call, p->n_scratch, at, n, o);
+    } else {
+        for (int i = 0; st == dnnl_success && i < n; i++) {
+            st = dnnl_memory_set_data_handle(o->mem[i], at[i]);
+        }
     }
     if (st == dnnl_success) {
-        dnnl_exec_arg_t args[4] = {{DNNL_ARG_SRC, mem[0]},
-                                   {DNNL_ARG_WEIGHTS, mem[1]},
-                                   {DNNL_ARG_DST, mem[2]},
-                                   {DNNL_ARG_SCRATCHPAD, mem[3]}};
-        st = dnnl_primitive_execute(p->prim, g->thread[thread].stream, n, args);
+        st = run_primitive(t, p->prim, o, n);
     }
-    for (int i = 0; i < n; i++) {
-        dnnl_memory_destroy(mem[i]);
-    }
+    drop_operands(&once);
     return st;
 }
 
