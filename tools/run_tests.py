@@ -149,11 +149,12 @@ def small_model(counts, build, out):
     return path if run(counts, command, None, out) == 0 else None
 
 
-def build_sanitized(name):
-    """build-NAME, aside (nice; what is said goes to build/build-NAME.log). Whether it went well, and Counts with its time."""
+def build_aside(log, commands, env=None):
+    """Runs commands (nice; what they say goes to build/LOG). Whether all went well, and Counts with their time."""
     counts = Counts()
-    with (ROOT / "build" / f"build-{name}.log").open("w") as out:
-        return run(counts, ["nice", "-n", "5", "sh", "tools/sanitizer_build.sh", name], None, out) == 0, counts
+    (ROOT / "build").mkdir(exist_ok=True)
+    with (ROOT / "build" / log).open("w") as out:
+        return all(run(counts, ["nice", "-n", "5", *c], env, out) == 0 for c in commands), counts
 
 
 def did_not_build(counts, build, out=None):
@@ -240,7 +241,7 @@ def deep(counts, args):
     """The API tests wait more than they compute, so the lanes go on side by side; only builds wait for each other."""
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as builds, \
             concurrent.futures.ThreadPoolExecutor() as lanes:
-        built = {name: builds.submit(build_sanitized, name) for name in SANITIZERS}
+        built = {name: builds.submit(build_aside, f"build-{name}.log", [["sh", "tools/sanitizer_build.sh", name]]) for name in SANITIZERS}
         running = [lanes.submit(lane, (sanitized, name, built[name])) for name in SANITIZERS]
         running.append(lanes.submit(lane, (slow_suites, args.build), (guidellm, args.build), (soak, args.build),
                                     (fuzz, 10)))
@@ -252,46 +253,52 @@ def deep(counts, args):
 
 # Of vectors read through a crooked pointer only GCC tells; of races both, clang three times as fast.
 CUDA_BUILDS = {
-    "plain": ("gcc", "g++", "none"),
     "asan": ("gcc", "g++", "address,undefined"),
     "tsan": ("clang", "clang++", "thread"),
+    "plain": ("gcc", "g++", "none"),
     "msan": ("clang", "clang++", "memory"),
 }
 
 
-def build_cuda(counts, name):
-    """build-cuda-NAME, the suite's programs alone (what is said goes to build/build-cuda-NAME.log). False when it fails."""
+def ninja(build, *targets):
+    return ["ninja", "-C", build, *([f"-j{os.environ['JOBS']}"] if os.environ.get("JOBS") else []), *targets]
+
+
+def build_cuda(name):
+    """build-cuda-NAME, the suite's programs alone."""
     cc, cxx, sanitize = CUDA_BUILDS[name]
-    build, jobs = f"build-cuda-{name}", [f"-j{os.environ['JOBS']}"] if os.environ.get("JOBS") else []
-    commands = [["ninja", "-C", build, *jobs, "cuda-tests", "cuptx-programs"]]
+    build = f"build-cuda-{name}"
+    commands = [ninja(build, "cuda-tests", "cuptx-programs")]
     if not (ROOT / build / "build.ninja").exists():
         commands.insert(0, ["meson", "setup", build, "-Dcuemu=enabled", "-Dcuemu_mutants=true", f"-Db_sanitize={sanitize}",
                             "-Db_lundef=false", "-Doptimization=1", "-Ddebug=true"])
-    (ROOT / "build").mkdir(exist_ok=True)
-    with (ROOT / "build" / f"{build}.log").open("w") as out:
-        return all(run(counts, c, {"CC": cc, "CXX": cxx}, out) == 0 for c in commands)
+    return build_aside(f"{build}.log", commands, {"CC": cc, "CXX": cxx})
+
+
+def cuda_step(counts, title, log, built, *tests):
+    """The tests of a build, when it is made. built: its future; tests: what meson_test() takes."""
+    step(title)
+    start, (went_well, building), before = time.monotonic(), built.result(), counts.seconds
+    counts.add(building)
+    if went_well:
+        meson_test(counts, *tests)
+    else:
+        did_not_build(counts, log)
+    print(f"({time.monotonic() - start:.0f} s, {counts.seconds - before:.0f} s of processors)", flush=True)
 
 
 def cuda(counts, args):
-    """The CUDA kernels on the CPU (tests/cuemu) in builds of their own, with mistakes that have to be caught. In the build of `make`,
-    which has compiled the module: what nvcc makes of the kernels (tests/custatic), and the same interpreted (tests/cuptx)."""
-    for name in CUDA_BUILDS:
-        step(f"cuda on the CPU, {name}: tests, planted mistakes, mutants")
-        start, before = time.monotonic(), counts.seconds
-        if build_cuda(counts, name):
-            meson_test(counts, f"build-cuda-{name}", "test-cuda", ["--suite", "cuda"], SANITIZERS.get(name, {}).get("env"))
-        else:
-            did_not_build(counts, f"build-cuda-{name}")
-        print(f"({time.monotonic() - start:.0f} s, {counts.seconds - before:.0f} s of processors)", flush=True)
-    step("what nvcc made, judged and its PTX interpreted: tests, every op, the server")
-    start, before, jobs = time.monotonic(), counts.seconds, [f"-j{os.environ['JOBS']}"] if os.environ.get("JOBS") else []
-    with (ROOT / "build" / "cuptx.log").open("w") as out:
-        built = run(counts, ["ninja", "-C", args.build, *jobs, "custatic-tests", "cuptx-tests"], None, out) == 0
-    if built:
-        meson_test(counts, args.build, "test-cuda-ptx", ["--suite", "cuda-static", "--suite", "cuda-ptx"])
-    else:
-        did_not_build(counts, "cuptx")
-    print(f"({time.monotonic() - start:.0f} s, {counts.seconds - before:.0f} s of processors)", flush=True)
+    """What nvcc makes of the CUDA kernels (tests/custatic), and the same interpreted (tests/cuptx), in the build of `make`, which has
+    compiled the module. The kernels on the CPU (tests/cuemu) in builds of their own, with mistakes that have to be caught.
+    While the tests of a build run the next one is made."""
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as builds:
+        nvcc = builds.submit(build_aside, "build-nvcc.log", [ninja(args.build, "custatic-tests", "cuptx-tests")])
+        built = {name: builds.submit(build_cuda, name) for name in CUDA_BUILDS}
+        cuda_step(counts, "what nvcc made, judged and its PTX interpreted: tests, every op, the server", "build-nvcc", nvcc,
+                  args.build, "test-cuda-ptx", ["--suite", "cuda-static", "--suite", "cuda-ptx"])
+        for name, future in built.items():
+            cuda_step(counts, f"cuda on the CPU, {name}: tests, planted mistakes, mutants", f"build-cuda-{name}", future,
+                      f"build-cuda-{name}", "test-cuda", ["--suite", "cuda"], SANITIZERS.get(name, {}).get("env"))
 
 
 def main():
