@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/json_read.h"
+
 /* Bytes that jansson takes for one value besides its text: node, table slot (grown by doubling),
  * allocator. */
 enum { COST_OBJECT = 320, COST_ARRAY = 160, COST_VALUE = 64, COST_KEY = 96 };
@@ -121,7 +123,12 @@ json_t *tt_json_load(const char *text, size_t n, size_t flags, json_error_t *je,
 
 static json_t *load(const char *text, size_t n, json_error_t *je, bool *ret_memory)
 {
-    json_t *root = tt_json_load(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, je, ret_memory);
+    json_t *root = tt_json_read(text, n);
+    *ret_memory = false;
+    if (root != NULL) {
+        return root;
+    }
+    root = tt_json_load(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, je, ret_memory);
     if (root == NULL && !*ret_memory && json_error_code(je) == json_error_numeric_overflow) {
         tt_buf wide = {0};
         widen_integers(&wide, text, n);

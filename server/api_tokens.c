@@ -128,10 +128,11 @@ static void decode(tokens_work *t, const json_t *body)
 static void run(tt_work *w)
 {
     tokens_work *t = (tokens_work *)(void *)w;
-    const tt_buf *body = &t->http->body;
+    tt_buf *body = &t->http->body;
     bool alias;
     json_t *root =
         tt_json_parse(body->n > 0 ? body->p : "", body->n, t->limits.json_memory, &t->error);
+    tt_buf_finish(body); /* its strings are the tree's now */
     if (root != NULL && tt_request_model(root, &t->limits, &alias, &t->error)) {
         if (t->encode) {
             encode(t, root);

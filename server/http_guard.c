@@ -68,8 +68,11 @@ static void check_body(tt_conn *c, double now)
 {
     tt_http_request *req = c->req;
     const tt_settings *set = req->server->settings;
+    if (req->dispatched) { /* a worker may be reading the body, and free it */
+        return;
+    }
     double received = (double)(req->body.n + req->n_discarded);
-    if (req->dispatched || now - c->since < set->body_seconds + received / BODY_RATE) {
+    if (now - c->since < set->body_seconds + received / BODY_RATE) {
         return;
     }
     if (!req->answered_early) {

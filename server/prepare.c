@@ -194,6 +194,7 @@ static void run(tt_work *w)
                           &p->limits, &req->arena, &p->request, &p->error)) {
         return;
     }
+    tt_buf_finish(&req->body); /* its strings are the tree's now; what follows takes memory too */
     p->prompts = tt_arena_calloc(&req->arena, (size_t)p->request.n_prompts, sizeof *p->prompts);
     if (p->prompts == NULL) {
         tt_err err = {.code = TT_E_NOMEM};

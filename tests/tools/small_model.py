@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""small_model.py REAL.gguf OUT.gguf - a model with the vocabulary, the chat template and the context of a real Llama-like
+"""small_model.py REAL.gguf OUT.gguf [CONTEXT] - a model with the vocabulary, the chat template and the context of a real Llama-like
 file, and six small layers of random weights: for tests of the server where its real size costs minutes (sanitizers).
 
 Its answers are words at random, but always the same ones. Whole words in lower case with a blank before them are made
@@ -27,6 +27,8 @@ def pairs(real):
     """The real file's metadata with the sizes of ours."""
     arch = real.fields["general.architecture"]
     sizes = {f"{arch}.{key}": value for key, value in SIZES.items()}
+    if len(sys.argv) > 3:
+        sizes[f"{arch}.context_length"] = int(sys.argv[3])
     missing = set(sizes) - set(real.fields)
     if missing:
         sys.exit(f"the model has no {', '.join(sorted(missing))}")
