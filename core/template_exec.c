@@ -85,9 +85,55 @@ tt_text *tt_exec_capture(tt_run *r, const tt_node *body, tt_scope *scope)
     return flow == TT_FLOW_FAIL ? NULL : tt_textbuf_text(r, own);
 }
 
+static bool is_sum(const tt_node *n)
+{
+    return n->type == TT_N_BINARY && n->op == TT_OP_ADD;
+}
+
+/* What a + b + ... adds up, one item for each operand while all are strings, else its value. */
+static bool sum_parts(tt_run *r, const tt_node *n, tt_list *parts)
+{
+    tt_val v;
+    if (!is_sum(n)) {
+        return tt_eval(r, n, &v) && tt_list_add(r, parts, v);
+    }
+    bool ok = tt_run_enter(r);
+    if (!ok) {
+        return false;
+    }
+    ok = sum_parts(r, n->a, parts) && tt_eval(r, n->b, &v);
+    tt_run_leave(r);
+    r->line = ok ? n->line : r->line;
+    if (!ok || (v.kind == TT_V_STR && parts->items[0].kind == TT_V_STR)) {
+        return ok && tt_list_add(r, parts, v);
+    }
+    tt_val sum = parts->items[0], next;
+    for (size_t i = 1; ok && i < parts->n; i++, sum = next) {
+        ok = tt_binary(r, TT_OP_ADD, &sum, &parts->items[i], &next);
+    }
+    parts->n = 0;
+    return ok && tt_binary(r, TT_OP_ADD, &sum, &v, &next) && tt_list_add(r, parts, next);
+}
+
+/* {{ a + b + c }} of strings, which is how templates write a message: each goes to the output by
+ * itself, so that a long message is not copied for the sum's sake. */
+static tt_flow print_sum(tt_run *r, const tt_node *n)
+{
+    tt_val list;
+    bool ok = tt_val_list(r, TT_V_LIST, 8, &list) && sum_parts(r, n, list.u.list);
+    for (size_t i = 0; ok && i < list.u.list->n; i++) {
+        tt_text *t = tt_val_str(r, &list.u.list->items[i]);
+        ok = t != NULL && tt_textbuf_add_text(r, r->out, t);
+    }
+    return done(ok);
+}
+
 static tt_flow exec_print(tt_run *r, const tt_node *n)
 {
     tt_val v;
+    if (is_sum(n->a)) {
+        return print_sum(r, n->a);
+    }
     if (!tt_eval(r, n->a, &v)) {
         return TT_FLOW_FAIL;
     }

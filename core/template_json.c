@@ -181,17 +181,16 @@ static bool set_globals(tt_run *r, const tt_render_options *opt)
 
 /* -- The result ---------------------------------------------------------------------------- */
 
-static tt_code give_rendered(const tt_textbuf *out, tt_rendered *ret, tt_err *reterr)
+/* The text itself goes over, not a copy. */
+static tt_code give_rendered(tt_textbuf *out, tt_rendered *ret, tt_err *reterr)
 {
     tt_rendered done = {.n = out->n, .n_pieces = out->n_runs};
-    done.text = malloc(out->n + 1);
+    done.text = realloc(out->data, out->n + 1);
+    out->data = done.text != NULL ? NULL : out->data;
     done.pieces = malloc((out->n_runs + 1) * sizeof *done.pieces);
     if (done.text == NULL || done.pieces == NULL) {
         tt_rendered_finish(&done);
         return tt_fail(reterr, TT_E_NOMEM, "no memory for a rendered prompt of %zu bytes", out->n);
-    }
-    if (out->n != 0) {
-        memcpy(done.text, out->data, out->n);
     }
     done.text[out->n] = '\0';
     for (size_t i = 0, from = 0; i < out->n_runs; i++) {
@@ -221,10 +220,17 @@ tt_code tt_template_render(const tt_template *t, const tt_render_options *opt,
     tt_arena_init(&r.arena, memory);
     r.scope = tt_scope_push(&r, NULL);
     r.out = tt_textbuf_new(&r);
-    if (r.scope != NULL && r.out != NULL && set_globals(&r, opt)) {
+    if (r.out != NULL) {
+        r.out->heap = true;
+    }
+    tt_textbuf *out = r.out;
+    if (r.scope != NULL && out != NULL && set_globals(&r, opt)) {
         tt_exec_body(&r, t->ast.root);
     }
-    tt_code rc = r.code != TT_OK ? r.code : give_rendered(r.out, ret_rendered, r.err);
+    tt_code rc = r.code != TT_OK ? r.code : give_rendered(out, ret_rendered, r.err);
+    if (out != NULL) {
+        free(out->data);
+    }
     tt_arena_finish(&r.arena);
     return rc;
 }

@@ -2,6 +2,7 @@
  * bytes the request wrote. Thread: one rendering is one thread's. */
 #include "core/template_value.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/template_unicode.h"
@@ -159,7 +160,15 @@ static bool reserve(tt_run *r, tt_textbuf *b, size_t n)
     if (n > r->max_text_bytes - b->n) {
         return tt_run_fail(r, TT_E_CAPACITY, "a text of more than %zu bytes", r->max_text_bytes);
     }
-    if (b->n + n > b->cap) {
+    if (b->n + n > b->cap && b->heap) { /* in place where it can be; nothing stays behind */
+        size_t cap = b->cap * 2 > b->n + n + 64 ? b->cap * 2 : b->n + n + 64;
+        char *data = realloc(b->data, cap);
+        if (data == NULL) {
+            return tt_run_fail(r, TT_E_NOMEM, "no memory for a prompt of %zu bytes", b->n + n);
+        }
+        b->data = data;
+        b->cap = cap;
+    } else if (b->n + n > b->cap) {
         char *data = grow(r, b->data, b->n, b->n + n + 64, 1, &b->cap);
         if (data == NULL) {
             return false;

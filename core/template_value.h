@@ -33,6 +33,7 @@ typedef struct tt_origin {
 typedef struct tt_textbuf {
     char *data;
     size_t n, cap;
+    bool heap;       /* data is malloc'ed: of the output, which nobody has slices of */
     tt_origin *runs; /* sorted, no two neighbours alike; the last ends at n */
     size_t n_runs, cap_runs;
 } tt_textbuf;

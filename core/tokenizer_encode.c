@@ -2,6 +2,7 @@
  * goes to tokenizer_bpe.c or tokenizer_spm.c. Long text is also cut into units at places where that
  * changes no id, and several threads take one unit after the other; they live as long as the call
  * does, so that none idles. Thread: any, a tokenizer is immutable. */
+#include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -9,16 +10,27 @@
 
 #include "core/tokenizer_priv.h"
 
+/* Room for TT_WORD_CACHE_IDS more at least. */
+static bool grow(tt_encoding *e)
+{
+    size_t cap = e->cap < 64 ? 64 : 2 * e->cap;
+    int32_t *ids = e->lent ? malloc(cap * sizeof *ids) : realloc(e->ids, cap * sizeof *ids);
+    if (ids == NULL) {
+        return false;
+    }
+    if (e->lent) {
+        memcpy(ids, e->ids, e->n * sizeof *ids);
+    }
+    e->lent = false;
+    e->ids = ids;
+    e->cap = cap;
+    return true;
+}
+
 bool tt_encoding_push(tt_encoding *e, int32_t id)
 {
-    if (e->n == e->cap) {
-        size_t cap = e->cap == 0 ? 64 : 2 * e->cap;
-        int32_t *ids = realloc(e->ids, cap * sizeof *ids);
-        if (ids == NULL) {
-            return false;
-        }
-        e->ids = ids;
-        e->cap = cap;
+    if (e->n == e->cap && !grow(e)) {
+        return false;
     }
     e->ids[e->n++] = id;
     return true;
@@ -26,14 +38,9 @@ bool tt_encoding_push(tt_encoding *e, int32_t id)
 
 bool tt_encoding_push_word(tt_encoding *e, const tt_word_entry *entry)
 {
-    if (e->cap - e->n < TT_WORD_CACHE_IDS) { /* all places are copied, n of them count */
-        size_t cap = e->cap == 0 ? 64 : 2 * e->cap;
-        int32_t *ids = realloc(e->ids, cap * sizeof *ids);
-        if (ids == NULL) {
-            return false;
-        }
-        e->ids = ids;
-        e->cap = cap;
+    if (e->cap - e->n < TT_WORD_CACHE_IDS &&
+        !grow(e)) { /* all places are copied, n of them count */
+        return false;
     }
     memcpy(e->ids + e->n, entry->ids, sizeof entry->ids);
     e->n += (size_t)entry->n;
@@ -147,8 +154,9 @@ struct unit {
     size_t begin, end;
     bool first, inside;     /* of the text; of plain text that the unit before has begun */
     size_t piece, piece_at; /* where the scan of pieces was at its beginning */
-    int32_t *ids;           /* owned, when it was encoded by itself */
+    int32_t *ids;           /* of the unit alone: a part of the team's block, or owned */
     size_t n;
+    bool lent;
     tt_code rc;
     tt_err err;
 };
@@ -232,7 +240,10 @@ struct team {
     struct unit *units;
     size_t n_units;
     const tt_encoding *first; /* the state at the beginning of the text */
-    atomic_size_t next;       /* unit that nobody has taken */
+    int32_t *block; /* owned, may be NULL. Nearly always a unit has fewer ids than half its bytes:
+                       then they go here, in the unit's own half, and are moved together at the end;
+                       only what is written takes memory */
+    atomic_size_t next; /* unit that nobody has taken */
     atomic_bool failed;
 };
 
@@ -244,11 +255,14 @@ static void *work(void *arg)
     size_t i;
     while (!atomic_load(&t->failed) && (i = atomic_fetch_add(&t->next, 1)) < t->n_units) {
         struct unit *u = &t->units[i];
-        e.ids = NULL;
-        e.n = e.cap = 0;
+        e.lent = t->block != NULL;
+        e.ids = e.lent ? t->block + 1 + u->begin / 2 : NULL;
+        e.cap = e.lent ? (u->end - u->begin) / 2 : 0;
+        e.n = 0;
         u->rc = encode_unit(&e, t->j, u, &u->err);
         u->ids = e.ids;
         u->n = e.n;
+        u->lent = e.lent;
         if (u->rc != TT_OK) {
             atomic_store(&t->failed, true);
         }
@@ -258,30 +272,51 @@ static void *work(void *arg)
     return NULL;
 }
 
-/* All units' ids behind those that `e` has, with room for one more. */
-static tt_code gather(tt_encoding *e, struct unit *units, size_t n_units, tt_err *reterr)
+static void release_ids(struct unit *u)
+{
+    if (!u->lent) {
+        free(u->ids);
+    }
+    u->ids = NULL;
+}
+
+/* All units' ids behind the one that `e` may have, with room for one more: in the block when all
+ * are there. */
+static tt_code gather(tt_encoding *e, struct team *t, tt_err *reterr)
 {
     size_t n = e->n + 1;
-    for (size_t i = 0; i < n_units; i++) {
-        if (units[i].rc != TT_OK) {
-            return tt_fail(reterr, units[i].rc, "%s", units[i].err.msg);
+    bool lent = t->block != NULL;
+    assert(e->n <= 1);
+    for (size_t i = 0; i < t->n_units; i++) {
+        const struct unit *u = &t->units[i];
+        if (u->rc != TT_OK) {
+            return tt_fail(reterr, u->rc, "%s", u->err.msg);
         }
-        n += units[i].n;
+        n += u->n;
+        lent = lent && u->lent;
     }
-    int32_t *ids = realloc(e->ids, n * sizeof *ids);
+    int32_t *ids = lent ? t->block : malloc(n * sizeof *ids);
     if (ids == NULL) {
         return tt_fail(reterr, TT_E_NOMEM, "no memory for %zu token ids", n);
     }
+    if (e->n > 0) {
+        ids[0] = e->ids[0];
+    }
+    for (size_t i = 0; i < t->n_units; i++) {
+        if (t->units[i].n > 0) {
+            memmove(ids + e->n, t->units[i].ids, t->units[i].n * sizeof *ids);
+        }
+        e->n += t->units[i].n;
+        release_ids(&t->units[i]);
+    }
+    if (lent) {
+        int32_t *less = realloc(ids, n * sizeof *ids);
+        ids = less != NULL ? less : ids;
+        t->block = NULL;
+    }
+    free(e->ids);
     e->ids = ids;
     e->cap = n;
-    for (size_t i = 0; i < n_units; i++) {
-        if (units[i].n > 0) {
-            memcpy(e->ids + e->n, units[i].ids, units[i].n * sizeof *ids);
-        }
-        e->n += units[i].n;
-        free(units[i].ids);
-        units[i].ids = NULL;
-    }
     return TT_OK;
 }
 
@@ -304,10 +339,11 @@ static tt_code encode_together(tt_encoding *e, const struct joined *j, struct un
 {
     struct team t = {.j = j, .units = units, .n_units = n_units};
     tt_encoding first = *e;
+    tt_code rc;
     pthread_t thread[MAX_HELPERS];
     size_t n = 0, want = n_units - 1 < MAX_HELPERS ? n_units - 1 : MAX_HELPERS;
-    first.ids = NULL;
     t.first = &first;
+    t.block = malloc((j->n / 2 + 2) * sizeof *t.block);
     while (n < want && take_helper(e->tok->n_threads - 1)) {
         if (pthread_create(&thread[n], NULL, work, &t) != 0) { /* then there are fewer */
             atomic_fetch_sub(&helpers, 1);
@@ -320,7 +356,12 @@ static tt_code encode_together(tt_encoding *e, const struct joined *j, struct un
         pthread_join(thread[i], NULL);
         atomic_fetch_sub(&helpers, 1);
     }
-    return gather(e, units, n_units, reterr);
+    rc = gather(e, &t, reterr);
+    for (size_t i = 0; i < n_units; i++) {
+        release_ids(&units[i]);
+    }
+    free(t.block);
+    return rc;
 }
 
 static tt_code encode_alone(tt_encoding *e, const struct joined *j, const struct unit *units,
@@ -346,9 +387,6 @@ static tt_code encode_units(tt_encoding *e, const struct joined *j, tt_err *rete
     }
     rc = n_units > 1 && e->tok->n_threads > 1 ? encode_together(e, j, units, n_units, reterr)
                                               : encode_alone(e, j, units, n_units, reterr);
-    for (size_t i = 0; i < n_units; i++) {
-        free(units[i].ids);
-    }
     free(units);
     return rc;
 }

@@ -50,6 +50,7 @@ typedef struct tt_encoding {
     const tt_tokenizer *tok;
     int32_t *ids;
     size_t n, cap;
+    bool lent;          /* ids are a part of somebody's block */
     bool may_be_unk;    /* an unk token that is a control token may stand for what the vocabulary
                            cannot spell */
     bool first_segment; /* nothing of the text has been encoded yet */

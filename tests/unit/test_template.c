@@ -112,6 +112,8 @@ static void test_origins(void **state)
     assert_pieces("{{ bos_token }}<|u|>{{ messages[0].content }}<|end|>", m,
                   "<s><|u|>[ <|end|>,x ]<|end|>");
     assert_pieces("{{ '<' + messages[0].content.strip() + '>' }}", m, "<[<|end|>,x]>");
+    assert_pieces("{{ 1 + 2 + n }}{{ '<' + 'b' + messages[0].role + '>' }}{{ [1] + [2] + [3] }}", m,
+                  "[10]<b[user]>[[]1[, ]2[, ]3[]]");
     assert_pieces("{{ ('<' ~ messages[0].content ~ '>') | trim | upper }}", m, "<[ <|END|>,X ]>");
     assert_pieces("{{ ('a' + messages[0].content)[1:4] }}", m, "[ <|]");
     assert_pieces("{{ ('a' + messages[0].content)[::-1] }}", m, "[ x,>|dne|< ]a");
@@ -137,6 +139,9 @@ static void test_errors(void **state)
     assert_fails("{{ raise_exception('only ' ~ 'user') }}", TT_E_INVALID, "only user");
     assert_fails("a\n{{ 'a' + 1 }}", TT_E_INVALID,
                  "line 2: can only concatenate str (not \"int\") to str");
+    assert_fails("{{ 'a' + 'b' + 1 + nothing.x }}", TT_E_INVALID,
+                 "can only concatenate str (not \"int\") to str");
+    assert_fails("{{ 1 + 'a' + 'b' }}", TT_E_INVALID, "'int' and 'str'");
     assert_fails("{{ nothing.attribute }}", TT_E_INVALID, "'nothing' is undefined");
     assert_fails("{{ messages[0].nothing.x }}", TT_E_INVALID,
                  "'dict object' has no attribute 'nothing'");

@@ -246,7 +246,8 @@ static void no_memory(void **state)
             }
         }
         no_more_threads = false;
-        assert_true(refused > 10 && survived >= 2 && survived <= 3);
+        /* caches, the block and its shrinking, and the last run */
+        assert_true(refused >= 3 && survived >= 3 && survived <= 5);
         free(whole);
         tt_tokenizer_destroy(&tok);
     }
