@@ -59,6 +59,7 @@ typedef struct tt_bench_options {
     const char *text_path;      /* what is tokenised; NULL = text that is made up */
     const char *loss_text_path; /* with MODEL: what losses are measured on; NULL = none are */
     int32_t depth;              /* PROFILE: of decoding and of the context of steps; 0 = 2,048 */
+    bool profile_points;        /* GROWTH: the operations of each point too */
     void (*on_profile)(void *arg, const tt_profile_section *s); /* each when it ends; may be NULL */
     void (*on_growth)(void *arg, const tt_growth_point *p);     /* likewise */
     void (*on_figure)(void *arg, const tt_bench_figure *f);     /* as each is ready; may be NULL */

@@ -1,6 +1,7 @@
 /* bench_growth.c - what a step costs as its context, its streams and their adapters grow; see
  * bench.h. Contexts are not prefilled: their pages are copies of the first ones, which costs the
  * kernels the same. Thread: the caller's. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,10 +53,17 @@ static tt_code take_point(growth *g, const char *series, int32_t x, run_fn run, 
     double t[3][TT_BENCH_MAX_REPEAT];
     tt_growth_point p = {.series = series, .x = x};
     tt_code rc = run(g, reterr);
+    const tt_profile_section *s = NULL;
+    char name[sizeof s->name];
+    snprintf(name, sizeof name, "%s at %d", series, x);
     for (int32_t i = 0; rc == TT_OK && i < g->b->repeat; i++) {
-        tt_profile_begin(g->p, series);
+        tt_profile_begin(g->p, name);
         rc = run(g, reterr);
-        split(tt_profile_end(g->p, parts), &p, &t[0][i], &t[1][i], &t[2][i]);
+        s = tt_profile_end(g->p, parts);
+        split(s, &p, &t[0][i], &t[1][i], &t[2][i]);
+    }
+    if (rc == TT_OK && g->b->opt->profile_points && g->b->opt->on_profile != NULL) {
+        g->b->opt->on_profile(g->b->opt->arg, s); /* of the last repetition */
     }
     if (rc == TT_OK) {
         p.seconds = tt_bench_median(t[0], g->b->repeat);

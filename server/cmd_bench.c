@@ -26,7 +26,9 @@ static void print_usage(void)
         "                                   or drafts, growth, growth-context, growth-streams, "
         "growth-adapters:\n"
         "                                   what a step costs as these grow\n"
-        "  --profile                        instead of these: time, bytes and FLOPs by operation\n"
+        "  --profile                        time, bytes and FLOPs by operation: of each kind of "
+        "step, or\n"
+        "                                   with growth of each of its points\n"
         "  --depth N                        tokens of context in a profile [2048]\n"
         "  --text FILE                      what to tokenise [text made up from the vocabulary]\n"
         "  --loss-text FILE                 also the loss on its first 2,048 tokens, with K/V in "
@@ -115,7 +117,7 @@ static void print_profile(void *arg, const tt_profile_section *s)
            1e3 * none / s->runs, 100 * none / s->seconds);
     print_row(s, &all);
     fflush(stdout);
-    json_array_append_new(arg,
+    json_array_append_new(((output *)arg)->profile,
                           json_pack("{s:s, s:f, s:f, s:f, s:f, s:o}", "name", s->name, "seconds",
                                     s->seconds / s->runs, "cpu_seconds", s->cpu_seconds / s->runs,
                                     "host_seconds", none / s->runs, "limit_seconds",
@@ -199,7 +201,7 @@ static tt_code parse(tt_settings *s, int argc, char **argv, const char **ret_jso
     for (int i = 1; rc == TT_OK && i < argc; i += 2) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(argv[i], "--profile") == 0) {
-            ret_options->part = TT_BENCH_PROFILE;
+            ret_options->profile_points = true;
             i--; /* it has no value */
         } else if (value != NULL && strcmp(argv[i], "--depth") == 0 && atoi(value) >= 1) {
             ret_options->depth = atoi(value);
@@ -219,6 +221,9 @@ static tt_code parse(tt_settings *s, int argc, char **argv, const char **ret_jso
             rc = tt_fail(reterr, TT_E_INVALID,
                          "unknown argument or bad value: '%.80s'; see qttt bench --help", argv[i]);
         }
+    }
+    if (ret_options->profile_points && ret_options->part < TT_BENCH_GROWTH) {
+        ret_options->part = TT_BENCH_PROFILE;
     }
     return rc;
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """check_random_model.py QTTT - random_model.py's files of every type, small ones: that they have the tensors and types that
 they should, that the program reads them and answers, that a file is the same when it is made again, and that sizes that no
-type can hold are refused."""
+type can hold are refused. With one of them what `qttt bench` writes as JSON, which tools and documents are made from."""
+import json
 import pathlib
 import re
 import subprocess
@@ -35,15 +36,45 @@ def check(qttt, kind, folder):
     assert run.returncode == 0 and re.search(r"\b\d+ prompt tokens \(0 cached\), \d+ tokens in", run.stdout + run.stderr), run
 
 
+def bench(qttt, folder, *flags):
+    out = folder / "bench.json"
+    subprocess.run([qttt, "bench", "--model", folder / "Q4_K_M.gguf", "--repeat", "1", "--threads", "1", "--json", out, *flags],
+                   check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = json.loads(out.read_text())
+    assert run["model"] == "Random-Q4_K_M" and run["threads"] == 1 and run["processors"] >= 1, run
+    assert all(isinstance(run[name], str) and run[name] for name in ("version", "cpu", "isa")), run
+    assert run["limits"]["flops_per_second"] > 1e6 and run["limits"]["bytes_per_second"] > 1e6, run
+    return run
+
+
+def check_bench(qttt, folder):
+    run = bench(qttt, folder, "--part", "model", "--loss-text", TOOL)
+    found = {f["name"]: f for f in run["figures"]}
+    assert found["decode at depth 0"]["limited_by"] == "bytes" and found["decode at depth 0"]["value"] > 0, found
+    assert found["loss with K/V in BF16"]["unit"] == "nats" and "loss with K/V in Q8" in found, found
+    assert run["profile"] == run["growth"] == []
+    run = bench(qttt, folder, "--profile", "--depth", "200")
+    names = [s["name"] for s in run["profile"]]
+    assert names == ["prefill of 200 tokens", "qTTT step k=128 at 200", "qTTT step k=128 at 200, LoRA r8",
+                     "decode at depth 200, a token", "decode at depth 0, a token"], names
+    for s in run["profile"]:
+        parts = sum(o["seconds"] for o in s["operations"]) + s["host_seconds"]
+        assert abs(parts - s["seconds"]) < 1e-4 * s["seconds"] and s["limit_seconds"] > 0, s
+        calls = {o["detail"]: o["calls"] for o in s["operations"] if o["op"] == "matmul"}
+        if s["name"].startswith("decode"):  # the values of every second layer are in Q6_K
+            assert calls["Q4_K 256>256+128+128, 1 rows"] == calls["Q4_K,Q6_K 256>256+128+128, 1 rows"] == 4, calls
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         for kind in WANTED:
             check(sys.argv[1], kind, folder)
+        check_bench(sys.argv[1], folder)
         assert make("Q4_K_M", folder / "x", "--hidden", "192").returncode != 0, "192 is no multiple of 256"
         assert make("Q8_0", folder / "x", "--vocab", "99").returncode != 0, "99 pieces hold no bytes"
         assert make("Q9_9", folder / "x").returncode != 0
-    print("7 passed, 0 failed")
+    print("8 passed, 0 failed")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ static int n_told;
 static tt_bench_part part = TT_BENCH_MODEL;
 static int32_t depth;
 static const char *loss_text;
+static bool profile_points;
 
 static void on_figure(void *arg, const tt_bench_figure *f)
 {
@@ -81,6 +82,7 @@ static tt_code run(int32_t max_context, size_t kv_bytes, tt_bench_report *r, tt_
                                             .repeat = 1,
                                             .depth = depth,
                                             .loss_text_path = loss_text,
+                                            .profile_points = profile_points,
                                             .on_figure = on_figure,
                                             .on_profile = on_profile,
                                             .on_growth = on_growth,
@@ -230,6 +232,13 @@ static void test_growth(void **state)
             assert_true(!same || points[i].limit_s > points[i - 1].limit_s);
         }
     }
+    assert_int_equal(n_sections, 0);
+    part = TT_BENCH_GROWTH_STREAMS;
+    profile_points = true;
+    assert_int_equal(run(0, 0, &r, &err), TT_OK);
+    profile_points = false;
+    assert_int_equal(n_sections, 5);
+    assert_string_equal(sections[4], "streams at 16");
     part = TT_BENCH_GROWTH;
     assert_int_equal(run(1000, 0, &r, &err), TT_E_INVALID);
     part = TT_BENCH_MODEL;
