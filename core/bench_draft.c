@@ -9,10 +9,10 @@
 #include "core/bench_priv.h"
 #include "core/rng.h"
 
-#define SECTIONS 30 /* some 4,400 tokens: as long as a licence */
+#define SECTIONS 30 /* some 4,400 tokens: as long as a licence; fewer where they do not fit */
+#define SECTIONS_MIN 4
 #define SENTENCES 7 /* of a section: longer than what is quoted */
 #define ANSWER 96   /* tokens */
-#define QUOTED 9    /* sections that are asked for, from 3 on, every second */
 
 typedef enum kind { QUOTE, FREE, N_KINDS } kind;
 
@@ -25,7 +25,8 @@ typedef struct drafting {
     tt_bench *b;
     tt_engine *e[2]; /* without drafts, with */
     double rate[N_KINDS][2][TT_BENCH_MAX_REPEAT];
-    int64_t drafted, accepted; /* of quotes */
+    int64_t tokens[N_KINDS], drafted[N_KINDS], accepted[N_KINDS];
+    int sections;
 } drafting;
 
 static const char *const subjects[] = {"The holder", "The tenant",   "Each member", "The clerk",
@@ -50,11 +51,11 @@ static void put(bench_text *t, const char *s)
 }
 
 /* A charter of numbered sections, no two sentences of which are the same. */
-static void write_document(bench_text *t)
+static void write_document(bench_text *t, int sections)
 {
     tt_rng rng = tt_rng_make(5, 17);
     char number[32];
-    for (int i = 1; i <= SECTIONS; i++) {
+    for (int i = 1; i <= sections; i++) {
         snprintf(number, sizeof number, "Section %d.", i);
         put(t, number);
         for (int j = 0; j < SENTENCES; j++) {
@@ -86,7 +87,7 @@ static tt_code prompt_of(drafting *d, kind what, int32_t section, int32_t **ret_
         return tt_fail(reterr, TT_E_NOMEM, "no memory for the bench");
     }
     t.p[0] = '\0';
-    write_document(&t);
+    write_document(&t, d->sections);
     if (what == QUOTE) {
         char ask[128], begins[40];
         snprintf(ask, sizeof ask, "Quote section %d word for word.\n\nSection %d.", (int)section,
@@ -143,7 +144,7 @@ static tt_code both(drafting *d, kind what, int32_t i, tt_err *reterr)
 {
     int32_t *ids = NULL;
     size_t n = 0;
-    tt_code rc = prompt_of(d, what, 3 + 2 * ((i < 0 ? 0 : i) % QUOTED), &ids, &n, reterr);
+    tt_code rc = prompt_of(d, what, 2 + (i < 0 ? 0 : i) % (d->sections - 1), &ids, &n, reterr);
     tt_job_params p = {.prompt = ids,
                        .n_prompt = (int32_t)n,
                        .max_tokens = i < 0 ? 1 : ANSWER,
@@ -162,10 +163,9 @@ static tt_code both(drafting *d, kind what, int32_t i, tt_err *reterr)
         }
         double seconds = done.u.done.decode_seconds;
         d->rate[what][with][i] = seconds > 0 ? (done.u.done.completion_tokens - 1) / seconds : 0;
-        if (what == QUOTE) {
-            d->drafted += done.u.done.drafted_tokens;
-            d->accepted += done.u.done.accepted_tokens;
-        }
+        d->tokens[what] += with ? done.u.done.completion_tokens : 0;
+        d->drafted[what] += done.u.done.drafted_tokens;
+        d->accepted[what] += done.u.done.accepted_tokens;
     }
     free(ids);
     return rc;
@@ -173,9 +173,11 @@ static tt_code both(drafting *d, kind what, int32_t i, tt_err *reterr)
 
 static void tell(drafting *d, kind what)
 {
-    static const char *const names[N_KINDS][3] = {
-        {"quote a section, no drafts", "quote a section, drafts", "  against none, quote"},
-        {"free text, no drafts", "free text, drafts", "  against none, free text"}};
+    static const char *const names[N_KINDS][5] = {
+        {"quote a section, no drafts", "quote a section, drafts", "  against none, quote",
+         "  tokens that drafts had right, quote", "  wrong rows a token, quote"},
+        {"free text, no drafts", "free text, drafts", "  against none, free text",
+         "  tokens that drafts had right, free", "  wrong rows a token, free text"}};
     tt_bench *b = d->b;
     double times[TT_BENCH_MAX_REPEAT];
     for (int32_t i = 0; i < b->repeat; i++) {
@@ -186,11 +188,10 @@ static void tell(drafting *d, kind what)
                      tt_bench_median(d->rate[what][with], b->repeat), TT_LIMIT_NONE, 0);
     }
     tt_bench_add(b, names[what][2], "times", tt_bench_median(times, b->repeat), TT_LIMIT_NONE, 0);
-    if (what == QUOTE) {
-        tt_bench_add(b, "  draft tokens that were right", "%",
-                     d->drafted > 0 ? 100.0 * (double)d->accepted / (double)d->drafted : 0,
-                     TT_LIMIT_NONE, 0);
-    }
+    double n = 0.01 * (double)d->tokens[what];
+    tt_bench_add(b, names[what][3], "%", (double)d->accepted[what] / n, TT_LIMIT_NONE, 0);
+    tt_bench_add(b, names[what][4], "%", (double)(d->drafted[what] - d->accepted[what]) / n,
+                 TT_LIMIT_NONE, 0);
 }
 
 static tt_code start(tt_engine_options o, int with, tt_engine **ret, tt_err *reterr)
@@ -207,16 +208,30 @@ static tt_code start(tt_engine_options o, int with, tt_engine **ret, tt_err *ret
     return state == TT_ENGINE_READY ? TT_OK : reterr->code;
 }
 
+/* As many sections as there is context for. */
+static tt_code size_document(drafting *d, bool *ret_fits, tt_err *reterr)
+{
+    int32_t room = tt_engine_max_context(d->e[0]) - ANSWER - 64;
+    tt_code rc = TT_OK;
+    *ret_fits = false;
+    for (d->sections = SECTIONS; rc == TT_OK && !*ret_fits && d->sections >= SECTIONS_MIN;) {
+        int32_t *ids = NULL;
+        size_t n = 0;
+        rc = prompt_of(d, QUOTE, 2, &ids, &n, reterr);
+        free(ids);
+        *ret_fits = (int64_t)n <= room;
+        d->sections -= rc == TT_OK && !*ret_fits ? 2 : 0;
+    }
+    return rc;
+}
+
 tt_code tt_bench_drafts(tt_bench *b, tt_err *reterr)
 {
     drafting d = {.b = b};
-    int32_t *ids = NULL;
-    size_t n = 0;
+    bool fits = false;
     tt_code rc = start(*b->opt->engine, 0, &d.e[0], reterr);
     rc = rc == TT_OK ? start(*b->opt->engine, 1, &d.e[1], reterr) : rc;
-    rc = rc == TT_OK ? prompt_of(&d, QUOTE, 3, &ids, &n, reterr) : rc;
-    free(ids);
-    bool fits = rc == TT_OK && (int64_t)n + 64 + ANSWER <= tt_engine_max_context(d.e[0]);
+    rc = rc == TT_OK ? size_document(&d, &fits, reterr) : rc;
     for (kind what = QUOTE; fits && what < N_KINDS; what++) {
         for (int32_t i = -1; rc == TT_OK && i < b->repeat; i++) {
             rc = both(&d, what, i, reterr);

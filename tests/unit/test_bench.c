@@ -134,6 +134,41 @@ static void test_figures(void **state)
     assert_int_equal(r.n, 5);
 }
 
+/* Quotes and free text, by an engine with drafts and one without. */
+static void test_drafts(void **state)
+{
+    char good[sizeof path];
+    tt_bench_report r;
+    tt_err err;
+    size_t n;
+    mw_gguf w;
+    mw_gguf_init(&w);
+    mw_kv_u32(&w, "llama.context_length", 6000);
+    mw_model_gguf(&w, &(mw_model){.skip = "llama.context_length"});
+    uint8_t *p = mw_gguf_finish(&w, &n);
+    mw_write_file(folder, "drafts.gguf", p, n);
+    free(p);
+    memcpy(good, path, sizeof good);
+    part = TT_BENCH_DRAFTS;
+    assert_int_equal(run(0, 0, &r, &err), TT_OK);
+    assert_int_equal(r.n, 1); /* 128 tokens of context hold no document */
+    snprintf(path, sizeof path, "%s/drafts.gguf", folder);
+    assert_int_equal(run(0, 0, &r, &err), TT_OK);
+    memcpy(path, good, sizeof path);
+    part = TT_BENCH_MODEL;
+    assert_int_equal(r.n, 11);
+    static const char *const rates[] = {"quote a section, no drafts", "quote a section, drafts",
+                                        "free text, no drafts", "free text, drafts"};
+    for (size_t i = 0; i < 4; i++) {
+        assert_true(find(&r, rates[i])->value > 0);
+    }
+    const tt_bench_figure *f = find(&r, "  against none, quote");
+    double ratio = find(&r, rates[1])->value / find(&r, rates[0])->value;
+    assert_true(fabs(f->value - ratio) < 1e-9 * ratio); /* of one repetition */
+    assert_true(find(&r, "  tokens that drafts had right, quote")->value >= 0);
+    assert_true(find(&r, "  wrong rows a token, free text")->value >= 0);
+}
+
 /* Room for a training step at 2,048 tokens: figures in seconds, the better the smaller. */
 static void test_a_longer_context(void **state)
 {
@@ -371,10 +406,11 @@ int main(void)
     tt_model_close(&m);
     snprintf(path, sizeof path, "%s/small.gguf", folder);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_figures),        cmocka_unit_test(test_a_longer_context),
-        cmocka_unit_test(test_a_profile),      cmocka_unit_test(test_growth),
-        cmocka_unit_test(test_serving),        cmocka_unit_test(test_losses),
-        cmocka_unit_test(test_short_contexts), cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_figures),          cmocka_unit_test(test_drafts),
+        cmocka_unit_test(test_a_longer_context), cmocka_unit_test(test_a_profile),
+        cmocka_unit_test(test_growth),           cmocka_unit_test(test_serving),
+        cmocka_unit_test(test_losses),           cmocka_unit_test(test_short_contexts),
+        cmocka_unit_test(test_failures),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     mw_remove_folder(folder);
