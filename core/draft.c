@@ -16,13 +16,13 @@
 
 static int class_of(int32_t n_match)
 {
-    return n_match < 4 ? 0 : n_match < 6 ? 1 : n_match < 10 ? 2 : 3;
+    return n_match < 4 ? 0 : n_match < 6 ? 1 : n_match < 10 ? 2 : n_match < 16 ? 3 : 4;
 }
 
 void tt_draft_odds_init(tt_draft_odds *o)
 {
     /* short matches have to prove themselves: foretelling costs nothing, rows do */
-    *o = (tt_draft_odds){{0.1f, 0.25f, 0.6f, 0.85f}};
+    *o = (tt_draft_odds){{0.1f, 0.25f, 0.6f, 0.85f, 0.93f}};
 }
 
 float tt_draft_odds_of(const tt_draft_odds *o, int32_t n_match)

@@ -8,7 +8,7 @@
 
 #define TT_DRAFT_ROWS 16 /* rows of a step beyond which no draft is added */
 #define TT_DRAFT_MAX 15  /* tokens of one draft */
-#define TT_DRAFT_CLASSES 4
+#define TT_DRAFT_CLASSES 5
 
 /* How likely a draft's next token is right, by the length of the match that it comes from: of one
  * request, which learns it from every token that it draws, drafted or only foretold. */
