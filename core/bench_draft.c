@@ -11,6 +11,7 @@
 
 #define SECTIONS 30 /* some 4,400 tokens: as long as a licence; fewer where they do not fit */
 #define SECTIONS_MIN 4
+#define WORDS 6     /* of a sentence, with as many links less one */
 #define SENTENCES 7 /* of a section: longer than what is quoted */
 #define ANSWER 96   /* tokens */
 
@@ -29,17 +30,15 @@ typedef struct drafting {
     int sections;
 } drafting;
 
-static const char *const subjects[] = {"The holder", "The tenant",   "Each member", "The clerk",
-                                       "An auditor", "The surveyor", "Any visitor", "The council"};
-static const char *const verbs[] = {"shall inspect", "may return",  "must register", "shall repair",
-                                    "may inherit",   "must number", "shall deliver", "may survey"};
-static const char *const objects[] = {"every copper lamp", "the lower bridge",  "all winter stores",
-                                      "a sealed ledger",   "the north orchard", "both iron gates",
-                                      "the old granary",   "seven oak barrels"};
-static const char *const ends[] = {"before the first frost", "without any delay",
-                                   "in plain handwriting",   "under two witnesses",
-                                   "at the public expense",  "after the spring flood",
-                                   "on the market day",      "for as long as it lasts"};
+static const char *const words[] = {
+    "lamp",   "bridge", "winter",  "ledger",  "orchard", "gate",   "granary", "barrel",
+    "frost",  "letter", "witness", "harbor",  "market",  "stone",  "candle",  "river",
+    "garden", "window", "copper",  "forest",  "bell",    "wagon",  "mill",    "island",
+    "silver", "ladder", "castle",  "meadow",  "pepper",  "anchor", "violin",  "carpet",
+    "tower",  "basket", "mirror",  "saddle",  "thunder", "pillow", "marble",  "lantern",
+    "needle", "valley", "kettle",  "feather", "hammer",  "desert", "blanket", "engine"};
+static const char *const links[] = {"shall carry the", "of the", "may keep a",        "with every",
+                                    "beside that",     "for a",  "must not sell the", "under its"};
 
 static void put(bench_text *t, const char *s)
 {
@@ -50,7 +49,8 @@ static void put(bench_text *t, const char *s)
     }
 }
 
-/* A charter of numbered sections, no two sentences of which are the same. */
+/* A charter of numbered sections. Few of its words follow each other twice: what a model quotes it
+ * has from one place. */
 static void write_document(bench_text *t, int sections)
 {
     tt_rng rng = tt_rng_make(5, 17);
@@ -58,19 +58,15 @@ static void write_document(bench_text *t, int sections)
     for (int i = 1; i <= sections; i++) {
         snprintf(number, sizeof number, "Section %d.", i);
         put(t, number);
-        for (int j = 0; j < SENTENCES; j++) {
-            const char *const words[] = {subjects[tt_rng_below(&rng, 8)],
-                                         verbs[tt_rng_below(&rng, 8)],
-                                         objects[tt_rng_below(&rng, 8)],
-                                         ends[tt_rng_below(&rng, 8)],
-                                         "and with it",
-                                         objects[tt_rng_below(&rng, 8)],
-                                         ends[tt_rng_below(&rng, 8)]};
-            for (size_t k = 0; k < sizeof words / sizeof words[0]; k++) {
+        for (int j = 0; j < SENTENCES * WORDS; j++) {
+            put(t, j % WORDS == 0 ? " The " : " ");
+            put(t, words[tt_rng_below(&rng, sizeof words / sizeof words[0])]);
+            if (j % WORDS == WORDS - 1) {
+                put(t, ".");
+            } else {
                 put(t, " ");
-                put(t, words[k]);
+                put(t, links[tt_rng_below(&rng, sizeof links / sizeof links[0])]);
             }
-            put(t, ".");
         }
         put(t, "\n\n");
     }
