@@ -165,6 +165,8 @@ static void softmax_block(const attn_tile *t, const fwd_bufs *b, int32_t key0)
     for (int64_t i0 = 0; i0 < t->m; i0 += SOFT_ROWS) {
         row_span spans[SOFT_ROWS];
         int n = t->m - i0 < SOFT_ROWS ? (int)(t->m - i0) : SOFT_ROWS;
+        TT_FN(tt_attn_fetch)
+        (t, key0 + ATTN_KEYS, i0 / SOFT_ROWS, (t->m + SOFT_ROWS - 1) / SOFT_ROWS);
         for (int j = 0; j < n; j++) {
             int64_t i = i0 + j;
             int32_t row = (int32_t)(i / t->group), lo = attn_first_key(t, row) - key0,

@@ -16,7 +16,10 @@ typedef struct bwd_bufs {
     float *k_scale, *v_scale;         /* [ATTN_KEYS] of keys and values that have scales */
 } bwd_bufs;
 
-enum { N_BUFS = 12 };
+enum {
+    N_BUFS = 12,
+    FETCH_ROWS = 8 /* between two pieces of what is fetched ahead */
+};
 
 static size_t carve(bwd_bufs *b, char *base, int64_t m, int64_t d)
 {
@@ -112,6 +115,10 @@ static void ds_block(const attn_tile *t, const bwd_bufs *b, int32_t key0)
         lo = lo < 0 ? 0 : lo;
         hi = hi > ATTN_KEYS ? ATTN_KEYS : hi;
         char *ds = (char *)b->ds + (size_t)(i * ATTN_KEYS) * elem;
+        if (i % FETCH_ROWS == 0) {
+            TT_FN(tt_attn_fetch)
+            (t, key0 + ATTN_KEYS, i / FETCH_ROWS, (t->m + FETCH_ROWS - 1) / FETCH_ROWS);
+        }
         ds_row(t, b, i, lo, hi, ds);
     }
     memset((char *)b->ds + (size_t)(t->m * ATTN_KEYS) * elem, 0,

@@ -3,7 +3,7 @@
 
 #include <assert.h>
 
-enum { TILE_MAX = 64, TILE_MIN = 8, STACK = 256 };
+enum { TILE_MAX = 64, TILE_MIN = 8, STACK = 256, LINE = 64 };
 
 int32_t TT_FN(tt_attn_tile_rows)(const tt_attention_args *a)
 {
@@ -109,6 +109,23 @@ void TT_FN(tt_attn_load_keys)(const attn_tile *t, bool values, int32_t key0, voi
         memset(to + (size_t)(n * t->d) * elem, 0, (size_t)((TT_PAGE_TOKENS - n) * t->d) * elem);
         if (t->scaled) {
             memset(scales + (k - key0 + n), 0, (size_t)(TT_PAGE_TOKENS - n) * sizeof *scales);
+        }
+    }
+}
+
+void TT_FN(tt_attn_fetch)(const attn_tile *t, int32_t key0, int64_t step, int64_t n_steps)
+{
+    const tt_kv_layer *kv = t->a->kv;
+    const char *keys = tt_ptr(kv->k), *values = tt_ptr(kv->v);
+    int64_t run = TT_PAGE_TOKENS * t->d * tt_dtypes[kv->type].block_bytes; /* of a head in a page */
+    int64_t lines = run / LINE, from = lines * step / n_steps, to = lines * (step + 1) / n_steps;
+    int32_t end = t->pos0 + t->n_rows;
+    end = end < key0 + ATTN_KEYS ? end : key0 + ATTN_KEYS;
+    for (int32_t k = key0; k < end; k += TT_PAGE_TOKENS) {
+        int64_t at = t->pages[k / TT_PAGE_TOKENS] * kv->page_stride + t->kv_head * run;
+        for (int64_t i = at + from * LINE; i < at + to * LINE; i += LINE) {
+            _mm_prefetch(keys + i, _MM_HINT_T1);
+            _mm_prefetch(values + i, _MM_HINT_T1);
         }
     }
 }

@@ -42,6 +42,11 @@ void TT_FN(tt_attn_load_rows)(const attn_tile *t, const float *x, void *dst);
 void TT_FN(tt_attn_load_keys)(const attn_tile *t, bool values, int32_t key0, void *dst,
                               float *scales);
 
+/* Fetches part `step` of `n_steps` of the keys and values that the block at key0 will want into the
+ * second-level cache; none behind the tile's last row. The work on one block's scores is long
+ * enough for the next block to come from memory meanwhile. */
+void TT_FN(tt_attn_fetch)(const attn_tile *t, int32_t key0, int64_t step, int64_t n_steps);
+
 /* First position that the tile's first row sees, and end of what its last row sees. */
 static inline int32_t attn_first_key(const attn_tile *t, int32_t row)
 {
