@@ -192,6 +192,39 @@ static void test_scratch(void **state)
     tt_engine_destroy(&e);
 }
 
+/* A step with drafts that finds no scratch memory is run without them, before anybody ends. */
+static void test_scratch_for_drafts(void **state)
+{
+    static const struct tt_logit_bias one = {21, 100}; /* the same token again and again */
+    tt_engine_options o = on_gpu();
+    o.row_cost = 0.05;
+    tt_engine *e = client_start(&o, "llama.gguf", TT_ENGINE_READY);
+    tt_job_params p = client_params(100, 400);
+    p.sampling.bias = &one;
+    p.sampling.n_bias = 1;
+    client_outcome plain = client_collect(client_submit(e, &p));
+    assert_true(plain.accepted > 200);
+    tt_engine_stats s;
+    tt_engine_get_stats(e, &s);
+    uint64_t before = s.accepted_tokens;
+    tt_job *job = client_submit(e, &p);
+    do {
+        client_nap();
+        tt_engine_get_stats(e, &s);
+    } while (s.accepted_tokens == before && s.running > 0);
+    write_file(scratch_file, "1");
+    client_outcome again = client_collect(job);
+    assert_int_equal(again.last, TT_EV_DONE);
+    client_same_answer(&plain, &again);
+    FILE *f = fopen(scratch_file, "r");
+    int left = -1;
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%d", &left), 1);
+    fclose(f);
+    assert_int_equal(left, 0); /* it did happen */
+    tt_engine_destroy(&e);
+}
+
 /* Those who run and who wait are told; a training that had not begun is not, until the end. */
 static void test_lost(void **state)
 {
@@ -257,6 +290,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(test_model_without_kernels, forget),
         cmocka_unit_test_teardown(test_gives_up_what_it_keeps, forget),
         cmocka_unit_test_teardown(test_scratch, forget),
+        cmocka_unit_test_teardown(test_scratch_for_drafts, forget),
         cmocka_unit_test_teardown(test_lost, forget),
         cmocka_unit_test_teardown(test_broken_from_the_start, forget),
     };

@@ -348,7 +348,7 @@ static void test_cancelled(void **state)
 {
     tt_engine *e = start("llama.gguf", true);
     for (int32_t i = 0; i < 5; i++) {
-        tt_job_params p = params(1000);
+        tt_job_params p = params(500);
         tt_job *job = client_submit(e, &p);
         tt_engine_stats st;
         do {
