@@ -3,6 +3,8 @@ import math
 
 import pytest
 
+import harness
+
 TEXT = "The quick brown fox jumps over the lazy dog. The dog sleeps."
 
 
@@ -10,6 +12,13 @@ def complete(server, **body):
     r = server.post("/v1/completions", body)
     assert r.status == 200, r.body
     return r.json()
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A server without drafts."""
+    with harness.Server("--speculation", "off") as s:
+        yield s
 
 
 def ids_of(server, text):
@@ -132,3 +141,26 @@ def test_tokenizer_info(server, client, name):
 def test_prompts_that_are_refused(server, prompt):
     r = server.post("/v1/completions", {"prompt": prompt, "max_tokens": 1})
     assert r.status == 400 and r.json()["error"]["param"] == "prompt", r.body
+
+
+def drafts(server):
+    m = server.metrics()
+    return [m["qttt_%s_tokens_total" % n, ()] for n in ("drafted", "accepted")]
+
+
+def test_drafts_give_tokens_and_change_none(server, plain):
+    """Of one word again and again, drafts foretell what comes; usage and /metrics say so."""
+    word = ids_of(server, " sea")[0]
+    for kw in ({"temperature": 0}, {"temperature": 1, "seed": 7}):
+        body = dict(prompt=TEXT, max_tokens=48, logit_bias={str(word): 100}, ignore_eos=True, **kw)
+        before = drafts(server)
+        with_drafts, without = complete(server, **body), complete(plain, **body)
+        assert with_drafts["choices"][0]["text"] == without["choices"][0]["text"]
+        usage = with_drafts["usage"]
+        accepted = usage.pop("completion_tokens_details")["accepted_prediction_tokens"]
+        assert 0 < accepted < 48
+        usage.pop("prompt_tokens_details"), without["usage"].pop("prompt_tokens_details")
+        assert usage == without["usage"]
+        after = drafts(server)
+        assert after[1] >= before[1] + accepted and after[0] - before[0] >= after[1] - before[1]
+    assert drafts(plain) == [0, 0]
