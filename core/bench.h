@@ -47,9 +47,7 @@ typedef struct tt_growth_point {
     int32_t x;
     double seconds, attention_s, adapters_s; /* the last two are parts of the first */
     double limit_s;                          /* of its products and keys at the machine's rates */
-    /* step: decoding the tokens at that depth that cost as many FLOPs takes so many times as long;
-     * else 0 */
-    double against_decoding;
+    double equal_cost_tokens; /* step: decoding so many at that depth takes as many FLOPs; else 0 */
 } tt_growth_point;
 
 typedef struct tt_bench_options {

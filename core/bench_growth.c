@@ -116,8 +116,8 @@ static tt_code run_step(growth *g, tt_err *reterr)
     return tt_bench_train(g->b, g->trainer, g->depth, reterr);
 }
 
-/* How many times longer than a step decoding the tokens takes that cost as many FLOPs. */
-static double against_decoding(const growth *g, double step_s, double token_s)
+/* Tokens whose decoding at that depth takes as many FLOPs as a step. */
+static double equal_cost_tokens(const growth *g)
 {
     const tt_model *m = g->b->w.model;
     tt_cost_rows rows = {.pos0 = (g->depth - TT_BENCH_SPAN) / 2,
@@ -125,20 +125,18 @@ static double against_decoding(const growth *g, double step_s, double token_s)
                          .n_logits = TT_BENCH_SPAN,
                          .adapter = tt_trainer_params(g->trainer)};
     double flops = tt_cost_forward(m, &rows) + tt_cost_backward(m, &rows);
-    return flops / tt_cost_decode(m, g->depth) * token_s / step_s;
+    return flops / tt_cost_decode(m, g->depth);
 }
 
 static tt_code at_context(growth *g, tt_err *reterr)
 {
-    tt_growth_point step, token;
+    tt_growth_point step;
     tt_code rc = point(g, "prefill", g->depth, run_chunk, 1, reterr);
-    rc = rc == TT_OK
-             ? take_point(g, "decode", g->depth, run_decode, TT_BENCH_DECODE_TOKENS, &token, reterr)
-             : rc;
+    rc =
+        rc == TT_OK ? point(g, "decode", g->depth, run_decode, TT_BENCH_DECODE_TOKENS, reterr) : rc;
     rc = rc == TT_OK ? take_point(g, "step", g->depth, run_step, 1, &step, reterr) : rc;
     if (rc == TT_OK) {
-        tell(g, &token);
-        step.against_decoding = against_decoding(g, step.seconds, token.seconds);
+        step.equal_cost_tokens = equal_cost_tokens(g);
         tell(g, &step);
     }
     return rc;

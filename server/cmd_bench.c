@@ -82,8 +82,8 @@ static void print_growth(void *arg, const tt_growth_point *p)
     printf("%-14s %6d %10.3f ms, of it attention %10.3f, adapters %8.3f; limit %10.3f ms",
            p->series, p->x, 1e3 * p->seconds, 1e3 * p->attention_s, 1e3 * p->adapters_s,
            1e3 * p->limit_s);
-    if (p->against_decoding > 0) {
-        printf("; decoding its FLOPs takes %.1f times as long", p->against_decoding);
+    if (p->equal_cost_tokens > 0) {
+        printf("; FLOPs of decoding %.0f tokens", p->equal_cost_tokens);
     }
     printf("\n");
     fflush(stdout);
@@ -91,8 +91,8 @@ static void print_growth(void *arg, const tt_growth_point *p)
                           json_pack("{s:s, s:i, s:f, s:f, s:f, s:f, s:f}", "series", p->series, "x",
                                     p->x, "seconds", p->seconds, "attention_seconds",
                                     p->attention_s, "adapters_seconds", p->adapters_s,
-                                    "limit_seconds", p->limit_s, "against_decoding",
-                                    p->against_decoding));
+                                    "limit_seconds", p->limit_s, "equal_cost_tokens",
+                                    p->equal_cost_tokens));
 }
 
 static void print_profile(void *arg, const tt_profile_section *s)

@@ -134,7 +134,9 @@ def table(model, series):
         c = curves(points)
         print(f"  {name}: {CONTEXT.get(name) or OTHERS[name]}")
         for i, p in enumerate(points):
-            more = f"   decoding its FLOPs takes {p['against_decoding']:.1f} times as long" if p["against_decoding"] > 0 else ""
+            token = next((q["seconds"] for q in series.get("decode", []) if q["x"] == p["x"]), None) if name == "step" else None
+            times = p["equal_cost_tokens"] * token / p["seconds"] if token else 0
+            more = f"   decoding its FLOPs takes {times:.1f} times as long" if times else ""
             print(f"    {p['x']:6d} {c['all'][i]:10.2f} ms   attention {c['attention'][i]:9.2f}   adapters "
                   f"{c['adapters'][i]:8.2f}   the rest {c['the rest'][i]:9.2f}   limit {c['limit'][i]:9.2f}{more}")
         for what, measured, allowed in judge(name, c):

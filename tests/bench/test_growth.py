@@ -10,9 +10,9 @@ import growth
 XS = [1024, 2048, 4096, 8192]
 
 
-def point(series, x, attention=0.0, adapters=0.0, rest=0.05, against=0.0):
+def point(series, x, attention=0.0, adapters=0.0, rest=0.05, tokens=0.0):
     return {"series": series, "x": x, "seconds": attention + adapters + rest, "attention_seconds": attention,
-            "adapters_seconds": adapters, "limit_seconds": 0.01, "against_decoding": against}
+            "adapters_seconds": adapters, "limit_seconds": 0.01, "equal_cost_tokens": tokens}
 
 
 def verdicts(points):
@@ -52,15 +52,16 @@ def run(*arguments):
 
 def test_the_command(tmp_path):
     head = {"model": "A <small> one-1.0", "cpu": "C & D", "threads": 2, "isa": "x"}
-    parts = [[point("decode", x, 1e-5 * x) for x in XS[2:]] + [point("step", x, 1e-5 * x, against=7.25) for x in XS],
-             [point("decode", x, 1e-5 * x) for x in XS[:2]] + [point("step", 8192, 1, against=3)], [point("streams", n, 1e-3 * n) for n in (1, 2, 4)]]
+    parts = [[point("decode", x, 1e-5 * x) for x in XS[2:]] + [point("step", x, 1e-5 * x, tokens=290) for x in XS],
+             [point("decode", x, 1e-5 * x) for x in XS[:2]] + [point("step", 8192, 1, tokens=290)], [point("streams", n, 1e-3 * n) for n in (1, 2, 4)]]
     files = []
     for i, points in enumerate(parts):
         files.append(tmp_path / f"{i}.json")
         files[-1].write_text(json.dumps({**head, "growth": points}))
     told = run(*files, "--svg", tmp_path / "plots", "--strict")
     assert told.returncode == 0 and "NOT AS" not in told.stdout, told
-    assert told.stdout.count("7.2 times") == 4
+    # a token and a step take the same, wherever the context
+    assert told.stdout.count("decoding its FLOPs takes 290.0 times as long") == 4
     for name, n_panels, n_points in (("context", 2, 4), ("streams", 1, 3)):
         root = ET.parse(tmp_path / "plots" / f"growth_a_small_{name}.svg").getroot()
         lines = root.findall("{http://www.w3.org/2000/svg}polyline")

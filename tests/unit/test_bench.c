@@ -62,7 +62,7 @@ static void on_growth(void *arg, const tt_growth_point *p)
     assert_true(n_points < 24 && p->seconds > 0 && p->attention_s > 0 && p->limit_s > 0);
     assert_true(p->attention_s + p->adapters_s <= p->seconds);
     assert_int_equal(p->adapters_s > 0, step || (strstr(p->series, "adapters") && p->x > 0));
-    assert_int_equal(p->against_decoding > 0, step);
+    assert_int_equal(p->equal_cost_tokens > 128, step);
     assert_true(!streams || p->x >= 1);
     points[n_points++] = *p;
 }
