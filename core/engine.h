@@ -42,6 +42,7 @@ typedef struct tt_engine_options {
     int32_t cuda_device;
     bool cuda_optional;  /* a model that the GPU has no kernels for runs on the CPU */
     int n_threads;       /* 0 = what the machine and the cgroup give */
+    bool pin_threads;    /* each on one processor (core/pin.h); not those of a GPU */
     int32_t max_context; /* tokens of one sequence, 0 = the model's */
     size_t
         kv_bytes; /* K/V pool, 0 = enough for eight full contexts, bounded by half of free memory */

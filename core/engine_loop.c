@@ -9,6 +9,7 @@
 
 #include "core/engine_priv.h"
 #include "core/sysinfo.h"
+#include "core/pin.h"
 
 #define PIECE_SECONDS 0.1    /* of long work, although nobody waits: new arrivals and cancels */
 #define REFRESH_SECONDS 0.05 /* between two looks at what the cache holds for queued tasks */
@@ -474,6 +475,9 @@ void *tt_engine_main(void *arg)
         return NULL;
     }
     tt_engine_open_store(e);
+    if (e->opt.pin_threads && e->worker.device.ops.memory == NULL) {
+        tt_pin_threads(e->worker.n_threads);
+    }
     tt_engine_publish(e);
     set_state(e, TT_ENGINE_READY, NULL);
     serve(e);

@@ -20,6 +20,7 @@ typedef struct tt_string_list {
 /* Strings are never NULL; "" = not set. Sizes in bytes, times in seconds. */
 typedef struct tt_settings {
     char *model_path, *model_name, *device, *cuda_module, *isa;
+    bool pin_threads;
     int64_t threads, max_context, kv_type, kv_size, prefill_chunk;
 
     char *host, *unix_socket, *port_file, *api_keys_file;

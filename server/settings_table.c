@@ -25,6 +25,8 @@ const tt_setting tt_setting_table[] = {
      "kernels of the CPU: auto, ref, avx2, avx512, avx512bf16"},
     {"model.threads", "threads", TT_SET_INT, AT(threads), 0, 1024, "0", NULL,
      "compute threads; 0: what the machine gives"},
+    {"model.pin_threads", "pin-threads", TT_SET_BOOL, AT(pin_threads), 0, 0, "false", NULL,
+     "each compute thread stays on one processor"},
     {"model.max_context", "max-context", TT_SET_INT, AT(max_context), 0, 1 << 24, "0", NULL,
      "tokens of one sequence; 0: the model's"},
     {"model.kv_type", "kv-type", TT_SET_CHOICE, AT(kv_type), 0, 0, "bf16", kv_types,
