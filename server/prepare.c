@@ -194,7 +194,9 @@ static void run(tt_work *w)
                           &p->limits, &req->arena, &p->request, &p->error)) {
         return;
     }
-    tt_buf_finish(&req->body); /* its strings are the tree's now; what follows takes memory too */
+    if (!p->request.append) {      /* an append's is compared with that of its Idempotency-Key */
+        tt_buf_finish(&req->body); /* its strings are the tree's now; what follows takes memory */
+    }
     p->prompts = tt_arena_calloc(&req->arena, (size_t)p->request.n_prompts, sizeof *p->prompts);
     if (p->prompts == NULL) {
         tt_err err = {.code = TT_E_NOMEM};
