@@ -43,11 +43,12 @@ struct kit_test {
 int kit_main(int argc, char **argv, const kit_test *tests, size_t n_tests);
 
 /* KIT_SHARE=0/4: of a test's cases the first, fifth, .. where all take long: the modes of a build
- * share them. Without it first = 0, step = 1. */
+ * share them. Without it first = 0, step = 1. KIT_SHARE_TESTS: the same for the tests of a table.
+ */
 struct kit_share {
     long first, step;
 };
-kit_share kit_share_asked();
+kit_share kit_share_asked(const char *variable = "KIT_SHARE");
 
 /* A check that fails says so and fails its test; the test goes on. */
 void kit_check(bool ok, const char *what, cuemu::place at);
