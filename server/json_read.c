@@ -178,17 +178,17 @@ static json_t *read_string(struct reader *r)
 static json_t *read_number(struct reader *r)
 {
     const char *from = r->p, *p = from;
-    int64_t v = 0;
+    uint64_t v = 0; /* 19 digits go in, 18 are used */
     bool minus = *p == '-';
     p += minus;
     const char *digits = p;
     while (p < r->end && *p >= '0' && *p <= '9' && p - digits <= LONGEST_INTEGER) {
-        v = v * 10 + (*p++ - '0');
+        v = v * 10 + (uint64_t)(*p++ - '0');
     }
     bool more = p < r->end && (strchr(".eE+-", *p) != NULL || (*p >= '0' && *p <= '9'));
     if (p > digits && *digits != '0' && p - digits <= LONGEST_INTEGER && (!more || *p == '\0')) {
         r->p = p;
-        return json_integer(minus ? -v : v);
+        return json_integer(minus ? -(json_int_t)v : (json_int_t)v);
     }
     while (p < r->end && *p != '\0' && strchr("0123456789.eE+-", *p) != NULL) {
         p++;

@@ -269,7 +269,7 @@ static void test_same_bits(void **state)
 /* ---- a device that works asynchronously and fails ---- */
 
 static int n_syncs;
-static tt_code failures[8];
+static tt_code failures[16];
 
 static tt_code fake_sync(tt_lane *lane, tt_err *reterr)
 {
