@@ -192,6 +192,32 @@ static void test_scratch(void **state)
     tt_engine_destroy(&e);
 }
 
+/* An answer during which, once drafts have been right, a step finds no scratch memory. */
+static client_outcome run_short_of_scratch(tt_engine *e, const tt_job_params *p)
+{
+    tt_engine_stats s;
+    tt_engine_get_stats(e, &s);
+    uint64_t before = s.accepted_tokens;
+    tt_job *job = client_submit(e, p);
+    do {
+        client_nap();
+        tt_engine_get_stats(e, &s);
+    } while (s.accepted_tokens == before && s.running > 0);
+    write_file(scratch_file, "1");
+    return client_collect(job);
+}
+
+/* Failures that nobody has met yet. */
+static int scratch_left(void)
+{
+    FILE *f = fopen(scratch_file, "r");
+    int left = -1;
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%d", &left), 1);
+    fclose(f);
+    return left;
+}
+
 /* A step with drafts that finds no scratch memory is run without them, before anybody ends. */
 static void test_scratch_for_drafts(void **state)
 {
@@ -204,24 +230,17 @@ static void test_scratch_for_drafts(void **state)
     p.sampling.n_bias = 1;
     client_outcome plain = client_collect(client_submit(e, &p));
     assert_true(plain.accepted > 200);
-    tt_engine_stats s;
-    tt_engine_get_stats(e, &s);
-    uint64_t before = s.accepted_tokens;
-    tt_job *job = client_submit(e, &p);
-    do {
-        client_nap();
-        tt_engine_get_stats(e, &s);
-    } while (s.accepted_tokens == before && s.running > 0);
-    write_file(scratch_file, "1");
-    client_outcome again = client_collect(job);
-    assert_int_equal(again.last, TT_EV_DONE);
-    client_same_answer(&plain, &again);
-    FILE *f = fopen(scratch_file, "r");
-    int left = -1;
-    assert_non_null(f);
-    assert_int_equal(fscanf(f, "%d", &left), 1);
-    fclose(f);
-    assert_int_equal(left, 0); /* it did happen */
+    /* the last step of a request has no draft: it may be the one that is met */
+    bool met = false;
+    for (int i = 0; i < 10 && !met; i++) {
+        client_outcome again = run_short_of_scratch(e, &p);
+        met = scratch_left() == 0 && again.last == TT_EV_DONE;
+        if (met) {
+            client_same_answer(&plain, &again);
+        }
+        forget(NULL);
+    }
+    assert_true(met);
     tt_engine_destroy(&e);
 }
 
